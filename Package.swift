@@ -1,0 +1,88 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .treatAllWarnings(as: .error),
+]
+
+/// A Swift module of this package: `on` names other modules of it.
+func module(
+  _ name: String, on modules: [Target.Dependency] = [], exclude: [String] = [],
+  resources: [Resource]? = nil
+) -> Target {
+  .target(
+    name: name, dependencies: modules, exclude: exclude, resources: resources,
+    swiftSettings: strict)
+}
+
+let package = Package(
+  name: "remote-g2",
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-crypto.git", from: "4.5.2"),
+    .package(url: "https://github.com/grpc/grpc-swift-2.git", from: "2.4.3"),
+    .package(url: "https://github.com/grpc/grpc-swift-nio-transport.git", from: "2.9.2"),
+    .package(url: "https://github.com/grpc/grpc-swift-protobuf.git", from: "2.4.1"),
+    .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-protobuf.git", from: "1.39.0", traits: []),
+  ],
+  targets: [
+    // Pure: the standard library only.
+    module("KVLayout"),
+    module("RemoteG2Core"),
+
+    // Thin shells over the system and over C.
+    .target(name: "CLinuxShims"),
+    .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
+    .target(name: "CNIXL"),
+    module("OSThreads", on: ["CLinuxShims", "RemoteG2Core"]),
+    module("ContentDigest", on: ["CXXHash", "RemoteG2Core"]),
+    module("NIXL", on: ["CNIXL", "ContentDigest", "RemoteG2Core"]),
+
+    .target(name: "CKernels"),
+    module("Linear", on: ["CKernels", "OSThreads", "RemoteG2Core"]),
+    module("LlamaModel", on: ["KVLayout", "Linear"]),
+    module("KVTransfer", on: ["ContentDigest", "NIXL", "OSThreads", "RemoteG2Core"]),
+    module("KVConnector", on: ["KVTransfer", "RemoteG2Core"]),
+    module("Collectives"),
+    module(
+      "RemoteG2Engine",
+      on: ["Collectives", "ContentDigest", "KVConnector", "KVLayout", "OSThreads", "RemoteG2Core"]),
+    .target(
+      name: "RemoteG2Control",
+      dependencies: [
+        "KVConnector", "OSThreads", "RemoteG2Core",
+        .product(name: "GRPCCore", package: "grpc-swift-2"),
+        .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "GRPCProtobuf", package: "grpc-swift-protobuf"),
+        .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+      ],
+      swiftSettings: strict),
+    module(
+      "RemoteG2Store",
+      on: ["CLinuxShims", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core"]),
+    .target(
+      name: "RemoteG2Runtime",
+      dependencies: [
+        "CLinuxShims", "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer",
+        "Linear", "LlamaModel", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core",
+        "RemoteG2Engine", "RemoteG2Store", .product(name: "Crypto", package: "swift-crypto"),
+      ],
+      swiftSettings: strict),
+    .executableTarget(
+      name: "remote-g2",
+      dependencies: [
+        "KVConnector", "Linear", "LlamaModel", "NIXL", "OSThreads", "RemoteG2Core",
+        "RemoteG2Runtime", "RemoteG2Store",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      resources: [.copy("Resources/text.txt")],
+      swiftSettings: strict),
+  ],
+  cLanguageStandard: .c11
+)

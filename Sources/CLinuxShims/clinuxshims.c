@@ -1,0 +1,96 @@
+#define _GNU_SOURCE
+#include "clinuxshims.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+int clinux_memfd(const char *name, size_t bytes) {
+  int fd = memfd_create(name, MFD_CLOEXEC);
+  if (fd < 0) return -errno;
+  if (ftruncate(fd, (off_t)bytes) != 0) {
+    int error = errno;
+    close(fd);
+    return -error;
+  }
+  return fd;
+}
+
+int clinux_pidfd(pid_t pid) {
+  long fd = syscall(SYS_pidfd_open, pid, 0);
+  return fd < 0 ? -errno : (int)fd;
+}
+
+static int place(posix_spawn_file_actions_t *actions, int fd, int slot, int flags) {
+  return fd >= 0 ? posix_spawn_file_actions_adddup2(actions, fd, slot)
+                 : posix_spawn_file_actions_addopen(actions, slot, "/dev/null", flags, 0);
+}
+
+pid_t clinux_spawn(const char *path, char *const arguments[], char *const environment[],
+                    int in, int out, int err, int own_session) {
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  sigset_t none, all;
+  pid_t pid = -1;
+  int error = posix_spawn_file_actions_init(&actions);
+  if (error != 0) return -error;
+  error = posix_spawnattr_init(&attributes);
+  if (error != 0) {
+    posix_spawn_file_actions_destroy(&actions);
+    return -error;
+  }
+  // A child starts with no blocked and no ignored signals, whatever its parent set.
+  sigemptyset(&none);
+  sigfillset(&all);
+  sigdelset(&all, SIGKILL);
+  sigdelset(&all, SIGSTOP);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &all);
+  short flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
+  if (own_session) flags |= POSIX_SPAWN_SETSID;
+  posix_spawnattr_setflags(&attributes, flags);
+  error = place(&actions, in, 0, O_RDONLY);
+  if (error == 0) error = place(&actions, out, 1, O_WRONLY);
+  if (error == 0) error = place(&actions, err, 2, O_WRONLY);
+  if (error == 0) error = posix_spawn(&pid, path, &actions, &attributes, arguments, environment);
+  posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&actions);
+  return error == 0 ? pid : -error;
+}
+
+int clinux_thread_nice(int nice) {
+  pid_t tid = (pid_t)syscall(SYS_gettid);
+  return setpriority(PRIO_PROCESS, (id_t)tid, nice) == 0 ? 0 : -errno;
+}
+
+void clinux_thread_name(const char *name) {
+  char shown[16];
+  snprintf(shown, sizeof shown, "%s", name);
+  pthread_setname_np(pthread_self(), shown);
+}
+
+int64_t clinux_process_cpu_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int clinux_lock_file(const char *path) {
+  int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+  if (fd < 0) return -errno;
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    int error = errno;
+    close(fd);
+    return -error;
+  }
+  return fd;
+}

@@ -1,0 +1,33 @@
+#ifndef CLINUXSHIMS_H
+#define CLINUXSHIMS_H
+
+// Linux calls that Swift's Glibc overlay does not show.
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// An anonymous memory file, close-on-exec. Returns the descriptor, or -errno.
+int clinux_memfd(const char *name, size_t bytes);
+
+// A descriptor that becomes readable when the process ends, or -errno.
+int clinux_pidfd(pid_t pid);
+
+// Starts a program found at `path`. in/out/err are descriptors, or -1 for /dev/null. With
+// `own_session` it survives its parent's terminal and process group. Returns the pid, or -errno.
+pid_t clinux_spawn(const char *path, char *const arguments[], char *const environment[],
+                    int in, int out, int err, int own_session);
+
+// Nice value of the calling thread only. Returns 0 or -errno.
+int clinux_thread_nice(int nice);
+
+// Names the calling thread; the system keeps 15 bytes.
+void clinux_thread_name(const char *name);
+
+// User + system CPU time of this process, in nanoseconds.
+int64_t clinux_process_cpu_ns(void);
+
+// Advisory exclusive lock on a file, not waited for. Returns the descriptor, or -errno.
+int clinux_lock_file(const char *path);
+
+#endif

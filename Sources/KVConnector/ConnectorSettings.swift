@@ -1,0 +1,45 @@
+public import RemoteG2Core
+
+/// How a connector behaves. Unusable combinations are refused at start-up.
+public struct ConnectorSettings: Sendable, Equatable {
+  public enum Invalid: Error, Equatable, Sendable, CustomStringConvertible {
+    case ranks(Int)
+    case blockBytes(Int)
+    case targetBlocks(Int)
+
+    public var description: String {
+      switch self {
+      case .ranks(let count): "a rank group of \(count) is not possible"
+      case .blockBytes(let count): "blocks of \(count) bytes are not possible"
+      case .targetBlocks(let count): "a G1 of \(count) blocks is not possible"
+      }
+    }
+  }
+
+  public let rankCount: Int
+  public let blockBytes: Int
+  public let tokensPerBlock: Int
+  public let targetBlockCount: Int
+  public var limits: Limits
+  public var proof: ProofPolicy
+  /// What the pump is held to, so that estimates do not mistake the pace for a stall.
+  public var paceBytesPerSecond: Double?
+  /// Blocks one transfer carries.
+  public var transferBlocks: Int
+
+  public init(
+    rankCount: Int = 1, blockBytes: Int, tokensPerBlock: Int, targetBlockCount: Int,
+    limits: Limits = Limits(), proof: ProofPolicy = .proven(.onFailure)
+  ) throws(Invalid) {
+    guard rankCount >= 1, rankCount <= 64 else { throw .ranks(rankCount) }
+    guard blockBytes > 0, tokensPerBlock > 0 else { throw .blockBytes(blockBytes) }
+    guard targetBlockCount > 0 else { throw .targetBlocks(targetBlockCount) }
+    self.rankCount = rankCount
+    self.blockBytes = blockBytes
+    self.tokensPerBlock = tokensPerBlock
+    self.targetBlockCount = targetBlockCount
+    self.limits = limits
+    self.proof = proof
+    transferBlocks = max(1, min(limits.transferBlocksMax, limits.transferBytesMax / blockBytes))
+  }
+}

@@ -1,0 +1,201 @@
+public import RemoteG2Core
+
+extension RemoteG2Connector {
+  // MARK: The step
+
+  public func plan(at now: LocalInstant) -> [RankOrder] {
+    let taken = orders
+    orders = []
+    return taken
+  }
+
+  /// Absorbs a step in the order: saves done, load failures and landings, answers, deadlines.
+  public func absorb(_ reports: [RankReport], at now: LocalInstant) -> ConnectorOutcome {
+    hasNews = false
+    for report in reports { absorbSaves(report) }
+    for report in reports {
+      for (source, isAttached) in report.attached where isAttached { attached.insert(source) }
+      for (source, moved) in report.bytesMoved {
+        estimator.moved(bytes: moved.bytes, from: source.description, in: moved.duration)
+      }
+      for fetch in report.progress.keys.sorted() {
+        guard let record = records[fetch], let progress = report.progress[fetch] else { continue }
+        perform(
+          record.machine.rankReported(report.rank, progress, at: now), record, at: now)
+      }
+    }
+    for answer in control.drain() { absorb(answer, at: now) }
+    // Judged last, so that no deadline fires over a landing that was already in the mailbox.
+    for fetch in records.keys.sorted() {
+      guard let record = records[fetch] else { continue }
+      if record.machine.isMoving, let due = record.machine.nextDeadline, due <= now {
+        record.dueAt = due
+      }
+      perform(record.machine.timePassed(at: now), record, at: now)
+    }
+    let taken = outcome
+    outcome = ConnectorOutcome()
+    return taken
+  }
+
+  private func absorb(_ answer: ControlAnswer, at now: LocalInstant) {
+    switch answer {
+    case .resolved(let fetch, let answer): resolved(fetch, answer, at: now)
+    case .confirmed(let fetch, let answer):
+      guard let record = records[fetch] else { return }
+      var counted = answer
+      if case .intact(let count)? = answer { counted = .intact(max(0, count - record.skipped)) }
+      if answer != nil {
+        emit(
+          FetchEvent(
+            .confirmed, at: now, request: record.request, fetch: fetch,
+            peer: record.source.description))
+      }
+      perform(record.machine.confirmAnswered(counted, at: now), record, at: now)
+    case .reserved(let batch, let reservations): reserved(batch, reservations)
+    case .sourceDied(let source):
+      attached.remove(source)
+      estimator.forget(source.description)
+      orders.append(.sourceDied(source))
+      for fetch in records.keys.sorted() {
+        guard let record = records[fetch], record.source == source else { continue }
+        perform(record.machine.peerWentDown(at: now), record, at: now)
+      }
+    }
+  }
+
+  private func resolved(_ fetch: FetchID, _ answer: ResolveAnswer?, at now: LocalInstant) {
+    guard let record = records[fetch] else {
+      // The fetch ended while the source was being asked. Its lease must still end.
+      let source = lateSources.removeValue(forKey: fetch)
+      if case .granted(let grant)? = answer, let source {
+        control.post(.release(source, grant.lease))
+      }
+      return
+    }
+    record.isAnswered = true
+    switch answer {
+    case .granted(let grant) where !grant.blocks.isEmpty && grant.blocks.count <= record.keys.count:
+      record.grant = grant
+      emit(
+        FetchEvent(
+          grant.blocks.count == record.keys.count ? .resolved : .truncated, at: now,
+          request: record.request, fetch: fetch, lease: grant.lease.serial,
+          peer: record.source.description, blocks: grant.blocks.count))
+      perform(
+        record.machine.resolveGranted(grant.lease, blocks: grant.blocks.count), record, at: now)
+    case .granted(let grant):
+      // The peer's fault: nothing, or more than was asked for.
+      control.post(.release(record.source, grant.lease))
+      perform(record.machine.resolveRefused(.refused), record, at: now)
+    case .refused(let refusal):
+      let reason: FallbackReason =
+        switch refusal {
+        case .gone: .gone
+        case .overBudget: .overBudget
+        case .invalid: .refused
+        }
+      perform(record.machine.resolveRefused(reason), record, at: now)
+    case nil: perform(record.machine.resolveRefused(.unreachable), record, at: now)
+    }
+  }
+
+  // MARK: Carrying out
+
+  func perform(_ actions: [FetchAction], _ record: FetchRecord, at now: LocalInstant) {
+    let fetch = record.machine.id
+    for action in actions {
+      switch action {
+      // Told to the engine by the request's next match.
+      case .bind: hasNews = true
+      case .start:
+        let moves = zip(record.targets, record.granted).map {
+          BlockMove(target: $0, source: $1.slot)
+        }
+        orders.append(.load(fetch, from: record.source, moves: moves))
+        emit(event(.started, record, at: now, blocks: moves.count))
+      case .stopPosting: orders.append(.stopPosting(fetch))
+      case .confirm(let lease):
+        control.post(
+          .confirm(fetch, record.source, lease, timeout: proofTimeout(of: record)))
+      case .checkDigests(let leading):
+        orders.append(
+          .checkDigests(fetch, expected: record.granted.prefix(leading).map(\.digests)))
+      case .release(let lease):
+        control.post(.release(record.source, lease))
+        emit(event(.released, record, at: now))
+      case .settle(let result): settle(result, record, at: now)
+      case .close: close(record, at: now)
+      }
+    }
+  }
+
+  private func proofTimeout(of record: FetchRecord) -> Duration {
+    let recompute = estimator.recomputeTime(
+      tokens: record.targets.count * settings.tokensPerBlock)
+    return min(settings.limits.resolveMax, max(settings.limits.resolveMin, recompute / 20))
+  }
+
+  private func settle(_ result: FetchResult, _ record: FetchRecord, at now: LocalInstant) {
+    let fetch = record.machine.id
+    let isCancelled = result.reason == .cancelled
+    let valid = isCancelled ? 0 : min(result.valid, record.targets.count)
+    let sealed = zip(record.targets, zip(record.movedKeys, record.granted)).prefix(valid).map {
+      SealedBlock(block: $0, key: $1.0, digests: $1.1.digests)
+    }
+    let failed = Array(record.targets.dropFirst(valid))
+    record.unquiet = result.unquiet.compactMap {
+      record.targets.indices.contains($0) ? record.targets[$0] : nil
+    }
+    quarantined += record.unquiet.count
+    for key in record.keys where loading[key] == fetch { loading[key] = nil }
+    if history[record.request]?.active == fetch { history[record.request]?.active = nil }
+    if !record.isAnswered { lateSources[fetch] = record.source }
+    let tokens = valid * settings.tokensPerBlock
+    if valid > 0 {
+      emit(event(result.reason == nil ? .transferred : .salvaged, record, at: now, blocks: valid))
+      emit(event(.published, record, at: now, blocks: valid, tokens: tokens))
+    }
+    if let reason = result.reason, !isCancelled {
+      // A local store that has nothing is an ordinary miss, not a fallback.
+      if !(record.source.isLocal && reason == .gone) {
+        fallbacks[reason, default: 0] += 1
+        emit(
+          FetchEvent(
+            .fallback, at: now, request: record.request, fetch: fetch,
+            peer: record.source.description, blocks: failed.count, reason: reason,
+            outcome: .localRecompute))
+      }
+    }
+    if !record.unquiet.isEmpty {
+      emit(event(.quarantined, record, at: now, blocks: record.unquiet.count))
+    }
+    hasNews = true
+    outcome.settled.append(
+      LoadResult(
+        request: record.request, fetch: fetch, valid: sealed, failed: failed,
+        unquiet: record.unquiet, reason: result.reason, settledAt: now, dueAt: record.dueAt,
+        isLocal: record.source.isLocal, lastLandingAt: result.lastLanding))
+  }
+
+  private func close(_ record: FetchRecord, at now: LocalInstant) {
+    let fetch = record.machine.id
+    if !record.targets.isEmpty { orders.append(.forget(fetch)) }
+    if !record.unquiet.isEmpty {
+      quarantined -= record.unquiet.count
+      outcome.quieted += record.unquiet
+      emit(event(.quieted, record, at: now, blocks: record.unquiet.count))
+    }
+    records[fetch] = nil
+  }
+
+  private func event(
+    _ kind: FetchEvent.Kind, _ record: FetchRecord, at now: LocalInstant, blocks: Int? = nil,
+    tokens: Int? = nil
+  ) -> FetchEvent {
+    FetchEvent(
+      kind, at: now, request: record.request, fetch: record.machine.id,
+      lease: record.grant?.lease.serial, peer: record.source.description, blocks: blocks,
+      tokens: tokens, bytes: blocks.map { $0 * settings.blockBytes })
+  }
+}

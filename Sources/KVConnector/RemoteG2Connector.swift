@@ -1,0 +1,233 @@
+public import RemoteG2Core
+
+/// The scheduler half: decides what to fetch from whom, drives each fetch's machine, and tells the
+/// engine the one result. Lives on the step loop of rank 0 and waits for nothing.
+public final class RemoteG2Connector: SchedulerConnector {
+  let control: any SourceControl
+  public internal(set) var settings: ConnectorSettings
+  public internal(set) var estimator = Estimator()
+  let emit: (FetchEvent) -> Void
+  var records: [FetchID: FetchRecord] = [:]
+  var history: [RequestID: LoadHistory] = [:]
+  /// Blocks on their way, by key: who else needs one waits for the same settle.
+  var loading: [BlockKey: FetchID] = [:]
+  var orders: [RankOrder] = []
+  var outcome = ConnectorOutcome()
+  var attached: Set<SourceID> = []
+  var saves: [UInt64: [SealedBlock]] = [:]
+  /// Blocks being saved, with how many ranks have still to copy them.
+  var savesInFlight: [BlockIndex: Int] = [:]
+  /// Sources of fetches that settled before their resolve was answered: a late grant is released.
+  var lateSources: [FetchID: SourceID] = [:]
+  var quarantined = 0
+  /// A grant to bind or a result to apply came with the last absorb.
+  var hasNews = false
+  var fetchNext: UInt64 = 1
+  var batchNext: UInt64 = 1
+  public private(set) var isOff = false
+  /// One per fetch that kept less than it matched.
+  public internal(set) var fallbacks: [FallbackReason: Int] = [:]
+
+  /// - Parameter emit: Takes every event; must not block.
+  public init(
+    control: any SourceControl, settings: ConnectorSettings,
+    emit: @escaping (FetchEvent) -> Void = { _ in }
+  ) {
+    self.control = control
+    self.settings = settings
+    self.emit = emit
+  }
+
+  // MARK: Matching
+
+  public func match(_ request: RequestView, computed: Int, at now: LocalInstant) -> RemoteMatch {
+    guard !isOff, computed < request.blocksMax, computed < request.keys.count else { return .none }
+    var past = history[request.id] ?? LoadHistory()
+    defer { history[request.id] = past }
+    if let active = past.active, let record = records[active] {
+      return matchActive(record, computed: computed, at: now)
+    }
+    // Another request is loading the very next block: its settle releases us both.
+    if loading[request.keys[computed]] != nil { return .undecided }
+    guard records.count < settings.limits.fetchesInFlightMax else { return .none }
+    if !past.hasTriedLocal {
+      past.hasTriedLocal = true
+      if let local = control.localStore, attached.contains(local) {
+        past.active = startFetch(request, from: local, computed: computed, blocksMax: nil, at: now)
+        return .undecided
+      }
+    }
+    guard let hint = request.hint, !past.hasTriedPeer else { return .none }
+    switch readiness(of: hint.store) {
+    case .success(let source):
+      past.hasTriedPeer = true
+      past.active = startFetch(
+        request, from: source, computed: computed, blocksMax: hint.blocksMax, at: now)
+      return .undecided
+    case .failure(.peerNotReady):
+      let recompute = estimator.recomputeTime(
+        tokens: (request.blocksMax - computed) * settings.tokensPerBlock)
+      let until = past.notReadyUntil
+        ?? now + min(settings.limits.peerNotReadyWaitMax, recompute / 10)
+      past.notReadyUntil = until
+      if now < until { return .undecided }
+      past.hasTriedPeer = true
+      count(.peerNotReady, request.id, peer: hint.store, at: now)
+      return .none
+    case .failure(let reason):
+      past.hasTriedPeer = true
+      count(reason, request.id, peer: hint.store, at: now)
+      return .none
+    }
+  }
+
+  /// The request asks again while its fetch is open.
+  private func matchActive(
+    _ record: FetchRecord, computed: Int, at now: LocalInstant
+  ) -> RemoteMatch {
+    guard let grant = record.grant, record.targets.isEmpty else { return .undecided }
+    let end = record.first + grant.blocks.count
+    // The local prefix grew or shrank while the source was asked: only what still follows it
+    // counts; anything else is given back, never misplaced.
+    guard computed >= record.first, computed < end else {
+      perform(record.machine.cancelled(), record, at: now)
+      return .none
+    }
+    record.skipped = computed - record.first
+    return .available(blocks: end - computed)
+  }
+
+  private func readiness(of store: String) -> Result<SourceID, FallbackReason> {
+    switch control.state(ofPeer: store) {
+    case .unknown: return .failure(.unknownPeer)
+    case .refused: return .failure(.incompatible)
+    case .notReady: return .failure(.peerNotReady)
+    case .ready(let source):
+      let most = Int(
+        Double(settings.targetBlockCount) * settings.limits.quarantineFractionMax)
+      if quarantined >= most { return .failure(.quarantineFull) }
+      return attached.contains(source) ? .success(source) : .failure(.peerNotReady)
+    }
+  }
+
+  private func startFetch(
+    _ request: RequestView, from source: SourceID, computed: Int, blocksMax: Int?,
+    at now: LocalInstant
+  ) -> FetchID {
+    let id = FetchID(fetchNext)
+    fetchNext += 1
+    let most = min(
+      request.blocksMax - computed, settings.limits.blocksPerFetchMax, blocksMax ?? .max)
+    let keys = Array(request.keys[computed..<computed + most])
+    let recompute = estimator.recomputeTime(tokens: keys.count * settings.tokensPerBlock)
+    let timeout = min(
+      settings.limits.resolveMax, max(settings.limits.resolveMin, recompute / 20))
+    let machine = FetchMachine(
+      id: id, request: request.id, rankCount: settings.rankCount, policy: settings.proof,
+      resolveBy: now + timeout)
+    records[id] = FetchRecord(
+      machine: machine, request: request.id, source: source, keys: keys, first: computed)
+    for key in keys { loading[key] = loading[key] ?? id }
+    emit(
+      FetchEvent(
+        .planned, at: now, request: request.id, fetch: id, peer: source.description,
+        blocks: keys.count))
+    control.post(.resolve(id, source, keys: keys, timeout: timeout))
+    return id
+  }
+
+  // MARK: Binding
+
+  public func bind(_ request: RequestID, to blocks: [BlockIndex], at now: LocalInstant) {
+    guard let record = activeRecord(of: request), record.grant != nil else {
+      preconditionFailure("\(request) is bound without a match")
+    }
+    record.targets = blocks
+    let tokens = blocks.count * settings.tokensPerBlock
+    emit(
+      FetchEvent(
+        .bound, at: now, request: request, fetch: record.machine.id,
+        peer: record.source.description, blocks: blocks.count, tokens: tokens))
+    perform(
+      record.machine.bound(blocks: blocks.count, at: now, deadlines: deadlines(of: record)),
+      record, at: now)
+  }
+
+  public func bindRefused(_ request: RequestID, at now: LocalInstant) {
+    guard let record = activeRecord(of: request), record.grant != nil else {
+      preconditionFailure("\(request) is refused without a match")
+    }
+    perform(record.machine.bindRefused(), record, at: now)
+  }
+
+  private func deadlines(of record: FetchRecord) -> FetchDeadlines {
+    let limits = settings.limits
+    let recompute = estimator.recomputeTime(
+      tokens: record.targets.count * settings.tokensPerBlock)
+    let bytes = settings.transferBlocks * settings.blockBytes
+    var one = estimator.moveTime(bytes: bytes, from: record.source.description)
+    if !record.source.isLocal, let pace = settings.paceBytesPerSecond {
+      one = max(one, .nanoseconds(Int64(Double(bytes) / pace * 1e9)))
+    }
+    return FetchDeadlines(
+      span: max(recompute, limits.softDeadlineMin), stall: max(one * 4, limits.softDeadlineMin),
+      hard: limits.hardDeadline,
+      proof: min(limits.resolveMax, max(limits.resolveMin, recompute / 20)))
+  }
+
+  // MARK: Ends
+
+  public func abort(_ request: RequestID, at now: LocalInstant) {
+    guard let record = activeRecord(of: request) else { return }
+    emit(
+      FetchEvent(
+        .aborted, at: now, request: request, fetch: record.machine.id,
+        peer: record.source.description, reason: .cancelled))
+    perform(record.machine.cancelled(), record, at: now)
+  }
+
+  public func finish(_ request: RequestID) { history[request] = nil }
+
+  /// Turns the feature off: recompute only. Serving goes on.
+  public func turnOff() { isOff = true }
+
+  public var nextDeadline: LocalInstant? {
+    let fetches = records.values.compactMap { $0.machine.nextDeadline }.min()
+    let waits = history.values.compactMap { $0.hasTriedPeer ? nil : $0.notReadyUntil }.min()
+    return [fetches, waits].compactMap { $0 }.min()
+  }
+
+  public var wantsStep: Bool { !orders.isEmpty || hasNews }
+
+  public var isBusy: Bool { !records.isEmpty || !savesInFlight.isEmpty || !orders.isEmpty }
+
+  /// Open fetches, quarantined blocks and blocks being saved: all zero when nothing is going on.
+  public var open: (fetches: Int, quarantined: Int, saving: Int) {
+    (records.count, quarantined, savesInFlight.count)
+  }
+
+  public func setPace(_ bytesPerSecond: Double?, transferBlocks: Int?) {
+    settings.paceBytesPerSecond = bytesPerSecond
+    let most = min(
+      settings.limits.transferBlocksMax, settings.limits.transferBytesMax / settings.blockBytes)
+    settings.transferBlocks = max(1, min(transferBlocks ?? most, most))
+  }
+
+  public func setProof(_ policy: ProofPolicy) { settings.proof = policy }
+
+  public func observePrefill(tokens: Int, in duration: Duration) {
+    estimator.prefilled(tokens: tokens, in: duration)
+  }
+
+  func activeRecord(of request: RequestID) -> FetchRecord? {
+    history[request]?.active.flatMap { records[$0] }
+  }
+
+  func count(_ reason: FallbackReason, _ request: RequestID, peer: String, at now: LocalInstant) {
+    fallbacks[reason, default: 0] += 1
+    emit(
+      FetchEvent(
+        .fallback, at: now, request: request, peer: peer, reason: reason,
+        outcome: .localRecompute))
+  }
+}

@@ -1,0 +1,32 @@
+public import KVTransfer
+public import RemoteG2Core
+
+/// The worker half: hands orders to its rank's pump, and the pump's news to the leader.
+public final class RemoteG2Worker: WorkerConnector {
+  private let pump: TransferPump
+  private let onTrace: (TransferTrace) -> Void
+
+  /// - Parameter onTrace: Told every transfer's moments while the pump traces.
+  public init(pump: TransferPump, onTrace: @escaping (TransferTrace) -> Void = { _ in }) {
+    self.pump = pump
+    self.onTrace = onTrace
+  }
+
+  public func begin(_ orders: [RankOrder]) {
+    for order in orders { pump.post(.rank(order)) }
+  }
+
+  public func end(rank: Int, sequence: UInt64) -> RankReport {
+    let news = pump.takeReport()
+    for moment in news.trace { onTrace(moment) }
+    var report = RankReport(rank: rank, sequence: sequence)
+    report.progress = news.progress
+    report.loadErrors = news.loadErrors
+    report.saved = news.saved
+    report.bytesMoved = news.moved
+    report.attached = news.attached.mapValues { $0 == nil }
+    return report
+  }
+
+  public func abort(_ fetch: FetchID) { pump.post(.rank(.stopPosting(fetch))) }
+}

@@ -1,0 +1,96 @@
+internal import Glibc
+public import RemoteG2Core
+
+/// The pools that ``MemoryTransport``s of one process read from, and which of them are alive.
+public final class MemoryFabric {
+  private var pools: [SourceID: BlockRegion] = [:]
+
+  public init() {}
+
+  public func publish(_ source: SourceID, _ region: BlockRegion) { pools[source] = region }
+  /// The source dies: what is in flight from it fails.
+  public func kill(_ source: SourceID) { pools[source] = nil }
+  func region(of source: SourceID) -> BlockRegion? { pools[source] }
+}
+
+/// A deterministic transport within one process: every poll moves at most `blocksPerPoll` blocks.
+public final class MemoryTransport: Transport {
+  private struct InFlight {
+    let transfer: TransferID
+    let source: SourceID
+    let moves: [BlockMove]
+    var moved = 0
+  }
+
+  private let target: BlockRegion
+  private let fabric: MemoryFabric
+  private let blocksPerPoll: Int
+  private var attached: Set<SourceID> = []
+  private var inFlight: [InFlight] = []
+  private var ended: [TransferEvent] = []
+
+  public init(target: BlockRegion, fabric: MemoryFabric, blocksPerPoll: Int = 4) {
+    precondition(blocksPerPoll > 0, "a poll that moves nothing never ends")
+    self.target = target
+    self.fabric = fabric
+    self.blocksPerPoll = blocksPerPoll
+  }
+
+  public func attach(
+    _ source: SourceID, _ description: SourceDescription
+  ) throws(TransferFailure) {
+    guard fabric.region(of: source) != nil else { throw .unknownSource }
+    attached.insert(source)
+  }
+
+  public func detach(_ source: SourceID) { attached.remove(source) }
+
+  public func post(
+    _ transfer: TransferID, from source: SourceID, _ moves: [BlockMove], at now: LocalInstant
+  ) throws(TransferFailure) {
+    guard attached.contains(source) else { throw .unknownSource }
+    guard let region = fabric.region(of: source) else { throw .rejected("the source is dead") }
+    guard moves.allSatisfy({ $0.source.index >= 0 && $0.source.index < region.blockCount }) else {
+      throw .rejected("a slot lies outside the pool")
+    }
+    inFlight.append(InFlight(transfer: transfer, source: source, moves: moves))
+  }
+
+  public func poll(at now: LocalInstant, into events: inout [TransferEvent]) {
+    events.append(contentsOf: ended)
+    ended = []
+    var budget = blocksPerPoll
+    while let current = inFlight.first {
+      guard let region = fabric.region(of: current.source) else {
+        events.append(.failed(current.transfer, .backend("the source died"), at: now))
+        events.append(.quiet(current.transfer, at: now))
+        inFlight.removeFirst()
+        continue
+      }
+      while budget > 0, inFlight[0].moved < current.moves.count {
+        let move = current.moves[inFlight[0].moved]
+        memcpy(
+          target.pointer(to: move.target.index), region.pointer(to: move.source.index),
+          target.blockBytes)
+        inFlight[0].moved += 1
+        budget -= 1
+      }
+      guard inFlight[0].moved == current.moves.count else { return }
+      events.append(.landed(current.transfer, at: now))
+      inFlight.removeFirst()
+    }
+  }
+
+  public func fence(_ source: SourceID) {
+    for current in inFlight where current.source == source {
+      let now = LocalInstant(nanoseconds: 0)
+      ended.append(.failed(current.transfer, .backend("fenced"), at: now))
+      ended.append(.quiet(current.transfer, at: now))
+    }
+    inFlight.removeAll { $0.source == source }
+    attached.remove(source)
+  }
+
+  public var inFlightCount: Int { inFlight.count }
+  public func shutDown() { inFlight = [] }
+}

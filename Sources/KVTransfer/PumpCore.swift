@@ -1,0 +1,271 @@
+internal import ContentDigest
+internal import Glibc
+public import RemoteG2Core
+
+/// Everything a transfer pump does, without its thread: orders in, time in, reports out.
+///
+/// Loads come before saves and checks; within them the oldest first. Each call to ``run(at:)`` does
+/// a bounded piece of work, so an order never waits long.
+public final class PumpCore {
+  /// Blocks copied or hashed by one ``run(at:)``.
+  private static let blocksPerRun = 4
+
+  private let target: BlockRegion
+  private let local: MappedTransport
+  private let peers: any Transport
+  private let rank: Int
+  private let limits: Limits
+  private var transferBlocksMax: Int
+  private var loads: [FetchID: PumpLoad] = [:]
+  /// Fetches in the order they were started.
+  private var order: [FetchID] = []
+  private var saves: [BlockSave] = []
+  private var changed: Set<FetchID> = []
+  private var report = PumpReport()
+  private var bytesMoved: UInt64 = 0
+  private var isTracing = false
+  /// Called to set the pace, where the peers' transport has one.
+  private let setPace: (Double?) -> Void
+
+  /// - Parameters:
+  ///   - target: This rank's G1.
+  ///   - peers: Reads peers' pools; the local store's is always copied from its mapping.
+  public init(
+    target: BlockRegion, peers: any Transport, rank: Int, limits: Limits,
+    setPace: @escaping (Double?) -> Void = { _ in }
+  ) {
+    self.target = target
+    self.peers = peers
+    self.rank = rank
+    self.limits = limits
+    self.setPace = setPace
+    local = MappedTransport(target: target)
+    transferBlocksMax = max(
+      1, min(limits.transferBlocksMax, limits.transferBytesMax / target.blockBytes))
+  }
+
+  // MARK: Orders
+
+  public func handle(_ order: PumpOrder, at now: LocalInstant) {
+    switch order {
+    case .attach(let source, let description): attach(source, description)
+    case .detach(let source): transport(for: source).detach(source)
+    case .pace(let rate): setPace(rate)
+    case .transferBlocksMax(let count):
+      transferBlocksMax = max(1, min(count, limits.transferBytesMax / target.blockBytes))
+    case .trace(let isOn): isTracing = isOn
+    case .rank(let order): handle(order, at: now)
+    }
+  }
+
+  private func attach(_ source: SourceID, _ description: SourceDescription) {
+    do throws(TransferFailure) {
+      try transport(for: source).attach(source, description)
+      report.attached[source] = .some(nil)
+    } catch {
+      report.attached[source] = .some(error)
+    }
+  }
+
+  private func handle(_ rankOrder: RankOrder, at now: LocalInstant) {
+    switch rankOrder {
+    case .load(let fetch, let source, let moves):
+      precondition(loads[fetch] == nil, "\(fetch) is started twice")
+      loads[fetch] = PumpLoad(
+        source: source, moves: moves, blocksPerTransfer: transferBlocksMax)
+      order.append(fetch)
+      changed.insert(fetch)
+    case .stopPosting(let fetch):
+      loads[fetch]?.isStopped = true
+      changed.insert(fetch)
+    case .checkDigests(let fetch, let expected):
+      loads[fetch]?.check = (expected.map { $0.indices.contains(rank) ? $0[rank] : nil }, 0)
+    case .forget(let fetch):
+      guard let load = loads[fetch] else { return }
+      precondition(load.isQuiet, "\(fetch) is forgotten before it is quiet")
+      loads[fetch] = nil
+      order.removeAll { $0 == fetch }
+    case .save(let blocks): saves += blocks
+    case .sourceDied(let source):
+      transport(for: source).fence(source)
+    }
+  }
+
+  private func transport(for source: SourceID) -> any Transport {
+    source.isLocal ? local : peers
+  }
+
+  // MARK: Work
+
+  /// Posts, polls and does one bounded piece of copying or hashing.
+  ///
+  /// - Returns: true when something happened, so that the caller comes back at once.
+  public func run(at now: LocalInstant) -> Bool {
+    var didWork = post(at: now)
+    var events: [TransferEvent] = []
+    local.poll(at: now, into: &events)
+    peers.poll(at: now, into: &events)
+    for event in events { absorb(event) }
+    didWork = didWork || !events.isEmpty
+    if checkSome() || saveSome() { didWork = true }
+    for fetch in changed {
+      guard let load = loads[fetch] else { continue }
+      report.progress[fetch] = load.progress
+      if let errors = loads[fetch]?.takeErrors() { report.loadErrors += errors }
+    }
+    changed.removeAll(keepingCapacity: true)
+    return didWork
+  }
+
+  private func post(at now: LocalInstant) -> Bool {
+    var didPost = false
+    for fetch in order {
+      while let load = loads[fetch], let next = load.nextToPost,
+        postedCount(from: load.source) < limits.transfersPostedMax
+      {
+        let chunk = load.chunks[next]
+        do throws(TransferFailure) {
+          try transport(for: load.source).post(
+            TransferID(fetch: fetch, ordinal: next), from: load.source,
+            Array(load.moves[chunk.range]), at: now)
+          loads[fetch]?.chunks[next].outcome = .posted
+          loads[fetch]?.chunks[next].postedAt = now
+          trace(
+            TransferID(fetch: fetch, ordinal: next), .posted, at: now, blocks: chunk.range.count)
+        } catch {
+          // Nothing was started, so nothing of this transfer moves.
+          loads[fetch]?.chunks[next].outcome = .quiet
+          loads[fetch]?.failure = error
+        }
+        changed.insert(fetch)
+        didPost = true
+      }
+    }
+    return didPost
+  }
+
+  private func postedCount(from source: SourceID) -> Int {
+    loads.values.reduce(0) { $0 + ($1.source == source ? $1.postedCount : 0) }
+  }
+
+  private func trace(
+    _ transfer: TransferID, _ moment: TransferTrace.Moment, at: LocalInstant, blocks: Int
+  ) {
+    guard isTracing else { return }
+    report.trace.append(
+      TransferTrace(
+        transfer: transfer, moment: moment, at: at, bytes: blocks * target.blockBytes))
+  }
+
+  private func absorb(_ event: TransferEvent) {
+    let id = event.transfer
+    guard var load = loads[id.fetch] else {
+      preconditionFailure("\(id) ended after its fetch was forgotten")
+    }
+    let ordinal = Int(id.ordinal)
+    let chunk = load.chunks[ordinal]
+    switch event {
+    case .landed(_, let at):
+      precondition(chunk.outcome == .posted, "\(id) landed in state \(chunk.outcome)")
+      load.chunks[ordinal].outcome = .landed
+      load.lastLanding = at
+      trace(id, .landed, at: at, blocks: chunk.range.count)
+      let bytes = chunk.range.count * target.blockBytes
+      bytesMoved += UInt64(bytes)
+      var moved = report.moved[load.source] ?? .init(bytes: 0, duration: .zero)
+      moved.bytes += bytes
+      moved.duration += at - chunk.postedAt
+      report.moved[load.source] = moved
+    case .failed(_, let failure, let at):
+      trace(id, .failed, at: at, blocks: chunk.range.count)
+      precondition(chunk.outcome == .posted, "\(id) failed in state \(chunk.outcome)")
+      load.chunks[ordinal].outcome = .failed
+      load.failure = load.failure ?? failure
+    case .quiet(_, let at):
+      trace(id, .quiet, at: at, blocks: chunk.range.count)
+      precondition(chunk.outcome == .failed, "\(id) went quiet in state \(chunk.outcome)")
+      load.chunks[ordinal].outcome = .quiet
+    }
+    loads[id.fetch] = load
+    changed.insert(id.fetch)
+  }
+
+  /// Compares some landed blocks with the grant's digests. Stops at the first that differs.
+  private func checkSome() -> Bool {
+    for fetch in order {
+      guard var load = loads[fetch], var check = load.check else { continue }
+      var hasEnded = false
+      for _ in 0..<Self.blocksPerRun where !hasEnded {
+        guard check.done < check.expected.count, check.done < load.landed else {
+          hasEnded = true
+          break
+        }
+        let block = load.moves[check.done].target.index
+        guard let expected = check.expected[check.done],
+          ContentDigest.of(target.bytes(of: block)) == expected
+        else {
+          hasEnded = true
+          break
+        }
+        check.done += 1
+      }
+      if hasEnded || check.done == check.expected.count {
+        load.proved = check.done
+        load.check = nil
+        changed.insert(fetch)
+      } else {
+        load.check = check
+      }
+      loads[fetch] = load
+      return true
+    }
+    return false
+  }
+
+  /// Copies some sealed blocks into the local store's pool, hashing what was written there.
+  private func saveSome() -> Bool {
+    guard !saves.isEmpty else { return false }
+    for save in saves.prefix(Self.blocksPerRun) {
+      var digest: Digest128?
+      // A store that was replaced meanwhile has no such slot; the copy is simply not made.
+      if let pool = local.region(of: .local(save.store)), save.slot.index < pool.blockCount {
+        let slot = pool.pointer(to: save.slot.index)
+        memcpy(slot, target.pointer(to: save.block.index), target.blockBytes)
+        let carried = save.digests.flatMap { $0.indices.contains(rank) ? $0[rank] : nil }
+        digest = carried ?? ContentDigest.of(target.bytes(of: save.block.index))
+      }
+      report.saved.append(SavedBlock(save: save, digest: digest))
+    }
+    saves.removeFirst(min(Self.blocksPerRun, saves.count))
+    return true
+  }
+
+  // MARK: Reports
+
+  public func takeReport() -> PumpReport {
+    let taken = report
+    report = PumpReport()
+    return taken
+  }
+
+  public var stats: PumpStats {
+    var stats = PumpStats()
+    stats.loads = loads.count
+    stats.transfersInFlight = local.inFlightCount + peers.inFlightCount
+    stats.blocksUnquiet = loads.values.reduce(0) { $0 + $1.unquiet.count }
+    stats.savesQueued = saves.count
+    stats.bytesMoved = bytesMoved
+    return stats
+  }
+
+  /// Whether anything is posted, waiting, or to be copied.
+  public var isIdle: Bool {
+    saves.isEmpty && peers.inFlightCount == 0 && local.inFlightCount == 0
+      && loads.values.allSatisfy { $0.nextToPost == nil && $0.check == nil && $0.isQuiet }
+  }
+
+  public func shutDown() {
+    peers.shutDown()
+    local.shutDown()
+  }
+}

@@ -1,0 +1,64 @@
+public import RemoteG2Core
+
+/// What a pump is told to do. Everything else it decides itself.
+public enum PumpOrder: Sendable {
+  case attach(SourceID, SourceDescription)
+  case detach(SourceID)
+  case rank(RankOrder)
+  /// Nil: as fast as it goes.
+  case pace(bytesPerSecond: Double?)
+  /// From now on, at most this many blocks a transfer.
+  case transferBlocksMax(Int)
+  /// Report every transfer's posting and end, with its time.
+  case trace(Bool)
+}
+
+/// One moment in a transfer's life, by the pump's clock.
+public struct TransferTrace: Equatable, Sendable {
+  public enum Moment: String, Sendable { case posted, landed, failed, quiet }
+
+  public let transfer: TransferID
+  public let moment: Moment
+  public let at: LocalInstant
+  public let bytes: Int
+}
+
+/// What a pump has to tell, gathered since it was last asked.
+public struct PumpReport: Equatable, Sendable {
+  public var progress: [FetchID: RankProgress] = [:]
+  public var loadErrors: [BlockIndex] = []
+  public var saved: [SavedBlock] = []
+  public var moved: [SourceID: RankReport.MovedBytes] = [:]
+  /// Whether a source could be attached; the reason when not.
+  public var attached: [SourceID: TransferFailure?] = [:]
+  /// Only while tracing.
+  public var trace: [TransferTrace] = []
+  public var isEmpty: Bool {
+    trace.isEmpty && progress.isEmpty && loadErrors.isEmpty && saved.isEmpty && moved.isEmpty && attached.isEmpty
+  }
+
+  public init() {}
+
+  /// Adds what happened later.
+  public mutating func merge(_ later: PumpReport) {
+    progress.merge(later.progress) { $1 }
+    loadErrors += later.loadErrors
+    saved += later.saved
+    moved.merge(later.moved) { .init(bytes: $0.bytes + $1.bytes, duration: $0.duration + $1.duration) }
+    attached.merge(later.attached) { $1 }
+    trace += later.trace
+  }
+}
+
+/// A pump's own account of what it holds. All zero when nothing is in flight.
+public struct PumpStats: Equatable, Sendable {
+  public var loads = 0
+  public var transfersInFlight = 0
+  public var blocksUnquiet = 0
+  public var savesQueued = 0
+  public var agents = 0
+  public var bytesMoved: UInt64 = 0
+  public var isMoving: Bool { loads > 0 || transfersInFlight > 0 || savesQueued > 0 }
+
+  public init() {}
+}

@@ -1,0 +1,96 @@
+public import RemoteG2Core
+
+/// Memory laid out as equal blocks. Whoever made it keeps it mapped until every transport that was
+/// given it has been shut down.
+public struct BlockRegion: @unchecked Sendable {
+  // @unchecked: an address and two counts; the memory behind it follows the transfer rules.
+  public let base: UnsafeMutableRawPointer
+  public let blockBytes: Int
+  public let blockCount: Int
+
+  public init(base: UnsafeMutableRawPointer, blockBytes: Int, blockCount: Int) {
+    precondition(blockBytes > 0 && blockCount > 0, "a region has blocks")
+    self.base = base
+    self.blockBytes = blockBytes
+    self.blockCount = blockCount
+  }
+
+  public func pointer(to block: Int) -> UnsafeMutableRawPointer {
+    precondition(block >= 0 && block < blockCount, "block \(block) of \(blockCount)")
+    return base + block * blockBytes
+  }
+
+  public func bytes(of block: Int) -> UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(start: pointer(to: block), count: blockBytes)
+  }
+
+  public var all: UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(start: base, count: blockBytes * blockCount)
+  }
+}
+
+/// How to reach a source's blocks.
+public enum SourceDescription: Sendable {
+  /// A peer's pool: its agent's framed metadata and where its slots are in its own memory.
+  case nixl(metadata: [UInt8], address: UInt64, slotCount: Int, blockBytes: Int)
+  /// A pool mapped into this process. `owner` keeps the mapping alive.
+  case mapped(BlockRegion, owner: any Sendable)
+}
+
+/// What became of one transfer. A transfer ends with `landed`, or with `failed` and then `quiet`.
+public enum TransferEvent: Equatable, Sendable {
+  /// Every byte is in place, and nothing of it moves any more.
+  case landed(TransferID, at: LocalInstant)
+  /// It will not succeed. Its target may still be written until `quiet` is told.
+  case failed(TransferID, TransferFailure, at: LocalInstant)
+  /// Nothing will write its target again.
+  case quiet(TransferID, at: LocalInstant)
+
+  public var transfer: TransferID {
+    switch self {
+    case .landed(let id, _): id
+    case .failed(let id, _, _): id
+    case .quiet(let id, _): id
+    }
+  }
+}
+
+/// Moves blocks from sources into one local region. One thread uses it, and that thread may block
+/// for milliseconds.
+///
+/// The caller's duties, in order:
+/// 1. `attach` a source before posting from it. A restarted source is another source.
+/// 2. Give each transfer a fresh id.
+/// 3. `poll` until every transfer has told `landed`, or `failed` and `quiet`. There is no cancel:
+///    an overdue transfer is simply polled on, and its target is nobody's until it is quiet.
+/// 4. `fence` only a source whose incarnation is proved dead. The transport itself fences a source
+///    when that is safe: after a failure, once none of its transfers is in progress.
+/// 5. `shutDown` last. After it, nothing posted here will write again.
+///
+/// `TransportConformance` in KVTransferTesting checks all of it.
+public protocol Transport: AnyObject {
+  func attach(_ source: SourceID, _ description: SourceDescription) throws(TransferFailure)
+
+  /// Forgets a source that nothing is in flight from. Unknown sources are ignored.
+  func detach(_ source: SourceID)
+
+  /// Starts a read.
+  ///
+  /// - Throws: When nothing was started: then no event follows. A read that started and failed at
+  ///   once is told by `poll`.
+  func post(
+    _ transfer: TransferID, from source: SourceID, _ moves: [BlockMove], at now: LocalInstant
+  ) throws(TransferFailure)
+
+  /// Drives progress and appends what happened since the last poll.
+  func poll(at now: LocalInstant, into events: inout [TransferEvent])
+
+  /// The source is dead: ends everything posted from it. Tells `failed` and `quiet` by the next
+  /// poll.
+  func fence(_ source: SourceID)
+
+  /// Posted, and neither landed nor quiet.
+  var inFlightCount: Int { get }
+
+  func shutDown()
+}

@@ -1,0 +1,25 @@
+internal import Synchronization
+
+/// Values handed from any thread to one reader, in order. Neither side ever waits for the other.
+public final class Mailbox<Value: Sendable>: Sendable {
+  private let values = Mutex<[Value]>([])
+  private let doorbell: Doorbell?
+
+  /// - Parameter doorbell: Rung after every post.
+  public init(ringing doorbell: Doorbell? = nil) { self.doorbell = doorbell }
+
+  public func post(_ value: Value) {
+    values.withLock { $0.append(value) }
+    doorbell?.ring()
+  }
+
+  /// Takes everything posted so far.
+  public func drain() -> [Value] {
+    values.withLock { values in
+      if values.isEmpty { return [] }
+      let taken = values
+      values = []
+      return taken
+    }
+  }
+}

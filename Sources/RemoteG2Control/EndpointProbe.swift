@@ -1,0 +1,60 @@
+internal import Glibc
+
+/// Asks the kernel whether anything still listens at an address.
+///
+/// A store listens for as long as it lives, and a stopped process still listens. So a refusal
+/// proves that the incarnation behind the address is dead, which no silence does.
+package enum EndpointProbe {
+  package enum Finding: Equatable, Sendable { case listening, refused, unknown }
+
+  package static func look(at address: StoreAddress) -> Finding {
+    switch address {
+    case .tcp(let host, let port):
+      var socketAddress = sockaddr_in()
+      socketAddress.sin_family = sa_family_t(AF_INET)
+      socketAddress.sin_port = in_port_t(truncatingIfNeeded: port).bigEndian
+      guard inet_pton(AF_INET, host, &socketAddress.sin_addr) == 1 else { return .unknown }
+      return withUnsafePointer(to: &socketAddress) {
+        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          connect(AF_INET, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+        }
+      }
+    case .unix(let path):
+      var socketAddress = sockaddr_un()
+      socketAddress.sun_family = sa_family_t(AF_UNIX)
+      let bytes = Array(path.utf8)
+      guard bytes.count < MemoryLayout.size(ofValue: socketAddress.sun_path) else {
+        return .unknown
+      }
+      withUnsafeMutableBytes(of: &socketAddress.sun_path) { $0.copyBytes(from: bytes) }
+      return withUnsafePointer(to: &socketAddress) {
+        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          connect(AF_UNIX, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
+        }
+      }
+    }
+  }
+
+  /// Never waits: an attempt that is under way is no refusal.
+  private static func connect(
+    _ family: Int32, _ address: UnsafePointer<sockaddr>, _ length: socklen_t
+  ) -> Finding {
+    let type = Int32(SOCK_STREAM.rawValue) | Int32(SOCK_NONBLOCK.rawValue)
+    let descriptor = socket(family, type | Int32(SOCK_CLOEXEC.rawValue), 0)
+    guard descriptor >= 0 else { return .unknown }
+    defer { close(descriptor) }
+    if Glibc.connect(descriptor, address, length) == 0 { return .listening }
+    switch errno {
+    case ECONNREFUSED, ENOENT: return .refused
+    case EAGAIN, EINPROGRESS: break
+    default: return .unknown
+    }
+    // On loopback the kernel has decided already; elsewhere a moment is given for the reset.
+    var entry = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+    guard poll(&entry, 1, 20) == 1 else { return .unknown }
+    var error: Int32 = 0
+    var size = socklen_t(MemoryLayout<Int32>.size)
+    getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &error, &size)
+    return error == 0 ? .listening : error == ECONNREFUSED ? .refused : .unknown
+  }
+}

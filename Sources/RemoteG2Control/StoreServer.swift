@@ -1,0 +1,98 @@
+internal import GRPCCore
+internal import GRPCNIOTransportHTTP2Posix
+internal import Glibc
+internal import NIOCore
+package import RemoteG2Core
+
+/// Why a control service cannot start.
+package enum ServeError: Error, Equatable, Sendable, CustomStringConvertible {
+  case addressInUse(host: String, port: Int)
+  case cannotListen(String, reason: String)
+
+  package var description: String {
+    switch self {
+    case .addressInUse(let host, let port):
+      "port \(port) on \(host) is in use: stop what listens there, or choose another with --port"
+    case .cannotListen(let address, let reason): "cannot listen on \(address): \(reason)"
+    }
+  }
+}
+
+/// A store's control service: peers over TCP, the local engine over a Unix socket.
+package final class StoreServer: Sendable {
+  private typealias Server = GRPCServer<HTTP2ServerTransport.Posix>
+  private let tasks: [Task<Void, any Error>]
+  /// The TCP port that was bound.
+  package let port: Int
+
+  /// Listens on both, or on neither.
+  ///
+  /// - Parameters:
+  ///   - host: A numeric address. 0 as the port lets the system choose.
+  ///   - socketPath: Replaced if it exists: hold a lock on the store's name before.
+  package static func start(
+    backend: any StoreBackend, host: String, port: Int, socketPath: String, limits: Limits
+  ) async throws(ServeError) -> StoreServer {
+    let store = StoreService(backend: backend, limits: limits)
+    let local = LocalStoreService(backend: backend, limits: limits)
+    let peers = Server(
+      transport: transport(.ipv4(host: host, port: port), limits), services: [store])
+    let engine = Server(
+      transport: transport(.unixDomainSocket(path: socketPath), limits), services: [store, local])
+    let peerTask = Task { try await peers.serve() }
+    let engineTask = Task { try await engine.serve() }
+    do {
+      guard let bound = try await peers.listeningAddress?.ipv4?.port else {
+        throw ServeError.cannotListen("\(host):\(port)", reason: "no address was bound")
+      }
+      _ = try await engine.listeningAddress
+      return StoreServer(tasks: [peerTask, engineTask], port: bound)
+    } catch {
+      // The cause comes out of serve(), not out of listeningAddress.
+      peerTask.cancel()
+      engineTask.cancel()
+      if let cause = await failure(of: peerTask) {
+        if (cause as? IOError)?.errnoCode == EADDRINUSE {
+          throw .addressInUse(host: host, port: port)
+        }
+        throw .cannotListen("\(host):\(port)", reason: "\(cause)")
+      }
+      let cause = await failure(of: engineTask)
+      throw .cannotListen(socketPath, reason: cause.map { "\($0)" } ?? "\(error)")
+    }
+  }
+
+  private init(tasks: [Task<Void, any Error>], port: Int) {
+    self.tasks = tasks
+    self.port = port
+  }
+
+  /// Closes every connection at once. Waiting for clients would wait for stopped ones too.
+  package func stop() {
+    for task in tasks { task.cancel() }
+  }
+
+  private static func failure(of task: Task<Void, any Error>) async -> (any Error)? {
+    do {
+      try await task.value
+      return nil
+    } catch let error as RuntimeError {
+      return error.cause is CancellationError ? nil : error.cause ?? error
+    } catch {
+      return error is CancellationError ? nil : error
+    }
+  }
+
+  private static func transport(
+    _ address: GRPCNIOTransportCore.SocketAddress, _ limits: Limits
+  ) -> HTTP2ServerTransport.Posix {
+    .http2NIOPosix(
+      address: address, transportSecurity: .plaintext,
+      config: .defaults {
+        $0.rpc.maxRequestPayloadSize = limits.messageBytesMax
+        $0.http2.maxConcurrentStreams = limits.fetchesInFlightMax * 4
+        // A lease call is small and somebody waits for it.
+        $0.connection.flushCoalescing = nil
+      })
+  }
+}

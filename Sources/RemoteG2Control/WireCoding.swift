@@ -1,0 +1,106 @@
+internal import RemoteG2Core
+internal import SwiftProtobuf
+
+extension Incarnation {
+  var wire: RemoteG2_V1_Incarnation {
+    .with {
+      $0.high = high
+      $0.low = low
+    }
+  }
+  init(_ wire: RemoteG2_V1_Incarnation) { self.init(high: wire.high, low: wire.low) }
+}
+
+extension BlockKey {
+  var wire: RemoteG2_V1_BlockKey {
+    .with {
+      $0.high = high
+      $0.low = low
+    }
+  }
+  init(_ wire: RemoteG2_V1_BlockKey) { self.init(high: wire.high, low: wire.low) }
+}
+
+extension Digest128 {
+  var wire: RemoteG2_V1_Digest {
+    .with {
+      $0.high = high
+      $0.low = low
+    }
+  }
+  init(_ wire: RemoteG2_V1_Digest) { self.init(high: wire.high, low: wire.low) }
+}
+
+extension Fingerprint {
+  var wire: RemoteG2_V1_Fingerprint {
+    .with {
+      $0.protocolVersion = protocolVersion
+      $0.modelDigest = modelDigest
+      $0.weightEpoch = weightEpoch
+      $0.layout = layout
+      $0.hashScheme = hashScheme
+      $0.rankCount = rankCount
+      $0.numerics = numerics
+    }
+  }
+  init(_ wire: RemoteG2_V1_Fingerprint) {
+    self.init(
+      protocolVersion: wire.protocolVersion, modelDigest: wire.modelDigest,
+      weightEpoch: wire.weightEpoch, layout: wire.layout, hashScheme: wire.hashScheme,
+      rankCount: wire.rankCount, numerics: wire.numerics)
+  }
+}
+
+extension Duration {
+  /// Zero or negative on the wire means "the default".
+  init?(wireNanoseconds: Int64) {
+    guard wireNanoseconds > 0 else { return nil }
+    self = .nanoseconds(wireNanoseconds)
+  }
+}
+
+extension ResolveAnswer {
+  var wire: RemoteG2_V1_ResolveReply {
+    switch self {
+    case .refused(let refusal):
+      return .with {
+        $0.refusal =
+          switch refusal {
+          case .gone: .gone
+          case .overBudget: .overBudget
+          case .invalid: .invalid
+          }
+      }
+    case .granted(let grant):
+      return .with { reply in
+        reply.lease = grant.lease.serial
+        reply.ttlNs = grant.ttl.nanoseconds
+        reply.blocks = grant.blocks.map { block in
+          .with {
+            $0.slot = UInt32(block.slot.value)
+            $0.generation = block.generation
+            $0.digests = block.digests.map { ($0 ?? Digest128(high: 0, low: 0)).wire }
+          }
+        }
+      }
+    }
+  }
+
+  init(_ wire: RemoteG2_V1_ResolveReply, from incarnation: Incarnation) {
+    switch wire.refusal {
+    case .none:
+      let blocks = wire.blocks.map { block in
+        GrantedBlock(
+          slot: SlotIndex(Int(Int32(clamping: block.slot))), generation: block.generation,
+          digests: block.digests.map { Digest128($0) })
+      }
+      self = .granted(
+        Grant(
+          lease: LeaseID(serial: wire.lease, owner: incarnation),
+          ttl: Duration(wireNanoseconds: wire.ttlNs) ?? .zero, blocks: blocks))
+    case .gone: self = .refused(.gone)
+    case .overBudget: self = .refused(.overBudget)
+    case .invalid, .UNRECOGNIZED: self = .refused(.invalid)
+    }
+  }
+}

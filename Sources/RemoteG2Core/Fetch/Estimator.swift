@@ -1,0 +1,46 @@
+/// Running estimates of what a pull and a recompute would cost. Exponentially weighted; values in,
+/// values out.
+public struct Estimator: Sendable {
+  /// Weight of a new observation.
+  private static let weight = 0.25
+
+  /// Prefill speed of this engine.
+  public private(set) var prefillTokensPerSecond: Double
+  private var bytesPerSecond: [String: Double] = [:]
+  private let bytesPerSecondInitial: Double
+
+  /// - Parameters:
+  ///   - prefillTokensPerSecond: Before anything was measured.
+  ///   - bytesPerSecond: For a source never read from.
+  public init(prefillTokensPerSecond: Double = 200, bytesPerSecond: Double = 100e6) {
+    precondition(prefillTokensPerSecond > 0 && bytesPerSecond > 0, "rates are positive")
+    self.prefillTokensPerSecond = prefillTokensPerSecond
+    bytesPerSecondInitial = bytesPerSecond
+  }
+
+  public mutating func prefilled(tokens: Int, in duration: Duration) {
+    let seconds = duration.inSeconds
+    guard tokens >= 16, seconds > 0 else { return }
+    prefillTokensPerSecond += Self.weight * (Double(tokens) / seconds - prefillTokensPerSecond)
+  }
+
+  public mutating func moved(bytes: Int, from source: String, in duration: Duration) {
+    let seconds = duration.inSeconds
+    guard bytes > 0, seconds > 0 else { return }
+    let rate = Double(bytes) / seconds
+    let old = bytesPerSecond[source] ?? rate
+    bytesPerSecond[source] = old + Self.weight * (rate - old)
+  }
+
+  /// Forgets a source that has gone, so that the table holds live names only.
+  public mutating func forget(_ source: String) { bytesPerSecond[source] = nil }
+
+  public func recomputeTime(tokens: Int) -> Duration {
+    .nanoseconds(Int64(Double(tokens) / prefillTokensPerSecond * 1e9))
+  }
+
+  public func moveTime(bytes: Int, from source: String) -> Duration {
+    let rate = bytesPerSecond[source] ?? bytesPerSecondInitial
+    return .nanoseconds(Int64(Double(bytes) / rate * 1e9))
+  }
+}

@@ -1,0 +1,206 @@
+extension FetchMachine {
+  /// One rank told what has become of its transfers.
+  package mutating func rankReported(
+    _ rank: Int, _ progress: RankProgress, at now: LocalInstant
+  ) -> [FetchAction] {
+    precondition(ranks.indices.contains(rank), "this group has no rank \(rank)")
+    let hadFailure = ranks.contains { $0.failure != nil }
+    var progress = progress
+    // A proof, once given, stands: later reports carry only what changed since.
+    progress.proved = progress.proved ?? ranks[rank].proved
+    ranks[rank] = progress
+    return machine.advance { [ranks, policy] state in
+      switch consume state {
+      case .moving(let moving):
+        let hasFailure = ranks.contains { $0.failure != nil }
+        guard ranks.allSatisfy(\.isTerminal) else {
+          // The first failure stops every rank; what is posted may still land.
+          return Step(.moving(moving), hasFailure && !hadFailure ? [.stopPosting] : [])
+        }
+        let reason: FallbackReason? = hasFailure ? .transferFailed : nil
+        return Self.prove(
+          moving.lease, blocks: moving.blocks, ranks, policy, reason,
+          timeout: moving.deadlines.proof, at: now, sourceAnswers: true,
+          before: hasFailure && !hadFailure ? [.stopPosting] : [])
+      case .proving(let proving):
+        guard proving.awaiting == .digests else { return Step(.proving(proving), []) }
+        let proofs = ranks.compactMap(\.proved)
+        guard proofs.count == ranks.count else { return Step(.proving(proving), []) }
+        let valid = min(proving.landed, proofs.min() ?? 0)
+        return Self.settled(
+          proving.lease, valid: valid, of: proving.blocks, proving.reason ?? .notIntact, ranks)
+      case .draining:
+        return ranks.allSatisfy(\.isQuiet) ? Step(.closed, [.close]) : Step(.draining, [])
+      // A last report may cross with the close it caused.
+      case .closed: return Step(.closed, [])
+      case .resolving: preconditionFailure("a rank moved before the grant")
+      case .granted: preconditionFailure("a rank moved before it was told to")
+      }
+    }
+  }
+
+  /// The source's incarnation is known to be dead.
+  package mutating func peerWentDown(at now: LocalInstant) -> [FetchAction] {
+    machine.advance { [ranks, policy] state in
+      switch consume state {
+      case .resolving:
+        let result = FetchResult(valid: 0, matched: 0, reason: .peerDown)
+        return Step(.closed, [.settle(result), .close])
+      case .granted(let granted):
+        let result = FetchResult(valid: 0, matched: 0, reason: .peerDown)
+        return Step(.closed, [.release(granted.lease.surrender()), .settle(result), .close])
+      case .moving(let moving):
+        return Self.prove(
+          moving.lease, blocks: moving.blocks, ranks, policy, .peerDown,
+          timeout: moving.deadlines.proof, at: now, sourceAnswers: false, before: [.stopPosting])
+      case .proving(let proving):
+        guard proving.awaiting == .confirm else { return Step(.proving(proving), []) }
+        let (blocks, timeout) = (proving.blocks, proving.proofTimeout)
+        let reason = proving.reason ?? .peerDown
+        return Self.prove(
+          proving.lease, blocks: blocks, ranks, policy, reason, timeout: timeout, at: now,
+          sourceAnswers: false)
+      // A death noticed after the settle changes nothing that was decided.
+      case .draining: return Step(.draining, [])
+      case .closed: return Step(.closed, [])
+      }
+    }
+  }
+
+  /// Judges deadlines. Call it after the ranks' reports have been absorbed, never before.
+  package mutating func timePassed(at now: LocalInstant) -> [FetchAction] {
+    let landing = lastLanding
+    return machine.advance { [ranks, policy] state in
+      switch consume state {
+      case .resolving(let until):
+        guard now >= until else { return Step(.resolving(until: until), []) }
+        let result = FetchResult(valid: 0, matched: 0, reason: .resolveTimedOut)
+        return Step(.closed, [.settle(result), .close])
+      case .moving(let moving):
+        let due = Self.deadline(of: moving, lastLanding: landing)
+        guard now >= due.at else { return Step(.moving(moving), []) }
+        // A source that let a deadline pass is not waited for a second time.
+        return Self.prove(
+          moving.lease, blocks: moving.blocks, ranks, policy, due.reason,
+          timeout: moving.deadlines.proof, at: now, sourceAnswers: false, before: [.stopPosting])
+      case .proving(let proving):
+        guard now >= proving.until else { return Step(.proving(proving), []) }
+        let (blocks, timeout) = (proving.blocks, proving.proofTimeout)
+        let reason = proving.reason ?? .notIntact
+        switch proving.awaiting {
+        case .confirm:
+          return Self.prove(
+            proving.lease, blocks: blocks, ranks, policy, reason, timeout: timeout, at: now,
+            sourceAnswers: false)
+        case .digests:
+          return Self.settled(proving.lease, valid: 0, of: blocks, reason, ranks)
+        }
+      case .granted(let granted): return Step(.granted(granted), [])
+      case .draining: return Step(.draining, [])
+      case .closed: return Step(.closed, [])
+      }
+    }
+  }
+
+  /// The source said which of the granted blocks have kept their bytes; nil when it could not be
+  /// asked, or did not answer.
+  package mutating func confirmAnswered(
+    _ answer: ConfirmAnswer?, at now: LocalInstant
+  ) -> [FetchAction] {
+    machine.advance { [ranks, policy] state in
+      switch consume state {
+      case .proving(let proving):
+        guard proving.awaiting == .confirm else { return Step(.proving(proving), []) }
+        let (blocks, landed, timeout) = (proving.blocks, proving.landed, proving.proofTimeout)
+        let intact: Int
+        switch answer {
+        case .intact(let count): intact = min(max(count, 0), landed)
+        case .gone, nil: intact = 0
+        }
+        if intact == landed, policy == .proven(.off) || policy == .proven(.onFailure) {
+          let reason = landed == blocks ? nil : proving.reason
+          return Self.settled(proving.lease, valid: landed, of: blocks, reason, ranks)
+        }
+        let reason = proving.reason ?? (intact == landed ? nil : .notIntact)
+        if policy == .proven(.off) {
+          return Self.settled(proving.lease, valid: intact, of: blocks, reason, ranks)
+        }
+        return Self.askDigests(
+          proving.lease, blocks: blocks, landed: landed, reason, timeout: timeout, at: now, ranks)
+      // The answer raced with a deadline, a death or a cancel that decided without it.
+      case .moving(let moving): return Step(.moving(moving), [])
+      case .draining: return Step(.draining, [])
+      case .closed: return Step(.closed, [])
+      case .resolving: preconditionFailure("a confirm before the grant")
+      case .granted: preconditionFailure("a confirm before anything moved")
+      }
+    }
+  }
+
+  // MARK: Deciding
+
+  /// From moving to the cheapest proof that can stand, or straight to the result.
+  static func prove(
+    _ lease: consuming HeldLease, blocks: Int, _ ranks: [RankProgress], _ policy: ProofPolicy,
+    _ reason: FallbackReason?, timeout: Duration, at now: LocalInstant, sourceAnswers: Bool,
+    before: [FetchAction] = []
+  ) -> Step<State, [FetchAction]> {
+    let landed = min(blocks, ranks.map(\.landed).min() ?? 0)
+    if landed == 0 {
+      return settled(lease, valid: 0, of: blocks, reason ?? .transferFailed, ranks, before: before)
+    }
+    switch policy {
+    case .unsafelyTrusting:
+      return settled(
+        lease, valid: landed, of: blocks, landed == blocks ? nil : reason, ranks, before: before)
+    case .proven(let digests):
+      if sourceAnswers {
+        let id = lease.id
+        let proving = Proving(
+          lease: lease, blocks: blocks, landed: landed, awaiting: .confirm, until: now + timeout,
+          proofTimeout: timeout, reason: reason)
+        return Step(.proving(proving), before + [.confirm(id)])
+      }
+      if digests == .off {
+        return settled(lease, valid: 0, of: blocks, reason ?? .notIntact, ranks, before: before)
+      }
+      return askDigests(
+        lease, blocks: blocks, landed: landed, reason, timeout: timeout, at: now, ranks,
+        before: before)
+    }
+  }
+
+  static func askDigests(
+    _ lease: consuming HeldLease, blocks: Int, landed: Int, _ reason: FallbackReason?,
+    timeout: Duration, at now: LocalInstant, _ ranks: [RankProgress], before: [FetchAction] = []
+  ) -> Step<State, [FetchAction]> {
+    if landed == 0 {
+      return settled(lease, valid: 0, of: blocks, reason ?? .notIntact, ranks, before: before)
+    }
+    let proving = Proving(
+      lease: lease, blocks: blocks, landed: landed, awaiting: .digests, until: now + timeout,
+      proofTimeout: timeout, reason: reason)
+    return Step(.proving(proving), before + [.checkDigests(leading: landed)])
+  }
+
+  static func settled(
+    _ lease: consuming HeldLease, valid: Int, of blocks: Int, _ reason: FallbackReason?,
+    _ ranks: [RankProgress], before: [FetchAction] = []
+  ) -> Step<State, [FetchAction]> {
+    // A rank that has not confirmed its stop may post between its last report and our order.
+    let unquiet = Set(
+      ranks.flatMap { rank in
+        rank.isQuiet ? [] : rank.isStopped ? rank.unquiet : Array(min(rank.landed, blocks)..<blocks)
+      }
+    ).sorted()
+    precondition(
+      unquiet.allSatisfy { $0 >= valid }, "a block counts as valid while it may be written")
+    let result = FetchResult(
+      valid: valid, matched: blocks, unquiet: unquiet,
+      reason: valid == blocks && reason != .cancelled ? nil : reason,
+      lastLanding: ranks.compactMap(\.lastLanding).max())
+    let actions = before + [.release(lease.surrender()), .settle(result)]
+    if ranks.allSatisfy(\.isQuiet) { return Step(.closed, actions + [.close]) }
+    return Step(.draining, actions)
+  }
+}

@@ -1,0 +1,221 @@
+/// The life of one request's fetch from one source, across all ranks.
+///
+///     resolving ─granted─▶ granted ─bound─▶ moving ─every rank landed or failed─▶ proving ─▶ draining ─▶ closed
+///         │                   │                ├─soft or hard deadline, peer down─▶ proving      │ all quiet
+///         │refused, late      │no blocks       └─cancelled─▶ draining
+///         └───────────────────┴──────────────▶ closed
+///
+/// It ends twice, once each: `settle` is the one result and waits for nothing; `close` comes when
+/// no rank's memory can be written any more. The lease is surrendered at settle.
+///
+/// Holds no clock, socket, lock or continuation. Events are facts; each returns the orders to carry
+/// out, empty where a fact changes nothing.
+package struct FetchMachine: ~Copyable {
+  enum State: ~Copyable {
+    /// Asked the source. Can transition to: granted; closed (refused, late, cancelled).
+    case resolving(until: LocalInstant)
+    /// Has a lease, has no blocks. Can transition to: moving; closed (no blocks, cancelled).
+    case granted(Granted)
+    /// Ranks are reading. Can transition to: proving; draining (cancelled, nothing landed).
+    case moving(Moving)
+    /// Nothing more is posted; finding out what to believe. Can transition to: draining, closed.
+    case proving(Proving)
+    /// Settled; some rank is not quiet. Can transition to: closed.
+    case draining
+    case closed
+  }
+
+  struct Granted: ~Copyable {
+    let lease: HeldLease
+    let blocks: Int
+  }
+
+  struct Moving: ~Copyable {
+    let lease: HeldLease
+    let blocks: Int
+    let startedAt: LocalInstant
+    let deadlines: FetchDeadlines
+  }
+
+  struct Proving: ~Copyable {
+    let lease: HeldLease
+    let blocks: Int
+    let landed: Int
+    let awaiting: Awaiting
+    let until: LocalInstant
+    let proofTimeout: Duration
+    let reason: FallbackReason?
+  }
+
+  enum Awaiting { case confirm, digests }
+
+  package let id: FetchID
+  package let request: RequestID
+  let policy: ProofPolicy
+  var ranks: [RankProgress]
+  var machine: Machine<State>
+
+  package init(
+    id: FetchID, request: RequestID, rankCount: Int, policy: ProofPolicy,
+    resolveBy deadline: LocalInstant
+  ) {
+    precondition(rankCount > 0, "a group has at least one rank")
+    self.id = id
+    self.request = request
+    self.policy = policy
+    ranks = Array(repeating: RankProgress(), count: rankCount)
+    machine = Machine(.resolving(until: deadline))
+  }
+
+  // MARK: Events before anything moves
+
+  package mutating func resolveGranted(_ lease: LeaseID, blocks: Int) -> [FetchAction] {
+    precondition(blocks > 0, "a grant of nothing is a refusal")
+    return machine.advance { state in
+      switch consume state {
+      case .resolving:
+        return Step(.granted(Granted(lease: HeldLease(lease), blocks: blocks)), [.bind(blocks: blocks)])
+      // The grant raced with our deadline or with a cancel: give the lease straight back.
+      case .closed: return Step(.closed, [.release(lease)])
+      case .granted: preconditionFailure("two grants for one resolve")
+      case .moving: preconditionFailure("two grants for one resolve")
+      case .proving: preconditionFailure("two grants for one resolve")
+      case .draining: preconditionFailure("two grants for one resolve")
+      }
+    }
+  }
+
+  package mutating func resolveRefused(_ reason: FallbackReason) -> [FetchAction] {
+    machine.advance { state in
+      switch consume state {
+      case .resolving:
+        return Step(
+          .closed, [.settle(FetchResult(valid: 0, matched: 0, reason: reason)), .close])
+      // The refusal raced with our deadline or with a cancel.
+      case .closed: return Step(.closed, [])
+      case .granted: preconditionFailure("a refusal after a grant")
+      case .moving: preconditionFailure("a refusal after a grant")
+      case .proving: preconditionFailure("a refusal after a grant")
+      case .draining: preconditionFailure("a refusal after a grant")
+      }
+    }
+  }
+
+  /// The engine gave target blocks: for the whole grant, or for the part of it that still follows
+  /// the request's local prefix.
+  package mutating func bound(
+    blocks: Int, at now: LocalInstant, deadlines: FetchDeadlines
+  ) -> [FetchAction] {
+    precondition(blocks > 0, "bound to nothing")
+    for rank in ranks.indices { ranks[rank].isQuiet = false }
+    return machine.advance { state in
+      switch consume state {
+      case .granted(let granted):
+        precondition(blocks <= granted.blocks, "bound beyond the grant")
+        let moving = Moving(
+          lease: granted.lease, blocks: blocks, startedAt: now, deadlines: deadlines)
+        return Step(.moving(moving), [.start(blocks: blocks)])
+      case .resolving: preconditionFailure("bound before the grant")
+      case .moving: preconditionFailure("bound twice")
+      case .proving: preconditionFailure("bound twice")
+      case .draining: preconditionFailure("bound after the end")
+      case .closed: preconditionFailure("bound after the end")
+      }
+    }
+  }
+
+  /// The engine has no blocks to land in.
+  package mutating func bindRefused() -> [FetchAction] {
+    machine.advance { state in
+      switch consume state {
+      case .granted(let granted):
+        let result = FetchResult(valid: 0, matched: 0, reason: .noBlocks)
+        return Step(.closed, [.release(granted.lease.surrender()), .settle(result), .close])
+      case .resolving: preconditionFailure("no blocks before the grant")
+      case .moving: preconditionFailure("no blocks after bound")
+      case .proving: preconditionFailure("no blocks after bound")
+      case .draining: preconditionFailure("no blocks after the end")
+      case .closed: preconditionFailure("no blocks after the end")
+      }
+    }
+  }
+
+  /// The request is no longer wanted.
+  package mutating func cancelled() -> [FetchAction] {
+    machine.advance { [ranks] state in
+      switch consume state {
+      case .resolving:
+        let result = FetchResult(valid: 0, matched: 0, reason: .cancelled)
+        return Step(.closed, [.settle(result), .close])
+      case .granted(let granted):
+        let result = FetchResult(valid: 0, matched: 0, reason: .cancelled)
+        return Step(.closed, [.release(granted.lease.surrender()), .settle(result), .close])
+      case .moving(let moving):
+        return Self.settled(
+          moving.lease, valid: 0, of: moving.blocks, .cancelled, ranks, before: [.stopPosting])
+      case .proving(let proving):
+        return Self.settled(proving.lease, valid: 0, of: proving.blocks, .cancelled, ranks)
+      // Cancelling twice, or just after the end, is an ordinary race with the engine.
+      case .draining: return Step(.draining, [])
+      case .closed: return Step(.closed, [])
+      }
+    }
+  }
+
+  // MARK: Queries
+
+  /// The state without what it owns.
+  enum Phase: Equatable { case resolving, granted, moving, confirming, checking, draining, closed }
+
+  var phase: Phase {
+    machine.read { state in
+      switch state {
+      case .resolving: .resolving
+      case .granted: .granted
+      case .moving: .moving
+      case .proving(let proving):
+        switch proving.awaiting {
+        case .confirm: .confirming
+        case .digests: .checking
+        }
+      case .draining: .draining
+      case .closed: .closed
+      }
+    }
+  }
+
+  /// Settled, and every rank quiet.
+  package var isClosed: Bool { phase == .closed }
+  package var isMoving: Bool { phase == .moving }
+  package var isSettled: Bool { phase == .draining || phase == .closed }
+  /// Where the machine is, for tables and logs.
+  package var stateName: String { "\(phase)" }
+
+  /// The moment ``timePassed(at:)`` next has something to decide.
+  package var nextDeadline: LocalInstant? {
+    let landing = lastLanding
+    return machine.read { state in
+      switch state {
+      case .resolving(let until): until
+      case .moving(let moving): Self.deadline(of: moving, lastLanding: landing).at
+      case .proving(let proving): proving.until
+      case .granted: nil
+      case .draining: nil
+      case .closed: nil
+      }
+    }
+  }
+
+  var lastLanding: LocalInstant? { ranks.compactMap(\.lastLanding).max() }
+
+  /// The earliest deadline that ends a move, and what to call it.
+  static func deadline(
+    of moving: borrowing Moving, lastLanding: LocalInstant?
+  ) -> (at: LocalInstant, reason: FallbackReason) {
+    let limits = moving.deadlines
+    let stall = max(lastLanding ?? moving.startedAt, moving.startedAt) + limits.stall
+    let soft = min(moving.startedAt + limits.span, stall)
+    let hard = moving.startedAt + limits.hard
+    return soft <= hard ? (soft, .softDeadline) : (hard, .hardDeadline)
+  }
+}

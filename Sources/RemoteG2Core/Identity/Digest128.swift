@@ -1,0 +1,20 @@
+/// The content digest of one block on one rank (XXH3-128), computed by the source when it sealed it.
+public struct Digest128: Hashable, Sendable, CustomStringConvertible {
+  public let high: UInt64
+  public let low: UInt64
+
+  public init(high: UInt64, low: UInt64) {
+    self.high = high
+    self.low = low
+  }
+
+  public var description: String { hexText(high) + hexText(low) }
+}
+
+/// When a target compares what landed with the grant's digests.
+public enum DigestPolicy: String, Sendable, CaseIterable {
+  case off
+  /// When confirm did not vouch for every block: it failed, or the source is gone.
+  case onFailure
+  case always
+}

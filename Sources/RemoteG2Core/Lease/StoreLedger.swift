@@ -1,0 +1,152 @@
+/// A store's whole state: its slots and its leases, changed only together.
+///
+/// Looking blocks up, pinning them and answering is one act, so no answer can name a block that is
+/// evicted before the pin. The shell wraps this value in one lock and gives it the time.
+package struct StoreLedger: Sendable {
+  private struct Lease: Sendable {
+    let blocks: [GrantedBlock]
+    var deadline: LocalInstant
+    var isLive = true
+  }
+
+  package let incarnation: Incarnation
+  package let limits: Limits
+  package var pool: SlotPool
+  private var leases: [UInt64: Lease] = [:]
+  private var deadlines = DeadlineHeap()
+  private var serialNext: UInt64 = 1
+  private var liveCount = 0
+  private var grantedCount: UInt64 = 0
+  private var releasedCount: UInt64 = 0
+  private var expiredCount: UInt64 = 0
+
+  package init(incarnation: Incarnation, slotCount: Int, rankCount: Int, limits: Limits) {
+    self.incarnation = incarnation
+    self.limits = limits
+    pool = SlotPool(slotCount: slotCount, rankCount: rankCount)
+  }
+
+  // MARK: Events
+
+  /// A target wants the longest prefix of `keys`.
+  package mutating func resolve(
+    _ keys: [BlockKey], ttl: Duration?, at now: LocalInstant
+  ) -> ResolveAnswer {
+    expireDue(at: now)
+    guard !keys.isEmpty, keys.count <= limits.blocksPerFetchMax else { return .refused(.invalid) }
+    let ttl = min(max(ttl ?? limits.leaseTTL, .milliseconds(1)), limits.leaseTTLMax)
+    guard pool.slot(holding: keys[0]) != nil else { return .refused(.gone) }
+    guard liveCount < limits.leasesMax else { return .refused(.overBudget) }
+    let pinnedMax = max(1, Int(Double(pool.slotCount) * limits.pinnedFractionMax))
+    var blocks: [GrantedBlock] = []
+    for key in keys {
+      guard let slot = pool.slot(holding: key) else { break }
+      if pool.pins(of: slot) == 0, pool.pinnedCount >= pinnedMax { break }
+      pool.pin(slot)
+      blocks.append(
+        GrantedBlock(
+          slot: slot, generation: pool.generation(of: slot), digests: pool.digests(of: slot)))
+    }
+    guard !blocks.isEmpty else { return .refused(.overBudget) }
+    let serial = serialNext
+    serialNext += 1
+    leases[serial] = Lease(blocks: blocks, deadline: now + ttl)
+    deadlines.insert(serial, due: now + ttl)
+    liveCount += 1
+    grantedCount += 1
+    return .granted(
+      Grant(lease: LeaseID(serial: serial, owner: incarnation), ttl: ttl, blocks: blocks))
+  }
+
+  /// The holder still needs its lease. Refused after the deadline even if nothing has reaped it.
+  package mutating func renew(
+    _ id: LeaseID, ttl: Duration?, at now: LocalInstant
+  ) -> RenewAnswer {
+    expireDue(at: now)
+    guard id.owner == incarnation, leases[id.serial]?.isLive == true else { return .gone }
+    let ttl = min(max(ttl ?? limits.leaseTTL, .milliseconds(1)), limits.leaseTTLMax)
+    leases[id.serial]?.deadline = now + ttl
+    deadlines.insert(id.serial, due: now + ttl)
+    return .renewed(ttl: ttl)
+  }
+
+  /// The holder has read its blocks and asks which of them it may believe.
+  package mutating func confirm(_ id: LeaseID, at now: LocalInstant) -> ConfirmAnswer {
+    expireDue(at: now)
+    guard id.owner == incarnation, let lease = leases[id.serial] else { return .gone }
+    let intact = lease.blocks.prefix { pool.generation(of: $0.slot) == $0.generation }
+    return .intact(intact.count)
+  }
+
+  package mutating func release(_ id: LeaseID, at now: LocalInstant) -> ReleaseAnswer {
+    expireDue(at: now)
+    guard id.owner == incarnation, let lease = leases[id.serial] else { return .gone }
+    // A release racing with expiry, or sent twice because its answer was lost.
+    guard lease.isLive else { return .alreadyEnded }
+    end(id.serial, at: now)
+    releasedCount += 1
+    return .released
+  }
+
+  /// Time passed. Ends what is due and forgets what ended a TTL ago.
+  package mutating func expireDue(at now: LocalInstant) {
+    while let first = deadlines.first, first.deadline <= now {
+      _ = deadlines.popFirst()
+      guard let lease = leases[first.serial] else { continue }
+      if lease.isLive {
+        // An entry older than a renewal is stale; the renewal's own entry follows.
+        guard lease.deadline <= now else { continue }
+        end(first.serial, at: now)
+        expiredCount += 1
+      } else if lease.deadline <= now {
+        leases[first.serial] = nil
+      }
+    }
+    if pool.writingCount > 0 { _ = pool.abandonOverdue(at: now) }
+  }
+
+  // MARK: Queries
+
+  /// When ``expireDue(at:)`` next has something to do.
+  package var nextDeadline: LocalInstant? { deadlines.first?.deadline }
+
+  package var stats: StoreStats {
+    var stats = StoreStats()
+    stats.slots = pool.slotCount
+    stats.free = pool.freeCount
+    stats.writing = pool.writingCount
+    stats.sealed = pool.sealedCount
+    stats.pinned = pool.pinnedCount
+    stats.leases = liveCount
+    stats.granted = grantedCount
+    stats.released = releasedCount
+    stats.expired = expiredCount
+    stats.evicted = pool.evictedCount
+    return stats
+  }
+
+  /// The pins that live leases account for; equals the pool's own count at every moment.
+  package var leasedPinCount: Int {
+    leases.values.reduce(0) { $0 + ($1.isLive ? $1.blocks.count : 0) }
+  }
+
+  // MARK: Private
+
+  /// Unpins from the tail, so that the head of a chain is the last to be evicted.
+  private mutating func end(_ serial: UInt64, at now: LocalInstant) {
+    guard var lease = leases[serial], lease.isLive else {
+      preconditionFailure("lease \(serial) ended twice")
+    }
+    for block in lease.blocks.reversed() { pool.unpin(block.slot) }
+    liveCount -= 1
+    lease.isLive = false
+    guard leases.count <= limits.leasesRememberedMax else {
+      leases[serial] = nil
+      return
+    }
+    // Remembered for one more TTL, so that confirm and release stay idempotent.
+    lease.deadline = now + limits.leaseTTL
+    leases[serial] = lease
+    deadlines.insert(serial, due: lease.deadline)
+  }
+}

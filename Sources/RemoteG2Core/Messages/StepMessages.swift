@@ -1,0 +1,104 @@
+/// Who a fetch reads from. Peer = address + incarnation, so a restarted store is another source.
+public enum SourceID: Hashable, Sendable, CustomStringConvertible {
+  case local(Incarnation)
+  case peer(name: String, Incarnation)
+
+  public var incarnation: Incarnation {
+    switch self {
+    case .local(let incarnation): incarnation
+    case .peer(_, let incarnation): incarnation
+    }
+  }
+  public var description: String {
+    switch self {
+    case .local: "local store"
+    case .peer(let name, _): name
+    }
+  }
+  public var isLocal: Bool { if case .local = self { true } else { false } }
+}
+
+/// One block to read: where it lands, and where it is.
+public struct BlockMove: Equatable, Sendable {
+  public let target: BlockIndex
+  public let source: SlotIndex
+
+  public init(target: BlockIndex, source: SlotIndex) {
+    self.target = target
+    self.source = source
+  }
+}
+
+/// One order from the leader to every rank's worker half. It is all that a rank ever sees.
+public enum RankOrder: Equatable, Sendable {
+  case load(FetchID, from: SourceID, moves: [BlockMove])
+  case stopPosting(FetchID)
+  /// Compare the leading blocks with these digests, one list per rank.
+  case checkDigests(FetchID, expected: [[Digest128?]])
+  /// The fetch is closed: forget it.
+  case forget(FetchID)
+  case save([BlockSave])
+  /// This incarnation is proved dead: its agent may be fenced.
+  case sourceDied(SourceID)
+}
+
+/// One sealed G1 block to copy into the local store's pool.
+public struct BlockSave: Equatable, Sendable {
+  public let block: BlockIndex
+  public let slot: SlotIndex
+  public let generation: UInt32
+  public let store: Incarnation
+  /// A pulled block keeps the grant's digests when it travels on, one per rank.
+  public let digests: [Digest128?]?
+
+  public init(
+    block: BlockIndex, slot: SlotIndex, generation: UInt32, store: Incarnation,
+    digests: [Digest128?]?
+  ) {
+    self.block = block
+    self.slot = slot
+    self.generation = generation
+    self.store = store
+    self.digests = digests
+  }
+}
+
+/// A copy into the store's pool that ended. `digest` is nil when it could not be made.
+public struct SavedBlock: Equatable, Sendable {
+  public let save: BlockSave
+  public let digest: Digest128?
+
+  public init(save: BlockSave, digest: Digest128?) {
+    self.save = save
+    self.digest = digest
+  }
+}
+
+/// What one rank tells the leader at the end of a step.
+public struct RankReport: Equatable, Sendable {
+  public var rank: Int
+  /// The plan it answers.
+  public var sequence: UInt64
+  public var progress: [FetchID: RankProgress] = [:]
+  /// Target blocks of loads that failed, each reported once: the seed's
+  /// `get_block_ids_with_load_errors`.
+  public var loadErrors: [BlockIndex] = []
+  public var saved: [SavedBlock] = []
+  public var bytesMoved: [SourceID: MovedBytes] = [:]
+  /// Sources this rank was told to attach, and whether it could.
+  public var attached: [SourceID: Bool] = [:]
+
+  public init(rank: Int, sequence: UInt64) {
+    self.rank = rank
+    self.sequence = sequence
+  }
+
+  public struct MovedBytes: Equatable, Sendable {
+    public var bytes: Int
+    public var duration: Duration
+    public init(bytes: Int, duration: Duration) {
+      self.bytes = bytes
+      self.duration = duration
+    }
+  }
+}

@@ -1,0 +1,62 @@
+/// Every bound in one place. A queue, table, loop, retry or message without an entry here is a bug.
+public struct Limits: Sendable, Equatable {
+  // Store.
+  public var leasesMax = 1024
+  /// Of the pool's slots, how many leases may pin at once.
+  public var pinnedFractionMax = 0.75
+  public var leaseTTL: Duration = .seconds(30)
+  public var leaseTTLMax: Duration = .seconds(120)
+  /// A finished lease still answers confirm and release for one TTL; this many at most.
+  public var leasesRememberedMax = 4096
+  /// A reservation whose writer vanished is taken back after this long.
+  public var reservationMax: Duration = .seconds(30)
+
+  // Fetch.
+  public var fetchesInFlightMax = 64
+  public var blocksPerFetchMax = 4096
+  public var transferBlocksMax = 16
+  public var transferBytesMax = 4 << 20
+  /// Posted to one source at a time. More of them make a dying reader more dangerous to a source.
+  public var transfersPostedMax = 4
+  public var resolveMin: Duration = .milliseconds(50)
+  public var resolveMax: Duration = .milliseconds(500)
+  public var softDeadlineMin: Duration = .milliseconds(50)
+  public var hardDeadline: Duration = .seconds(30)
+  public var handshakeTimeout: Duration = .seconds(1)
+  public var peerNotReadyWaitMax: Duration = .milliseconds(100)
+  /// Target blocks that may sit in quarantine, as a share of G1.
+  public var quarantineFractionMax = 0.5
+  public var agentsMax = 64
+
+  // Engine.
+  public var stepTokensMax = 128
+  public var requestsMax = 1024
+  public var promptTokensMax = 8192
+  public var storeSavesInFlightMax = 128
+
+  // Wire.
+  public var messageBytesMax = 4 << 20
+  public var metadataBytesMax = 1 << 20
+  public var peersMax = 64
+  public var hintBytesMax = 4096
+  public var commandBytesMax = 1 << 20
+
+  public init() { check() }
+
+  /// The relations between limits, each with its reason.
+  public func check() {
+    precondition(leaseTTL <= leaseTTLMax, "a default lease must be grantable")
+    precondition(
+      resolveMin <= resolveMax && resolveMax < leaseTTL,
+      "a grant must outlive the wait for it")
+    precondition(
+      hardDeadline <= leaseTTLMax, "a renewed lease must be able to cover a whole fetch")
+    precondition(transferBlocksMax >= 1 && transfersPostedMax >= 1, "a pull must be able to move")
+    precondition(
+      pinnedFractionMax > 0 && pinnedFractionMax < 1,
+      "an owner must always be able to evict something")
+    precondition(
+      blocksPerFetchMax * 64 <= messageBytesMax, "a grant for the longest fetch must fit a message")
+    precondition(stepTokensMax >= 1 && promptTokensMax >= 2, "a request must be able to step")
+  }
+}

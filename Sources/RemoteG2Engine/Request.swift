@@ -1,0 +1,96 @@
+public import KVConnector
+public import RemoteG2Core
+
+/// Why a request is not served, or not served to its end.
+public enum RequestError: Error, Equatable, Sendable, CustomStringConvertible {
+  case emptyPrompt
+  case token(Int32, vocabularySize: Int)
+  case promptTooLong(tokens: Int, max: Int)
+  case generation(tokens: Int)
+  /// It could never run here, however long it waited.
+  case needsTooManyBlocks(needed: Int, pool: Int)
+  case tooManyRequests(max: Int)
+  case duplicate(RequestID)
+  /// The load policy is `fail`.
+  case loadFailed(FallbackReason)
+
+  public var description: String {
+    switch self {
+    case .emptyPrompt: "the prompt is empty"
+    case .token(let token, let size): "token \(token) is outside a vocabulary of \(size)"
+    case .promptTooLong(let tokens, let most):
+      "prompt and generation are \(tokens) tokens; at most \(most) fit"
+    case .generation(let tokens): "a generation of \(tokens) tokens is not possible"
+    case .needsTooManyBlocks(let needed, let pool):
+      "the request needs \(needed) blocks and G1 has \(pool): raise --g1-blocks or shorten it"
+    case .tooManyRequests(let most): "\(most) requests are waiting already: try again later"
+    case .duplicate(let id): "\(id) is known already"
+    case .loadFailed(let reason): "loading its prefix failed (\(reason)) and the policy is fail"
+    }
+  }
+}
+
+/// What a client asks for.
+public struct RequestSpec: Sendable {
+  public let id: RequestID
+  public let prompt: [Int32]
+  public let generateMax: Int
+  public let hint: Hint?
+  /// Go on past end-of-text tokens, so that a demonstration has its full length.
+  public let ignoresEnd: Bool
+  /// Digest every step's logits and, at the end, the KV.
+  public let wantsDigests: Bool
+
+  public init(
+    id: RequestID, prompt: [Int32], generateMax: Int, hint: Hint? = nil, ignoresEnd: Bool = false,
+    wantsDigests: Bool = false
+  ) {
+    self.id = id
+    self.prompt = prompt
+    self.generateMax = generateMax
+    self.hint = hint
+    self.ignoresEnd = ignoresEnd
+    self.wantsDigests = wantsDigests
+  }
+}
+
+/// Where a request's prompt came from, and when what happened. Blocks times `tokensPerBlock` are
+/// tokens.
+public struct RequestAccount: Equatable, Sendable {
+  public var submittedAt = LocalInstant(nanoseconds: 0)
+  public var firstTokenAt: LocalInstant?
+  public var endedAt: LocalInstant?
+  public var promptTokens = 0
+  /// Found in G1.
+  public var cachedTokens = 0
+  /// Asked of a store's mapping, and kept.
+  public var reloadedTokens = 0
+  public var pulledTokens = 0
+  public var keptTokens = 0
+  public var computedPromptTokens = 0
+  public var pulledBytes = 0
+  public var reasons: [FallbackReason] = []
+  public var settledAt: LocalInstant?
+  /// The deadline that ended its last load, if one did.
+  public var softDeadlineAt: LocalInstant?
+  /// The start of the first step that computed part of the prompt after a settle.
+  public var firstRecomputeAt: LocalInstant?
+  public var stepDurations: [Duration] = []
+  public var preemptions = 0
+
+  public init() {}
+
+  public var timeToFirstToken: Duration? { firstTokenAt.map { $0 - submittedAt } }
+}
+
+/// How a request ended.
+public struct RequestResult: Sendable {
+  public let id: RequestID
+  public let generated: [Int32]
+  public let error: RequestError?
+  public let account: RequestAccount
+  /// Over the bits of every generated token's logits, in order. Nil unless asked for.
+  public let logitsDigest: Digest128?
+  /// Over the KV of every token that has one, in token order. Nil unless asked for.
+  public let kvDigest: Digest128?
+}

@@ -1,0 +1,42 @@
+import ContentDigest
+import KVConnector
+import RemoteG2Core
+
+/// A request inside the engine.
+final class RunningRequest {
+  enum Phase: Equatable {
+    /// Has no blocks. Waits for its match, or for blocks.
+    case waiting
+    /// Has blocks that a connector is filling.
+    case loading
+    /// Is in every plan.
+    case running
+  }
+
+  let spec: RequestSpec
+  /// Prompt, then what was generated.
+  var tokens: [Int32]
+  var keys: [BlockKey] = []
+  var blocks: [BlockIndex] = []
+  /// Leading tokens whose KV is in `blocks`.
+  var computed = 0
+  /// Leading blocks that are sealed, or known to be private.
+  var sealedBlocks = 0
+  var phase = Phase.waiting
+  var account = RequestAccount()
+  var logitsDigest = StreamingDigest()
+  /// Tokens of this step's plan.
+  var planned = 0
+  var kvDigest: Digest128?
+
+  init(spec: RequestSpec, at now: LocalInstant) {
+    self.spec = spec
+    tokens = spec.prompt
+    account.submittedAt = now
+    account.promptTokens = spec.prompt.count
+  }
+
+  var generated: ArraySlice<Int32> { tokens[spec.prompt.count...] }
+  /// Tokens whose KV is still to be computed before the next one can be sampled.
+  var remaining: Int { tokens.count - computed }
+}

@@ -1,0 +1,82 @@
+import KVConnector
+import RemoteG2Core
+
+/// What a settled load does to its request. After it, the request's state equals that of a fresh
+/// request with the same valid prefix.
+extension Scheduler: LoadRecovery {
+  func resumeLoaded(_ result: LoadResult, at now: LocalInstant) {
+    let didApply = recomputeFailedLoad(result, at: now)
+    precondition(didApply, "nothing failed, so nothing is swapped")
+  }
+
+  func recomputeFailedLoad(_ result: LoadResult, at now: LocalInstant) -> Bool {
+    if let gone = leaving.removeValue(forKey: result.request) {
+      let unquiet = Set(result.unquiet)
+      // Blocks still being written stay held, by the quarantine, until they are quiet.
+      for block in gone.blocks.reversed() where !unquiet.contains(block) { pool.release(block) }
+      gone.blocks = []
+      connector.finish(gone.spec.id)
+      finished.append((gone, nil))
+      return true
+    }
+    guard let request = requests.first(where: { $0.spec.id == result.request }) else { return true }
+    // A fetch that ended before it had blocks changes nothing.
+    guard request.phase == .loading else { return true }
+    account(for: result, in: request)
+    var sealed: [SealedBlock] = []
+    for block in result.valid {
+      let position = request.sealedBlocks
+      precondition(request.blocks[position] == block.block, "a loaded block is out of place")
+      if pool.seal(block.block, as: block.key), !result.isLocal { sealed.append(block) }
+      request.sealedBlocks += 1
+      request.computed += tokensPerBlock
+    }
+    offer(sealed, at: now)
+    // Its next match may still find a peer for the rest.
+    request.phase = .waiting
+    let unquiet = Set(result.unquiet)
+    guard let fresh = pool.allocate(unquiet.count) else {
+      // No block to swap in: it keeps nothing, and waits for blocks, not for the peer.
+      request.blocks.removeAll { unquiet.contains($0) }
+      preempt(request)
+      return true
+    }
+    var replacements = fresh.makeIterator()
+    request.blocks = request.blocks.map { block in
+      guard unquiet.contains(block) else { return block }
+      guard let next = replacements.next() else {
+        preconditionFailure("one fresh block for each that is not quiet")
+      }
+      return next
+    }
+    return true
+  }
+
+  private func account(for result: LoadResult, in request: RunningRequest) {
+    let kept = result.valid.count * tokensPerBlock
+    request.account.settledAt = result.settledAt
+    if let due = result.dueAt { request.account.softDeadlineAt = due }
+    if result.isLocal {
+      request.account.reloadedTokens += kept
+    } else {
+      request.account.pulledTokens += (result.valid.count + result.failed.count) * tokensPerBlock
+      request.account.keptTokens += kept
+    }
+    if let reason = result.reason { request.account.reasons.append(reason) }
+  }
+
+  func endRequest(_ request: RequestID, because reason: FallbackReason, at now: LocalInstant) {
+    guard let request = requests.first(where: { $0.spec.id == request }) else { return }
+    leave(request, error: .loadFailed(reason))
+  }
+
+  func giveBack(_ blocks: [BlockIndex]) {
+    for block in blocks { pool.release(block) }
+  }
+
+  func requests(loadingInto blocks: Set<BlockIndex>) -> [RequestID] {
+    requests.filter { request in
+      request.phase == .loading && request.blocks.contains { blocks.contains($0) }
+    }.map(\.spec.id)
+  }
+}

@@ -1,0 +1,201 @@
+import KVConnector
+import RemoteG2Core
+
+/// Decides what each step computes: continuous batching, chunked prefill, first come first served.
+/// Rank 0 only. Never waits: a request whose prefix is on its way is simply not in the plan yet.
+final class Scheduler {
+  let limits: Limits
+  let tokensPerBlock: Int
+  let chain: KeyChain
+  let connector: any SchedulerConnector
+  var pool: PrefixPool
+  /// In order of arrival, which is also their priority.
+  var requests: [RunningRequest] = []
+  /// Requests that left while their load was open: only their blocks are still here.
+  var leaving: [RequestID: RunningRequest] = [:]
+  var finished: [(request: RunningRequest, error: RequestError?)] = []
+
+  init(
+    blockCount: Int, tokensPerBlock: Int, chain: KeyChain, connector: any SchedulerConnector,
+    limits: Limits
+  ) {
+    pool = PrefixPool(blockCount: blockCount)
+    self.tokensPerBlock = tokensPerBlock
+    self.chain = chain
+    self.connector = connector
+    self.limits = limits
+  }
+
+  // MARK: Requests
+
+  func submit(_ spec: RequestSpec, contextLength: Int, vocabularySize: Int, at now: LocalInstant)
+    throws(RequestError)
+  {
+    guard !spec.prompt.isEmpty else { throw .emptyPrompt }
+    guard spec.generateMax >= 1, spec.generateMax <= contextLength else {
+      throw .generation(tokens: spec.generateMax)
+    }
+    let total = spec.prompt.count + spec.generateMax
+    let most = min(contextLength, limits.promptTokensMax)
+    guard total <= most else { throw .promptTooLong(tokens: total, max: most) }
+    for token in spec.prompt where token < 0 || Int(token) >= vocabularySize {
+      throw .token(token, vocabularySize: vocabularySize)
+    }
+    let needed = (total + tokensPerBlock - 1) / tokensPerBlock
+    guard needed <= pool.blockCount else {
+      throw .needsTooManyBlocks(needed: needed, pool: pool.blockCount)
+    }
+    guard requests.count < limits.requestsMax else { throw .tooManyRequests(max: limits.requestsMax) }
+    guard !requests.contains(where: { $0.spec.id == spec.id }), leaving[spec.id] == nil else {
+      throw .duplicate(spec.id)
+    }
+    let request = RunningRequest(spec: spec, at: now)
+    chain.extend(&request.keys, covering: request.tokens)
+    requests.append(request)
+  }
+
+  /// The client is gone. Unknown ids are ignored: the request may have just finished.
+  func cancel(_ id: RequestID, at now: LocalInstant) {
+    guard let request = requests.first(where: { $0.spec.id == id }) else { return }
+    if request.phase == .loading {
+      leaving[id] = request
+      requests.removeAll { $0 === request }
+    }
+    connector.abort(id, at: now)
+    if request.phase != .loading { leave(request, error: nil) }
+  }
+
+  // MARK: Admission
+
+  /// Moves waiting requests on: into a load, into the running set, or nowhere yet.
+  func admit(at now: LocalInstant) {
+    for request in requests where request.phase == .waiting {
+      let isFresh = request.blocks.isEmpty
+      let most = (request.tokens.count - 1) / tokensPerBlock
+      let found = isFresh ? pool.match(request.keys, most: most) : []
+      let computed = isFresh ? found.count : request.computed / tokensPerBlock
+      let view = RequestView(
+        id: request.spec.id, keys: request.keys, blocksMax: most, hint: request.spec.hint)
+      switch connector.match(view, computed: computed, at: now) {
+      case .undecided: continue
+      case .none:
+        takePrefix(found, of: request)
+        request.phase = .running
+      case .available(let count):
+        let have = max(0, request.blocks.count - computed)
+        // The found prefix is held first, so that making room cannot evict it.
+        takePrefix(found, of: request)
+        guard let fresh = pool.allocate(max(0, count - have)) else {
+          connector.bindRefused(request.spec.id, at: now)
+          request.phase = .running
+          continue
+        }
+        request.blocks += fresh
+        request.phase = .loading
+        connector.bind(
+          request.spec.id, to: Array(request.blocks[computed..<computed + count]), at: now)
+      }
+    }
+  }
+
+  private func takePrefix(_ found: [BlockIndex], of request: RunningRequest) {
+    guard !found.isEmpty else { return }
+    for block in found { pool.hold(block) }
+    request.blocks = found
+    request.sealedBlocks = found.count
+    request.computed = found.count * tokensPerBlock
+    request.account.cachedTokens += request.computed
+  }
+
+  // MARK: Planning
+
+  /// Chooses this step's tokens: every decoding request first, then prompts in order.
+  func choose() -> [RunningRequest] {
+    for request in requests { request.planned = 0 }
+    var budget = limits.stepTokensMax
+    var chosen: [RunningRequest] = []
+    let running = requests.filter { $0.phase == .running }
+    for request in running.filter({ $0.remaining == 1 }) + running.filter({ $0.remaining > 1 }) {
+      guard budget > 0, request.phase == .running else { continue }
+      let count = min(request.remaining, budget)
+      guard cover(request, tokens: request.computed + count) else { continue }
+      request.planned = count
+      budget -= count
+      chosen.append(request)
+    }
+    // A later request's need may have preempted an earlier choice.
+    return chosen.filter { $0.phase == .running }
+  }
+
+  /// Gives a request the blocks for its first `tokens` tokens, preempting lower priorities.
+  private func cover(_ request: RunningRequest, tokens: Int) -> Bool {
+    let needed = (tokens + tokensPerBlock - 1) / tokensPerBlock
+    while request.blocks.count < needed {
+      if let block = pool.allocate() {
+        request.blocks.append(block)
+        continue
+      }
+      // Lowest priority = last to arrive. Loading requests keep their blocks: those are being written.
+      guard let victim = requests.last(where: { $0.phase == .running && !$0.blocks.isEmpty }) else {
+        return false
+      }
+      preempt(victim)
+      if victim === request { return false }
+    }
+    return true
+  }
+
+  /// Takes everything from a request. It keeps its place and is recomputed.
+  func preempt(_ request: RunningRequest) {
+    for block in request.blocks { pool.release(block) }
+    request.blocks = []
+    request.computed = 0
+    request.sealedBlocks = 0
+    request.planned = 0
+    request.phase = .waiting
+    request.account.preemptions += 1
+  }
+
+  // MARK: After a step
+
+  /// One request's planned tokens have their KV. Appends the sampled token, if there was one.
+  func advanced(_ request: RunningRequest, sampled: Int32?) {
+    let promptComputed = min(request.computed + request.planned, request.spec.prompt.count)
+    request.account.computedPromptTokens += max(0, promptComputed - request.computed)
+    request.computed += request.planned
+    request.planned = 0
+    if let sampled {
+      request.tokens.append(sampled)
+      chain.extend(&request.keys, covering: request.tokens)
+    }
+  }
+
+  /// Names every block that became full, and offers it for saving.
+  func sealFullBlocks(at now: LocalInstant) {
+    var sealed: [SealedBlock] = []
+    for request in requests where request.phase == .running {
+      while (request.sealedBlocks + 1) * tokensPerBlock <= request.computed {
+        let position = request.sealedBlocks
+        let (block, key) = (request.blocks[position], request.keys[position])
+        if pool.seal(block, as: key) { sealed.append(SealedBlock(block: block, key: key)) }
+        request.sealedBlocks += 1
+      }
+    }
+    offer(sealed, at: now)
+  }
+
+  func offer(_ sealed: [SealedBlock], at now: LocalInstant) {
+    guard !sealed.isEmpty else { return }
+    for block in connector.sealed(sealed, at: now) { pool.hold(block) }
+  }
+
+  /// Takes a request out. Its blocks go back to the pool, sealed ones as cache.
+  func leave(_ request: RunningRequest, error: RequestError?) {
+    requests.removeAll { $0 === request }
+    // Tail first, so that the head of a chain is the last to be evicted.
+    for block in request.blocks.reversed() { pool.release(block) }
+    request.blocks = []
+    connector.finish(request.spec.id)
+    finished.append((request, error))
+  }
+}

@@ -1,0 +1,145 @@
+internal import KVConnector
+internal import KVTransfer
+internal import OSThreads
+package import RemoteG2Control
+internal import RemoteG2Core
+internal import RemoteG2Store
+internal import Synchronization
+
+/// The background life of each connection: handshake, heartbeat, death, return.
+extension ControlClient {
+  private static let heartbeat: Duration = .milliseconds(500)
+  private static let backoffMin: Duration = .milliseconds(50)
+  private static let backoffMax: Duration = .seconds(1)
+
+  /// Starts to know a peer. Its state is `notReady` until its handshake is done.
+  package func addPeer(_ peer: PeerAddress) throws(CallError) {
+    let client = try StoreClient(.tcp(host: peer.host, port: peer.port))
+    state.withLock { state in
+      state.peers[peer.name] = Peer(client: client)
+      state.loops.append(Task { await self.follow(peer, client) })
+    }
+  }
+
+  private func follow(_ peer: PeerAddress, _ client: StoreClient) async {
+    var backoff = Self.backoffMin
+    while !Task.isCancelled {
+      var pause = Self.heartbeat
+      do throws(CallError) {
+        let introduction = try await client.handshake(
+          as: fingerprint, name: name, incarnation: incarnation, timeout: limits.handshakeTimeout)
+        let isShared = greeted(peer, introduction)
+        if !isShared { pause = Self.backoffMax }
+        backoff = Self.backoffMin
+      } catch {
+        pause = backoff
+        backoff = min(backoff * 2, Self.backoffMax)
+        notAnswered(peer, client, error)
+      }
+      try? await Task.sleep(for: pause)
+    }
+  }
+
+  /// - Returns: Whether the peer may share with us.
+  private func greeted(_ peer: PeerAddress, _ introduction: Introduction) -> Bool {
+    let source = SourceID.peer(name: peer.name, introduction.incarnation)
+    let previous = state.withLock { $0.peers[peer.name]?.current }
+    // The same address answers under another name: the one before is dead.
+    if let previous, previous != source { declareDead(previous) }
+    if let mismatch = fingerprint.mismatch(with: introduction.fingerprint) {
+      state.withLock { $0.peers[peer.name]?.state = .refused(mismatch) }
+      return false
+    }
+    guard !introduction.pools.isEmpty else {
+      let mismatch = Fingerprint.Mismatch(
+        field: "transport", ours: "NIXL", theirs: "none: start it where NIXL is installed")
+      state.withLock { $0.peers[peer.name]?.state = .refused(mismatch) }
+      return false
+    }
+    if previous != source {
+      for (rank, pool) in introduction.pools.enumerated() {
+        attach(
+          source,
+          .nixl(
+            metadata: pool.metadata, address: pool.address, slotCount: pool.slotCount,
+            blockBytes: pool.blockBytes), rank)
+      }
+    }
+    state.withLock { state in
+      state.peers[peer.name]?.current = source
+      state.peers[peer.name]?.state = .ready(source)
+    }
+    return true
+  }
+
+  private func notAnswered(_ peer: PeerAddress, _ client: StoreClient, _ error: CallError) {
+    if case .unavailable = error, EndpointProbe.look(at: client.address) == .refused,
+      let current = state.withLock({ $0.peers[peer.name]?.current })
+    {
+      declareDead(current)
+    }
+    // Silent but not proved dead: nobody new is sent there, and nothing is fenced.
+    state.withLock { $0.peers[peer.name]?.state = .notReady }
+  }
+
+  // MARK: The local store
+
+  /// Follows the store behind a Unix socket: maps its pools whenever a new incarnation answers.
+  ///
+  /// - Parameter onIncompatible: Told the process of a store that this engine cannot use.
+  package func followLocalStore(
+    at path: String, onIncompatible: @escaping @Sendable (Int32, String) -> Void
+  ) throws(CallError) {
+    let client = try StoreClient(.unix(path: path))
+    state.withLock { state in
+      state.localClient = client
+      state.loops.append(
+        Task {
+          while !Task.isCancelled {
+            await self.visitLocalStore(client, onIncompatible)
+            let isAttached = self.localStore != nil
+            try? await Task.sleep(for: isAttached ? .milliseconds(250) : .milliseconds(25))
+          }
+        })
+    }
+  }
+
+  private func visitLocalStore(
+    _ client: StoreClient, _ onIncompatible: @Sendable (Int32, String) -> Void
+  ) async {
+    do throws(CallError) {
+      let attachment = try await client.attach(timeout: limits.handshakeTimeout)
+      let source = SourceID.local(attachment.incarnation)
+      let previous = state.withLock { $0.local }
+      guard previous != source else { return }
+      if let previous { declareDead(previous) }
+      if let mismatch = fingerprint.mismatch(with: attachment.fingerprint) {
+        onIncompatible(attachment.process, mismatch.description)
+        return
+      }
+      do throws(PoolError) {
+        for (rank, descriptor) in attachment.descriptors.enumerated() {
+          let pool = try PoolMemory(
+            of: attachment.process, descriptor: descriptor, slotCount: attachment.slotCount,
+            blockBytes: attachment.blockBytes, owner: attachment.incarnation)
+          let region = BlockRegion(
+            base: pool.base, blockBytes: pool.blockBytes, blockCount: pool.slotCount)
+          attach(source, .mapped(region, owner: pool), rank)
+        }
+      } catch {
+        // It died between its answer and our mapping; the next visit meets its successor.
+        return
+      }
+      state.withLock { $0.local = source }
+    } catch {
+      if case .unavailable = error, EndpointProbe.look(at: client.address) == .refused,
+        let current = localStore
+      {
+        declareDead(current)
+      }
+    }
+  }
+
+  /// The local store's own client, for its worker's housekeeping.
+  package var localClient: StoreClient? { state.withLock { $0.localClient } }
+}

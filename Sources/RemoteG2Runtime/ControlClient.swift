@@ -1,0 +1,202 @@
+package import KVConnector
+package import KVTransfer
+package import OSThreads
+internal import RemoteG2Control
+package import RemoteG2Core
+internal import RemoteG2Store
+internal import Synchronization
+
+/// A member of the fleet, as configured.
+package struct PeerAddress: Sendable, Equatable {
+  package let name: String
+  package let host: String
+  package let port: Int
+
+  package init(name: String, host: String, port: Int) {
+    self.name = name
+    self.host = host
+    self.port = port
+  }
+}
+
+/// The engine's client of its own store and of its peers' stores.
+///
+/// Handshakes, resolves, renewals, confirms and releases run as tasks with timers of their own. The
+/// step loop posts requests, drains answers, and reads the state of a peer; it waits for nothing.
+package final class ControlClient: SourceControl {
+  struct Peer: Sendable {
+    let client: StoreClient
+    var state: PeerState = .notReady
+    /// The last incarnation that was attached and is not known to be dead.
+    var current: SourceID?
+  }
+
+  struct State: Sendable {
+    var peers: [String: Peer] = [:]
+    var local: SourceID?
+    var localClient: StoreClient?
+    var renewals: [LeaseID: Task<Void, Never>] = [:]
+    /// Test switches: what a broken network would do to renewals, and a shorter lease.
+    var dropsRenewals = false
+    var leaseTTL: Duration?
+    var loops: [Task<Void, Never>] = []
+    var dead: Set<SourceID> = []
+  }
+
+  let fingerprint: Fingerprint
+  let name: String
+  let incarnation: Incarnation
+  let limits: Limits
+  let state = Mutex(State())
+  let answers: Mailbox<ControlAnswer>
+  /// Tells every rank's pump.
+  let attach: @Sendable (SourceID, SourceDescription, Int) -> Void
+
+  package init(
+    fingerprint: Fingerprint, name: String, incarnation: Incarnation, limits: Limits,
+    answers: Mailbox<ControlAnswer>,
+    attach: @escaping @Sendable (SourceID, SourceDescription, Int) -> Void
+  ) {
+    self.fingerprint = fingerprint
+    self.name = name
+    self.incarnation = incarnation
+    self.limits = limits
+    self.answers = answers
+    self.attach = attach
+  }
+
+  // MARK: For the step loop
+
+  package func state(ofPeer name: String) -> PeerState {
+    state.withLock { $0.peers[name]?.state ?? .unknown }
+  }
+
+  package var localStore: SourceID? { state.withLock { $0.local } }
+
+  package func drain() -> [ControlAnswer] { answers.drain() }
+
+  package func post(_ request: ControlRequest) {
+    Task { await perform(request) }
+  }
+
+  // MARK: Switches
+
+  package func setRenewals(dropped: Bool) { state.withLock { $0.dropsRenewals = dropped } }
+  package func setLeaseTTL(_ ttl: Duration?) { state.withLock { $0.leaseTTL = ttl } }
+
+  /// Stops every timer and connection.
+  package func stop() {
+    let (tasks, clients) = state.withLock { state in
+      let tasks = state.loops + state.renewals.values
+      let clients = state.peers.values.map(\.client) + [state.localClient].compactMap { $0 }
+      state.loops = []
+      state.renewals = [:]
+      return (tasks, clients)
+    }
+    for task in tasks { task.cancel() }
+    for client in clients { client.stop() }
+  }
+
+  // MARK: Requests
+
+  private func client(of source: SourceID) -> StoreClient? {
+    state.withLock { state in
+      switch source {
+      case .local: state.localClient
+      case .peer(let name, _): state.peers[name]?.client
+      }
+    }
+  }
+
+  private func perform(_ request: ControlRequest) async {
+    switch request {
+    case .resolve(let fetch, let source, let keys, let timeout):
+      let ttl = state.withLock { $0.leaseTTL }
+      let answer = await answered(by: source) { client throws(CallError) in
+        try await client.resolve(keys, from: source.incarnation, ttl: ttl, timeout: timeout)
+      }
+      if case .granted(let grant)? = answer { keepRenewing(grant, from: source) }
+      answers.post(.resolved(fetch, answer))
+    case .confirm(let fetch, let source, let lease, let timeout):
+      let answer = await answered(by: source) { client throws(CallError) in
+        try await client.confirm(lease, timeout: timeout)
+      }
+      answers.post(.confirmed(fetch, answer))
+    case .release(let source, let lease):
+      state.withLock { $0.renewals.removeValue(forKey: lease) }?.cancel()
+      _ = await answered(by: source) { client throws(CallError) in
+        try await client.release(lease, timeout: limits.handshakeTimeout)
+      }
+    case .reserve(let batch, let source, let keys):
+      let answer = await answered(by: source) { client throws(CallError) in
+        try await client.reserve(
+          keys, of: source.incarnation, timeout: limits.handshakeTimeout)
+      }
+      answers.post(.reserved(batch: batch, answer))
+    case .seal(let source, let rank, let saved):
+      let slots = saved.compactMap { saved in
+        saved.digest.map {
+          SealedSlot(slot: saved.save.slot, generation: saved.save.generation, digest: $0)
+        }
+      }
+      _ = await answered(by: source) { client throws(CallError) in
+        try await client.seal(
+          slots, rank: rank, of: source.incarnation, timeout: limits.handshakeTimeout)
+      }
+    }
+  }
+
+  /// Makes a call, and learns from its failure. Nil: no answer.
+  private func answered<Answer: Sendable>(
+    by source: SourceID, _ call: (StoreClient) async throws(CallError) -> Answer
+  ) async -> Answer? {
+    guard let client = client(of: source) else { return nil }
+    do throws(CallError) {
+      return try await call(client)
+    } catch {
+      if case .unavailable = error, EndpointProbe.look(at: client.address) == .refused {
+        declareDead(source)
+      }
+      return nil
+    }
+  }
+
+  /// The incarnation is proved dead. Told once.
+  func declareDead(_ source: SourceID) {
+    let isNews = state.withLock { state in
+      guard state.dead.insert(source).inserted else { return false }
+      switch source {
+      case .local: if state.local == source { state.local = nil }
+      case .peer(let name, _):
+        if state.peers[name]?.current == source {
+          state.peers[name]?.current = nil
+          state.peers[name]?.state = .notReady
+        }
+      }
+      return true
+    }
+    if isNews { answers.post(.sourceDied(source)) }
+  }
+
+  /// Renews at a third of the lease's life, from the grant to the settle.
+  private func keepRenewing(_ grant: Grant, from source: SourceID) {
+    let task = Task { [self] in
+      var ttl = grant.ttl
+      while !Task.isCancelled {
+        try? await Task.sleep(for: ttl / 3)
+        let (isDropped, wanted) = state.withLock { ($0.dropsRenewals, $0.leaseTTL) }
+        guard !Task.isCancelled, !isDropped else { continue }
+        let answer = await answered(by: source) { client throws(CallError) in
+          try await client.renew(grant.lease, ttl: wanted, timeout: limits.resolveMax)
+        }
+        switch answer {
+        case .renewed(let next)?: ttl = next
+        // The blocks may be reused now; confirm and the digests will tell.
+        case .gone?: return
+        case nil: continue
+        }
+      }
+    }
+    state.withLock { $0.renewals[grant.lease] = task }
+  }
+}

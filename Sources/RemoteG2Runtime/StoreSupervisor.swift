@@ -1,0 +1,169 @@
+internal import Glibc
+internal import OSThreads
+internal import RemoteG2Control
+package import RemoteG2Core
+internal import RemoteG2Store
+internal import Synchronization
+
+/// How a worker starts its store.
+package struct StoreLaunch: Sendable {
+  package var name: String
+  package var host: String
+  package var port: Int
+  package var directory: String
+  package var slotCount: Int
+  package var blockBytes: Int
+  package var fingerprint: Fingerprint
+  package var linger: Duration
+  package var nixlPath: String?
+  package var isInsecure: Bool
+
+  package init(
+    name: String, host: String, port: Int, directory: String, slotCount: Int, blockBytes: Int,
+    fingerprint: Fingerprint, linger: Duration, nixlPath: String?, isInsecure: Bool
+  ) {
+    self.name = name
+    self.host = host
+    self.port = port
+    self.directory = directory
+    self.slotCount = slotCount
+    self.blockBytes = blockBytes
+    self.fingerprint = fingerprint
+    self.linger = linger
+    self.nixlPath = nixlPath
+    self.isInsecure = isInsecure
+  }
+
+  package var arguments: [String] {
+    var arguments = [
+      "store", "--name", name, "--host", host, "--port", "\(port)", "--run-dir", directory,
+      "--slots", "\(slotCount)", "--block-bytes", "\(blockBytes)",
+      "--ranks", "\(fingerprint.rankCount)", "--linger", "\(linger.inSeconds)",
+      "--model-digest", fingerprint.modelDigest, "--weight-epoch", "\(fingerprint.weightEpoch)",
+      "--layout", fingerprint.layout, "--hash-scheme", fingerprint.hashScheme,
+      "--numerics", fingerprint.numerics,
+    ]
+    if let nixlPath { arguments += ["--nixl-path", nixlPath] }
+    if isInsecure { arguments.append("--insecure") }
+    return arguments
+  }
+}
+
+/// Keeps one store of the worker's name running: adopts one that is there, replaces one that cannot
+/// be used, restarts one that died. The engine serves on meanwhile.
+package final class StoreSupervisor: Sendable {
+  private struct State {
+    var store: ChildProcess?
+    var startCount = 0
+    var failure: String?
+  }
+
+  private let launch: StoreLaunch
+  private let paths: StorePaths
+  private let state = Mutex(State())
+  private let loop = Mutex<Task<Void, Never>?>(nil)
+
+  package init(_ launch: StoreLaunch) {
+    self.launch = launch
+    paths = StorePaths(directory: launch.directory, name: launch.name)
+  }
+
+  package var socketPath: String { paths.socket }
+  package var storePID: Int32? { state.withLock { $0.store?.pid } }
+  package var startCount: Int { state.withLock { $0.startCount } }
+  /// Why the last start did not lead to a listening store.
+  package var failure: String? { state.withLock { $0.failure } }
+
+  package func start() {
+    let task = Task { [self] in
+      var backoff: Duration = .milliseconds(50)
+      while !Task.isCancelled {
+        let isWell = await look()
+        backoff = isWell ? .milliseconds(50) : min(backoff * 2, .seconds(1))
+        try? await Task.sleep(for: isWell ? .milliseconds(50) : backoff)
+      }
+    }
+    loop.withLock { $0 = task }
+  }
+
+  /// Stops watching. The store stays, and lingers.
+  package func stop() { loop.withLock { $0.take() }?.cancel() }
+
+  /// Ends an incompatible store so that the next look starts a fitting one.
+  package func replace(_ pid: Int32, because reason: String) {
+    guard let process = ChildProcess(running: pid) else { return }
+    // Only ever a store of this package, and one that holds our name.
+    guard let command = ProcFile.text("/proc/\(pid)/cmdline"),
+      command.split(separator: "\0").contains("store"),
+      command.split(separator: "\0").contains(Substring(launch.name))
+    else {
+      state.withLock { $0.failure = "process \(pid) holds \(paths.socket) and is not a store" }
+      return
+    }
+    state.withLock { $0.failure = "replaced a store that cannot be used: \(reason)" }
+    process.signal(SIGKILL)
+  }
+
+  /// - Returns: false when a start just failed.
+  private func look() async -> Bool {
+    if let store = state.withLock({ $0.store }) {
+      guard store.hasEnded() else { return true }
+      state.withLock { $0.store = nil }
+    }
+    // One that another worker of this name left behind.
+    if EndpointProbe.look(at: .unix(path: paths.socket)) == .listening {
+      await adopt()
+      return true
+    }
+    return await spawn()
+  }
+
+  private func adopt() async {
+    guard let client = try? StoreClient(.unix(path: paths.socket)) else { return }
+    defer { client.stop() }
+    guard let attachment = try? await client.attach(timeout: .seconds(1)) else { return }
+    state.withLock { $0.store = ChildProcess(running: attachment.process) }
+  }
+
+  private func spawn() async -> Bool {
+    let log = open(
+      "\(launch.directory)/\(launch.name).log", O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0o600)
+    defer { if log >= 0 { close(log) } }
+    do throws(ChildProcess.SpawnError) {
+      let store = try ChildProcess(
+        "/proc/self/exe".resolved, launch.arguments, error: log >= 0 ? log : nil,
+        hasOwnSession: true)
+      state.withLock {
+        $0.store = store
+        $0.startCount += 1
+      }
+      // Until it listens or ends; a start takes about half a second.
+      for _ in 0..<200 {
+        if store.hasEnded() {
+          let words = ProcFile.text("\(launch.directory)/\(launch.name).log") ?? ""
+          state.withLock {
+            $0.store = nil
+            $0.failure = words.split(separator: "\n").last.map(String.init) ?? "the store ended"
+          }
+          return false
+        }
+        if EndpointProbe.look(at: .unix(path: paths.socket)) == .listening { return true }
+        try? await Task.sleep(for: .milliseconds(25))
+      }
+      return true
+    } catch {
+      state.withLock { $0.failure = "\(error)" }
+      return false
+    }
+  }
+}
+
+extension String {
+  /// Where a symbolic link points, or the path itself.
+  package var resolved: String {
+    var buffer = [CChar](repeating: 0, count: 4096)
+    let count = readlink(self, &buffer, buffer.count - 1)
+    guard count > 0 else { return self }
+    return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  }
+}

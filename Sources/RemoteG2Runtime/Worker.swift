@@ -1,0 +1,222 @@
+package import Collectives
+internal import CLinuxShims
+internal import Glibc
+package import KVConnector
+internal import KVLayout
+package import KVTransfer
+package import Linear
+package import LlamaModel
+package import NIXL
+internal import OSThreads
+package import RemoteG2Core
+package import RemoteG2Engine
+internal import RemoteG2Control
+internal import Synchronization
+
+/// Why a worker cannot start.
+package enum WorkerError: Error, Sendable, CustomStringConvertible {
+  case model(ModelError)
+  case selfTest(LinearSelfTest.Failure)
+  case settings(ConnectorSettings.Invalid)
+  case group(GroupCoordinator.Invalid)
+  case memory(bytes: Int)
+  case control(String)
+
+  package var description: String {
+    switch self {
+    case .model(let error): "\(error)"
+    case .selfTest(let error): "\(error)"
+    case .settings(let error): "\(error)"
+    case .group(let error): "\(error)"
+    case .memory(let bytes): "no memory for a G1 of \(bytes >> 20) MiB: lower --g1-blocks"
+    case .control(let what): "the control client cannot start: \(what)"
+    }
+  }
+}
+
+/// A worker: the engine process with its pump, its control client, and its store's supervisor.
+package final class Worker: @unchecked Sendable {
+  // @unchecked: the engine and the connector are touched by the step thread only; everything else
+  // here is Sendable or set before that thread starts.
+  package typealias WorkerEngine = Engine<SoloStepChannel<StepPlan, RankReport>>
+
+  package let configuration: WorkerConfiguration
+  package let identity: ModelIdentity
+  package let control: ControlClient
+  package let pump: TransferPump
+  package let supervisor: StoreSupervisor
+  let model: LlamaModel
+  let engine: WorkerEngine
+  let connector: RemoteG2Connector
+  let doorbell: Doorbell
+  let commands: Mailbox<@Sendable (Worker) -> Void>
+  private let isStopping = Atomic<Bool>(false)
+  private let thread = Mutex<OSThread?>(nil)
+  private let snapshot = Mutex(WorkerAudit())
+  private let onResult: @Sendable (RequestResult) -> Void
+
+  /// Loads the model, starts the store, and starts to step.
+  ///
+  /// - Parameters:
+  ///   - library: NIXL; without it peers are not pulled from, and everything else works.
+  ///   - onResult: Told every ended request, on the step thread.
+  package init(
+    _ configuration: WorkerConfiguration, library: NIXLLibrary?,
+    onResult: @escaping @Sendable (RequestResult) -> Void,
+    onTrace: @escaping @Sendable (TransferTrace) -> Void,
+    onEvent: @escaping @Sendable (FetchEvent) -> Void
+  ) throws(WorkerError) {
+    self.configuration = configuration
+    self.onResult = onResult
+    let team = WorkerTeam(threads: configuration.threads)
+    do throws(ModelError) {
+      model = try LlamaModel(try GGUFFile(path: configuration.modelPath), team: team)
+    } catch { throw .model(error) }
+    do throws(LinearSelfTest.Failure) {
+      try LinearSelfTest.run(shapes: model.shapes, team: team)
+    } catch { throw .selfTest(error) }
+    identity = ModelIdentity(model, path: configuration.modelPath)
+    let layout = model.layout
+    let byteCount = layout.blockBytes * configuration.blockCount
+    let mapping = mmap(
+      nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let memory = mapping, memory != MAP_FAILED else { throw .memory(bytes: byteCount) }
+    let region = BlockRegion(
+      base: memory, blockBytes: layout.blockBytes, blockCount: configuration.blockCount)
+    let doorbell = Doorbell()
+    self.doorbell = doorbell
+    commands = Mailbox(ringing: doorbell)
+    let limits = configuration.limits
+    var generator = SystemRandomNumberGenerator()
+    let incarnation = Incarnation(using: &generator)
+    let pump = TransferPump(name: "pump-0", ringing: doorbell) {
+      let peers: any Transport
+      if let library {
+        peers = NIXLTransport(
+          target: region, library: library, name: "pull-\(incarnation)", limits: limits)
+      } else {
+        peers = MappedTransport(target: region)
+      }
+      let paced = PacedTransport(peers, blockBytes: layout.blockBytes)
+      return PumpCore(
+        target: region, peers: paced, rank: 0, limits: limits,
+        setPace: { paced.bytesPerSecond = $0 })
+    }
+    self.pump = pump
+    control = ControlClient(
+      fingerprint: identity.fingerprint(), name: configuration.name, incarnation: incarnation,
+      limits: limits, answers: Mailbox(ringing: doorbell),
+      attach: { source, description, rank in
+        if rank == 0 { pump.post(.attach(source, description)) }
+      })
+    do throws(ConnectorSettings.Invalid) {
+      connector = RemoteG2Connector(
+        control: control,
+        settings: try ConnectorSettings(
+          blockBytes: layout.blockBytes, tokensPerBlock: layout.tokensPerBlock,
+          targetBlockCount: configuration.blockCount, limits: limits, proof: configuration.proof),
+        emit: onEvent)
+    } catch { throw .settings(error) }
+    do throws(GroupCoordinator.Invalid) {
+      engine = try Engine(
+        model: model, memory: memory, blockCount: configuration.blockCount,
+        chain: identity.chain(), channel: SoloStepChannel(),
+        worker: RemoteG2Worker(pump: pump, onTrace: onTrace), connector: connector,
+        policy: configuration.policy, limits: limits, clock: MonotonicClock.now)
+    } catch { throw .group(error) }
+    supervisor = StoreSupervisor(
+      StoreLaunch(
+        name: configuration.name, host: configuration.host, port: configuration.port,
+        directory: configuration.directory, slotCount: configuration.slotCount,
+        blockBytes: layout.blockBytes, fingerprint: identity.fingerprint(),
+        linger: configuration.linger, nixlPath: configuration.nixlPath,
+        isInsecure: configuration.isInsecure))
+    engine.onForward = { [connector] tokens, duration in
+      connector.observePrefill(tokens: tokens, in: duration)
+    }
+  }
+
+  /// Starts the store, the connections and the step thread.
+  package func start() throws(WorkerError) {
+    supervisor.start()
+    do throws(CallError) {
+      try control.followLocalStore(at: supervisor.socketPath) { [supervisor] pid, reason in
+        supervisor.replace(pid, because: reason)
+      }
+      for peer in configuration.peers { try control.addPeer(peer) }
+    } catch { throw .control("\(error)") }
+    let started = OSThread.start("step-0") { [self] in loop() }
+    thread.withLock { $0 = started }
+  }
+
+  /// Ends the threads and connections. The store stays, and lingers.
+  package func stop() {
+    isStopping.store(true, ordering: .releasing)
+    doorbell.ring()
+    thread.withLock { $0.take() }?.join()
+    supervisor.stop()
+    control.stop()
+    pump.stop()
+  }
+
+  /// Runs `body` on the step thread, between two steps.
+  package func onStepThread(_ body: @escaping @Sendable (Worker) -> Void) { commands.post(body) }
+
+  // MARK: The step thread
+
+  private func loop() {
+    while !isStopping.load(ordering: .acquiring) {
+      for command in commands.drain() { command(self) }
+      let didCompute = engine.step()
+      for result in engine.takeFinished() { onResult(result) }
+      publish()
+      if didCompute || connector.wantsStep { continue }
+      // Idle: woken by news, by a deadline, or, while anything is open, by a slow tick.
+      let now = MonotonicClock.now()
+      let tick: Duration = connector.isBusy || engine.hasRequests ? .milliseconds(20) : .seconds(1)
+      doorbell.wait(until: min(connector.nextDeadline ?? now + tick, now + tick))
+    }
+  }
+
+  private func publish() {
+    let open = connector.open
+    let pool = engine.poolCounts
+    let hasRequests = engine.hasRequests
+    snapshot.withLock {
+      $0.fetches = open.fetches
+      $0.quarantined = open.quarantined
+      $0.saving = open.saving
+      $0.requests = hasRequests ? 1 : 0
+      $0.blocksHeld = pool.held
+      $0.blocksCached = pool.cached
+    }
+  }
+
+  // MARK: Audit
+
+  /// What this worker and its store hold right now.
+  package func audit() async -> WorkerAudit {
+    var audit = snapshot.withLock { $0 }
+    audit.transfersInFlight = pump.stats.transfersInFlight
+    audit.descriptors = ProcFile.names(in: "/proc/self/fd").count
+    audit.sharedMemory =
+      (ProcFile.text("/proc/self/maps") ?? "").split(separator: "\n")
+      .count { $0.contains("remote-g2-pool") }
+    let pages = (ProcFile.text("/proc/self/statm") ?? "").split(separator: " ")
+    audit.residentMB = (pages.count > 1 ? Int(pages[1]) ?? 0 : 0) * 4096 / (1 << 20)
+    audit.storePID = supervisor.storePID.map(Int.init)
+    audit.storeStarts = supervisor.startCount
+    audit.isLocalReady = control.localStore != nil
+    audit.peersReady = configuration.peers.map(\.name).filter {
+      if case .ready = control.state(ofPeer: $0) { true } else { false }
+    }
+    if let (incarnation, stats) = try? await control.localClient?.stats(timeout: .seconds(1)) {
+      audit.storeLeases = stats.leases
+      audit.storePinned = stats.pinned
+      audit.storeSealed = stats.sealed
+      audit.storeWriting = stats.writing
+      audit.storeIncarnation = incarnation.description
+    }
+    return audit
+  }
+}

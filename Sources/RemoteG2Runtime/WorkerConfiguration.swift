@@ -1,0 +1,71 @@
+package import KVConnector
+package import RemoteG2Core
+
+/// What a worker is started with.
+package struct WorkerConfiguration: Sendable {
+  package var name: String
+  package var modelPath: String
+  package var host: String
+  package var port: Int
+  package var directory: String
+  package var peers: [PeerAddress]
+  package var blockCount: Int
+  package var slotCount: Int
+  package var threads: Int
+  package var linger: Duration
+  package var nixlPath: String?
+  package var isInsecure: Bool
+  package var proof: ProofPolicy
+  package var policy: LoadFailurePolicy
+  package var limits: Limits
+
+  package init(
+    name: String, modelPath: String, host: String, port: Int, directory: String,
+    peers: [PeerAddress], blockCount: Int, slotCount: Int, threads: Int, linger: Duration,
+    nixlPath: String?, isInsecure: Bool, proof: ProofPolicy, policy: LoadFailurePolicy,
+    limits: Limits
+  ) {
+    self.name = name
+    self.modelPath = modelPath
+    self.host = host
+    self.port = port
+    self.directory = directory
+    self.peers = peers
+    self.blockCount = blockCount
+    self.slotCount = slotCount
+    self.threads = threads
+    self.linger = linger
+    self.nixlPath = nixlPath
+    self.isInsecure = isInsecure
+    self.proof = proof
+    self.policy = policy
+    self.limits = limits
+  }
+}
+
+/// What a worker holds right now; all of the first group are zero when nothing is going on.
+package struct WorkerAudit: Codable, Equatable, Sendable {
+  package var fetches = 0
+  package var quarantined = 0
+  package var saving = 0
+  package var requests = 0
+  package var transfersInFlight = 0
+  package var blocksHeld = 0
+  // Of the process.
+  package var descriptors = 0
+  package var sharedMemory = 0
+  package var residentMB = 0
+  // Of its store, when it answers.
+  package var storeLeases: Int?
+  package var storePinned: Int?
+  package var storeSealed: Int?
+  package var storeWriting: Int?
+  package var storePID: Int?
+  package var storeIncarnation: String?
+  package var storeStarts = 0
+  package var blocksCached = 0
+  package var peersReady: [String] = []
+  package var isLocalReady = false
+
+  package init() {}
+}

@@ -1,0 +1,230 @@
+internal import Foundation
+internal import KVConnector
+internal import KVTransfer
+package import NIXL
+internal import OSThreads
+internal import RemoteG2Control
+package import RemoteG2Core
+internal import RemoteG2Engine
+internal import Synchronization
+
+/// Drives a worker from its standard input, one JSON command a line, and writes what happens to its
+/// standard output, one JSON event a line.
+package final class WorkerConsole: Sendable {
+  private let limits: Limits
+  private let output = Mutex<FileHandle>(FileHandle.standardOutput)
+  /// Requests in the engine are numbered here; callers' ids come back with the result.
+  private let callers = Mutex<[UInt64: UInt64]>([:])
+  private let requestNext = Mutex<UInt64>(1)
+
+  package init(limits: Limits) { self.limits = limits }
+
+  /// Runs until the input ends or says `stop`.
+  package func run(
+    _ configuration: WorkerConfiguration, library: NIXLLibrary?
+  ) async throws(WorkerError) {
+    let worker = try Worker(
+      configuration, library: library,
+      onResult: { [self] result in
+        let caller = callers.withLock { $0.removeValue(forKey: result.id.value) }
+        var event = WorkerEvent(.result, id: caller)
+        event.result = WireResult(result)
+        write(event)
+      },
+      onTrace: { [self] trace in
+        var event = WorkerEvent(.transfer)
+        event.transfer = WireTransfer(trace)
+        write(event)
+      },
+      onEvent: { [self] fetched in
+        var event = WorkerEvent(.fetch)
+        event.fetch = WireFetch(fetched)
+        write(event)
+      })
+    try worker.start()
+    write(WorkerEvent(.ready))
+    for await line in Self.lines(limits.commandBytesMax) {
+      guard let line else {
+        write(
+          WorkerEvent(
+            .error, message: "a command is longer than \(limits.commandBytesMax) bytes"))
+        continue
+      }
+      if line.isEmpty { continue }
+      do {
+        let command = try JSONDecoder().decode(WorkerCommand.self, from: line)
+        if command.cmd == .stop { break }
+        await perform(command, worker)
+      } catch {
+        write(WorkerEvent(.error, message: "not a command: \(Self.words(of: error))"))
+      }
+    }
+    worker.stop()
+  }
+
+  // MARK: Commands
+
+  private func perform(_ command: WorkerCommand, _ worker: Worker) async {
+    let id = command.id
+    switch command.cmd {
+    case .generate: generate(command, worker)
+    case .cancel:
+      let request = callers.withLock { callers in callers.first { $0.value == id }?.key }
+      worker.onStepThread { worker in
+        if let request { worker.engine.cancel(RequestID(request)) }
+      }
+    case .drop:
+      if command.store == true {
+        do throws(CallError) {
+          _ = try await worker.control.localClient?.evictUnpinned(timeout: .seconds(2))
+        } catch {
+          write(WorkerEvent(.error, id: id, message: "the store did not evict: \(error)"))
+          return
+        }
+      }
+      let dropsCache = command.g1 == true
+      worker.onStepThread { [self] worker in
+        if dropsCache { worker.engine.dropCache() }
+        write(WorkerEvent(.done, id: id))
+      }
+    case .save:
+      let prompt = command.prompt ?? []
+      worker.onStepThread { [self] worker in
+        var event = WorkerEvent(.done, id: id)
+        event.count = worker.engine.saveAgain(prompt: prompt)
+        write(event)
+      }
+    case .pace:
+      guard (command.bytesPerSecond ?? 1) > 0, (command.transferBlocks ?? 1) > 0 else {
+        write(WorkerEvent(.error, id: id, message: "a pace is positive"))
+        return
+      }
+      worker.onStepThread { [self] worker in
+        worker.connector.setPace(
+          command.bytesPerSecond, transferBlocks: command.transferBlocks)
+        worker.pump.post(.pace(bytesPerSecond: command.bytesPerSecond))
+        worker.pump.post(.transferBlocksMax(worker.connector.settings.transferBlocks))
+        write(WorkerEvent(.done, id: id))
+      }
+    case .renewals:
+      worker.control.setRenewals(dropped: command.on == false)
+      write(WorkerEvent(.done, id: id))
+    case .ttl:
+      let seconds = command.seconds
+      guard (seconds ?? 1) > 0, (seconds ?? 1) < 86400 else {
+        write(WorkerEvent(.error, id: id, message: "a lease lives more than 0 s and less than a day"))
+        return
+      }
+      worker.control.setLeaseTTL(seconds.map { .nanoseconds(Int64($0 * 1e9)) })
+      write(WorkerEvent(.done, id: id))
+    case .proof:
+      guard let policy = ProofPolicy(named: command.policy ?? "") else {
+        write(WorkerEvent(.error, id: id, message: "unknown proof policy"))
+        return
+      }
+      worker.onStepThread { [self] worker in
+        worker.connector.setProof(policy)
+        write(WorkerEvent(.done, id: id))
+      }
+    case .trace:
+      worker.pump.post(.trace(command.on == true))
+      write(WorkerEvent(.done, id: id))
+    case .audit:
+      var event = WorkerEvent(.audit, id: id)
+      event.audit = await worker.audit()
+      write(event)
+    case .stop: break
+    }
+  }
+
+  private func generate(_ command: WorkerCommand, _ worker: Worker) {
+    let number = requestNext.withLock { next in
+      defer { next += 1 }
+      return next
+    }
+    var hint: Hint?
+    if let wire = command.hint {
+      do throws(HintError) {
+        hint = try Hint(
+          version: wire.v, store: wire.store, blocksMax: wire.blocks, limits: limits)
+      } catch {
+        // Advisory: the request is served without it, and its router is told.
+        write(WorkerEvent(.error, id: command.id, message: "hint ignored: \(error)"))
+      }
+    }
+    let spec = RequestSpec(
+      id: RequestID(number), prompt: command.prompt ?? [], generateMax: command.max ?? 64,
+      hint: hint, ignoresEnd: command.ignoreEnd ?? false, wantsDigests: true)
+    callers.withLock { $0[number] = command.id }
+    let id = command.id
+    worker.onStepThread { [self] worker in
+      do throws(RequestError) { try worker.engine.submit(spec) } catch {
+        callers.withLock { $0[number] = nil }
+        write(WorkerEvent(.error, id: id, message: "\(error)"))
+      }
+    }
+  }
+
+  // MARK: Lines
+
+  private func write(_ event: WorkerEvent) {
+    guard var bytes = try? JSONEncoder().encode(event) else { return }
+    bytes.append(UInt8(ascii: "\n"))
+    output.withLock { try? $0.write(contentsOf: bytes) }
+  }
+
+  /// Nil for a line that is too long.
+  private static func lines(_ bytesMax: Int) -> AsyncStream<Data?> {
+    AsyncStream { continuation in
+      // A thread of its own: reading standard input blocks.
+      _ = OSThread.start("console") {
+        var rest = Data()
+        var isSkipping = false
+        while true {
+          let chunk = FileHandle.standardInput.availableData
+          if chunk.isEmpty { break }
+          rest.append(chunk)
+          while let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
+            if isSkipping {
+              isSkipping = false
+              continuation.yield(nil)
+            } else {
+              continuation.yield(Data(rest[rest.startIndex..<end]))
+            }
+            rest = Data(rest[rest.index(after: end)...])
+          }
+          if rest.count > bytesMax {
+            rest = Data()
+            isSkipping = true
+          }
+        }
+        continuation.finish()
+      }
+    }
+  }
+
+  private static func words(of error: any Error) -> String {
+    guard let error = error as? DecodingError else { return "\(error)" }
+    switch error {
+    case .keyNotFound(let key, _): return "\(key.stringValue) is missing"
+    case .typeMismatch(_, let context), .valueNotFound(_, let context),
+      .dataCorrupted(let context):
+      let path = context.codingPath.map(\.stringValue).joined(separator: ".")
+      return path.isEmpty ? context.debugDescription : "\(path): \(context.debugDescription)"
+    @unknown default: return "\(error)"
+    }
+  }
+}
+
+extension ProofPolicy {
+  /// The policy of a name on the command line.
+  package init?(named name: String) {
+    if name == "unsafelyTrusting" {
+      self = .unsafelyTrusting
+    } else if let digests = DigestPolicy(rawValue: name) {
+      self = .proven(digests)
+    } else {
+      return nil
+    }
+  }
+}

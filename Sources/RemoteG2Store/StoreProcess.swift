@@ -1,0 +1,93 @@
+internal import CLinuxShims
+internal import Glibc
+package import NIXL
+internal import OSThreads
+package import RemoteG2Control
+package import RemoteG2Core
+
+/// Why a store process cannot start.
+package enum StoreError: Error, Sendable, CustomStringConvertible {
+  case nameTaken(String, path: String)
+  case cannotLock(path: String, reason: String)
+  case pool(PoolError)
+  case serve(ServeError)
+  case nixl(NIXLError)
+
+  package var description: String {
+    switch self {
+    case .nameTaken(let name, let path):
+      "a store named \(name) is running already (it holds \(path)): stop it, or choose another --name"
+    case .cannotLock(let path, let reason): "cannot lock \(path): \(reason)"
+    case .pool(let error): "\(error)"
+    case .serve(let error): "\(error)"
+    case .nixl(let error):
+      "NIXL cannot serve the pool: \(error); run `remote-g2 doctor`, or start without it"
+    }
+  }
+}
+
+/// Where a store's files are.
+package struct StorePaths: Sendable, Equatable {
+  package let socket: String
+  package let lock: String
+
+  package init(directory: String, name: String) {
+    socket = "\(directory)/\(name).sock"
+    lock = "\(directory)/\(name).lock"
+  }
+}
+
+/// The store process: pools, ledger, serving agent, control service, reaper.
+package enum StoreProcess {
+  /// Runs until it has lingered without a local engine for `linger`, and returns then.
+  ///
+  /// - Parameter ready: Called once everything listens, with the bound port.
+  package static func run(
+    _ configuration: StoreConfiguration, host: String, port: Int, paths: StorePaths,
+    linger: Duration, library: NIXLLibrary?, ready: (Int, Incarnation) -> Void
+  ) async throws(StoreError) {
+    // Held for the life of the process: only its holder may replace the socket.
+    let lock = clinux_lock_file(paths.lock)
+    guard lock >= 0 else {
+      if lock == -EWOULDBLOCK { throw .nameTaken(configuration.name, path: paths.lock) }
+      throw .cannotLock(path: paths.lock, reason: String(cString: strerror(-lock)))
+    }
+    defer { close(lock) }
+    var generator = SystemRandomNumberGenerator()
+    let incarnation = Incarnation(using: &generator)
+    var pools: [PoolMemory] = []
+    do throws(PoolError) {
+      for _ in 0..<configuration.rankCount {
+        pools.append(
+          try PoolMemory(
+            slotCount: configuration.slotCount, blockBytes: configuration.blockBytes,
+            owner: incarnation))
+      }
+    } catch { throw .pool(error) }
+    var agent: ServingAgent?
+    if let library {
+      do throws(NIXLError) {
+        agent = try ServingAgent(
+          name: "store-\(incarnation)", pools: pools, library: library)
+      } catch { throw .nixl(error) }
+    }
+    let service = StoreService(
+      configuration, incarnation: incarnation, pools: pools, metadata: agent?.metadata)
+    let server: StoreServer
+    do throws(ServeError) {
+      server = try await StoreServer.start(
+        backend: service, host: host, port: port, socketPath: paths.socket,
+        limits: configuration.limits)
+    } catch { throw .serve(error) }
+    ready(server.port, incarnation)
+    while service.timeSinceLocalCall() < linger {
+      let now = MonotonicClock.now()
+      // A renewal or a new grant can only move the next deadline later than a short nap.
+      let next = min(service.expireDue() ?? now + .milliseconds(20), now + .milliseconds(20))
+      try? await Task.sleep(for: max(.milliseconds(1), next - now))
+    }
+    server.stop()
+    unlink(paths.socket)
+    withExtendedLifetime((agent, pools)) {}
+  }
+}

@@ -1,0 +1,81 @@
+import ArgumentParser
+import Foundation
+import Linear
+import LlamaModel
+import NIXL
+import RemoteG2Core
+import RemoteG2Runtime
+
+struct Doctor: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "What this machine has, what is missing, and what to do about it.")
+
+  @Option(help: "The model to check.") var model: String?
+  @OptionGroup var transport: TransportOptions
+
+  func run() async throws {
+    transport.prepare(host: "127.0.0.1")
+    var isWell = true
+    func line(_ name: String, _ text: String) {
+      print("\(name.padding(toLength: 14, withPad: " ", startingAt: 0)) \(text)")
+    }
+    func bad(_ name: String, _ text: String) {
+      isWell = false
+      line(name, "MISSING: \(text)")
+    }
+    let cpu = (ProcFile.text("/proc/cpuinfo") ?? "").split(separator: "\n")
+      .first { $0.hasPrefix("model name") }?.split(separator: ":").last ?? "unknown"
+    line(
+      "cpu", "\(cpu.trimmingCharacters(in: .whitespaces)), "
+        + "\(ProcessInfo.processInfo.activeProcessorCount) cores")
+
+    let team = WorkerTeam(threads: min(2, ProcessInfo.processInfo.activeProcessorCount))
+    do throws(LinearSelfTest.Failure) {
+      try LinearSelfTest.run(shapes: [(576, 576), (192, 576), (64, 64)], team: team)
+      line("matrix kernels", "own, \(Kernels.kind); batch-invariant by bits: self-test passed")
+    } catch { bad("matrix kernels", "\(error)") }
+
+    let discovery = NIXLDiscovery(explicitPath: transport.nixlPath)
+    for candidate in discovery.candidates {
+      line(
+        candidate.problem == nil ? "nixl" : "nixl (unusable)",
+        "\(candidate.path) (\(candidate.origin))\(candidate.problem.map { ": \($0)" } ?? "")")
+    }
+    if let library = discovery.library {
+      line("nixl version", Self.version(of: library.path) ?? "unknown")
+      do throws(NIXLError) {
+        let agent = try Agent(name: "doctor", hasProgressThread: false, library: library)
+        line("nixl agent", "made, with a UCX backend and \(try agent.metadata().count) bytes of metadata")
+      } catch {
+        bad("nixl agent", "\(error): check UCX_TLS and UCX_NET_DEVICES")
+      }
+      let environment = ProcessInfo.processInfo.environment
+      line(
+        "ucx", "UCX_TLS=\(environment["UCX_TLS"] ?? transport.ucxTls ?? "(all: cma on one host)"), "
+          + "UCX_NET_DEVICES=lo")
+    } else {
+      bad("nixl", discovery.explanation)
+    }
+
+    let path = ModelLocation.find(model)
+    do throws(ModelError) {
+      let file = try GGUFFile(path: path)
+      let configuration = try LlamaConfiguration(file)
+      _ = try Tokenizer(file)
+      line(
+        "model", "\(path): \(configuration.layerCount) layers, "
+          + "\(configuration.headCount)/\(configuration.kvHeadCount) heads of "
+          + "\(configuration.headSize), \(configuration.vocabularySize) tokens")
+    } catch { bad("model", "\(error)") }
+    print(isWell ? "everything is here: try `remote-g2 run`" : "something is missing: see above")
+    NIXLLibrary.endProcess(isWell ? 0 : 1)
+  }
+
+  /// The wheel says its version in the name of its metadata folder.
+  private static func version(of library: String) -> String? {
+    let root = URL(fileURLWithPath: library).deletingLastPathComponent().deletingLastPathComponent()
+    let names = (try? FileManager.default.contentsOfDirectory(atPath: root.path)) ?? []
+    return names.first { $0.hasPrefix("nixl") && $0.hasSuffix(".dist-info") }
+      .map { String($0.dropLast(".dist-info".count)) }
+  }
+}

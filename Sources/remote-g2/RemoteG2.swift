@@ -1,0 +1,116 @@
+import ArgumentParser
+import Foundation
+import NIXL
+import RemoteG2Core
+import RemoteG2Runtime
+
+@main
+struct RemoteG2: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "remote-g2",
+    abstract: "One prefix cache for a fleet of LLM servers.",
+    discussion: """
+      A replica that lacks a prompt's prefix reads its KV blocks out of a peer's host memory over \
+      NVIDIA NIXL instead of computing them again. Whatever breaks while it tries, the request still \
+      yields exactly the tokens it would have produced alone.
+
+      Start with `remote-g2 run`: it shows that, on this machine, with a real model.
+      """,
+    version: "0.1.0",
+    subcommands: [Run.self, Doctor.self, WorkerCommandLine.self, StoreCommandLine.self])
+}
+
+/// Ends the process the way one that used UCX must end, saying why on one line.
+func fail(_ reason: String) -> Never {
+  FileHandle.standardError.write(Data("remote-g2: \(reason)\n".utf8))
+  NIXLLibrary.endProcess(1)
+}
+
+/// What every process that uses NIXL decides before it loads it.
+struct TransportOptions: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      "Path of libnixl_capi.so, or of the folder of an unpacked nixl wheel.",
+      discussion: "Otherwise: NIXL_LIBRARY_PATH, .deps/, Python's site-packages, the system."))
+  var nixlPath: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "UCX transports, e.g. 'tcp'; absent: UCX chooses.", valueName: "list"))
+  var ucxTls: String?
+
+  @Flag(
+    help: """
+      Allow an address that is not loopback. Nothing authenticates or encrypts peers yet: use it on \
+      networks you trust only.
+      """)
+  var insecure = false
+
+  /// Sets UCX's environment, which it reads when the library is loaded.
+  func prepare(host: String) {
+    if !Self.isLoopback(host) {
+      guard insecure else {
+        fail("\(host) is not loopback: add --insecure if every machine on that network is trusted")
+      }
+    } else {
+      setenv("UCX_NET_DEVICES", "lo", 0)
+    }
+    if let ucxTls { setenv("UCX_TLS", ucxTls, 1) }
+    // One warning line per failed connection would drown ours; errors still show.
+    setenv("UCX_LOG_LEVEL", "error", 0)
+    setenv("SWIFT_BACKTRACE", "enable=no", 0)
+    // A peer or a parent that is gone is an error code, not a signal.
+    signal(SIGPIPE, SIG_IGN)
+  }
+
+  static func isLoopback(_ host: String) -> Bool {
+    var address = in_addr()
+    guard inet_pton(AF_INET, host, &address) == 1 else { return false }
+    return UInt32(bigEndian: address.s_addr) >> 24 == 127
+  }
+
+  static func check(host: String, port: Int) {
+    var address = in_addr()
+    guard inet_pton(AF_INET, host, &address) == 1 else {
+      fail("--host \(host) is not a numeric IPv4 address, e.g. 127.0.0.1")
+    }
+    guard address.s_addr != 0 else {
+      fail("--host \(host) is a wildcard: peers need the address they can reach")
+    }
+    guard (0...65535).contains(port) else { fail("--port \(port) is not a port: 0 to 65535") }
+  }
+}
+
+/// Where sockets, locks and logs of a user's stores are. Made private to that user.
+func runDirectory(_ chosen: String?) -> String {
+  let base = ProcessInfo.processInfo.environment["XDG_RUNTIME_DIR"] ?? "/tmp"
+  let path = chosen ?? "\(base)/remote-g2-\(getuid())"
+  do {
+    try FileManager.default.createDirectory(
+      atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+  } catch {
+    fail("cannot make the run directory \(path): choose another with --run-dir")
+  }
+  guard path.utf8.count < 80 else {
+    fail("the run directory \(path) is too long for a socket's name: choose another with --run-dir")
+  }
+  return path
+}
+
+/// A name that may be part of a file name and of an agent's name.
+func checkName(_ name: String) {
+  let allowed = name.utf8.allSatisfy {
+    ($0 >= 0x30 && $0 <= 0x39) || ($0 >= 0x41 && $0 <= 0x5A) || ($0 >= 0x61 && $0 <= 0x7A)
+      || $0 == 0x2D || $0 == 0x5F
+  }
+  guard allowed, (1...32).contains(name.utf8.count) else {
+    fail("--name '\(name)' must be 1 to 32 letters, digits, '-' or '_'")
+  }
+}
+
+/// A whole number from the command line, with what is possible said in the error.
+func checkRange(_ flag: String, _ value: Int, _ range: ClosedRange<Int>) {
+  guard range.contains(value) else {
+    fail("\(flag) \(value) is not possible: \(range.lowerBound) to \(range.upperBound)")
+  }
+}

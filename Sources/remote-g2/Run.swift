@@ -1,0 +1,6 @@
+import ArgumentParser
+
+struct Run: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(abstract: "x")
+  func run() async throws {}
+}

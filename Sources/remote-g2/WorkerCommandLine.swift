@@ -1,0 +1,111 @@
+import ArgumentParser
+import Foundation
+import KVConnector
+import NIXL
+import RemoteG2Core
+import RemoteG2Runtime
+
+/// `name=host:port`.
+struct PeerArgument: ExpressibleByArgument {
+  let address: PeerAddress
+
+  init?(argument: String) {
+    let halves = argument.split(separator: "=", maxSplits: 1)
+    guard halves.count == 2, let colon = halves[1].lastIndex(of: ":"),
+      let port = Int(halves[1][halves[1].index(after: colon)...]), (1...65535).contains(port)
+    else { return nil }
+    address = PeerAddress(
+      name: String(halves[0]), host: String(halves[1][..<colon]), port: port)
+  }
+}
+
+struct WorkerCommandLine: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "worker",
+    abstract: "An engine and its store, driven by JSON lines on standard input.",
+    discussion: """
+      Commands: {"cmd":"generate","id":1,"prompt":[tokens],"max":64,"hint":{"v":1,"store":"A"}}, \
+      cancel, drop, save, pace, renewals, ttl, proof, trace, audit, stop. Every command has an id \
+      that comes back with its answer. The worker ends when its input ends; its store lingers.
+      """)
+
+  @Option(help: "Unique in the fleet.") var name: String
+  @Option(help: "A GGUF file: Llama architecture, F32, F16, Q4_1 or Q8_0 tensors.")
+  var model: String?
+  @Option(help: "Numeric address the store listens on.") var host = "127.0.0.1"
+  @Option(help: "The store's port for peers.") var port: Int
+  @Option(help: "Folder for the store's socket, lock and log.") var runDir: String?
+  @Option(name: .customLong("peer"), help: "A member of the fleet, as name=host:port. Repeat it.")
+  var peers: [PeerArgument] = []
+  @Option(name: .customLong("g1-blocks"), help: "Blocks of the engine's own pool.")
+  var g1Blocks = 256
+  @Option(help: "Blocks of the store's pool.") var slots = 256
+  @Option(help: "Threads that compute.") var threads = ProcessInfo.processInfo.activeProcessorCount
+  @Option(help: "Seconds the store goes on without its engine.") var linger = 600.0
+  @Option(help: "Tokens one step computes at most.") var stepTokens = 128
+  @Option(help: "When landed blocks are digested: off, onFailure or always.")
+  var digests = "onFailure"
+  @Option(help: "What a failed load does to its request: recompute or fail.")
+  var loadFailure = "recompute"
+  @OptionGroup var transport: TransportOptions
+
+  func run() async throws {
+    checkName(name)
+    TransportOptions.check(host: host, port: port)
+    checkRange("--port", port, 1...65535)
+    checkRange("--g1-blocks", g1Blocks, 2...(1 << 20))
+    checkRange("--slots", slots, 1...(1 << 20))
+    checkRange("--threads", threads, 1...256)
+    checkRange("--step-tokens", stepTokens, 1...4096)
+    checkRange("--peer", peers.count, 0...Limits().peersMax)
+    guard linger >= 0, linger <= 86_400 else { fail("--linger \(linger) is not 0 to 86400 seconds") }
+    guard let policy = LoadFailurePolicy(rawValue: loadFailure) else {
+      fail("--load-failure '\(loadFailure)' is not one of: recompute, fail")
+    }
+    guard let digestPolicy = DigestPolicy(rawValue: digests) else {
+      fail("--digests '\(digests)' is not one of: off, onFailure, always")
+    }
+    for peer in peers {
+      checkName(peer.address.name)
+      TransportOptions.check(host: peer.address.host, port: peer.address.port)
+    }
+    transport.prepare(host: host)
+    let discovery = NIXLDiscovery(explicitPath: transport.nixlPath)
+    if discovery.library == nil {
+      FileHandle.standardError.write(
+        Data("remote-g2: not pulling from peers. \(discovery.explanation)\n".utf8))
+    }
+    var limits = Limits()
+    limits.stepTokensMax = stepTokens
+    limits.check()
+    let configuration = WorkerConfiguration(
+      name: name, modelPath: ModelLocation.find(model), host: host, port: port,
+      directory: runDirectory(runDir), peers: peers.map(\.address), blockCount: g1Blocks,
+      slotCount: slots, threads: threads, linger: .nanoseconds(Int64(linger * 1e9)),
+      nixlPath: transport.nixlPath, isInsecure: transport.insecure,
+      proof: .proven(digestPolicy), policy: policy, limits: limits)
+    do throws(WorkerError) {
+      try await WorkerConsole(limits: limits).run(configuration, library: discovery.library)
+    } catch { fail("\(error)") }
+    NIXLLibrary.endProcess(0)
+  }
+}
+
+/// Where the model is when nobody names one: unpacked by scripts/setup.
+enum ModelLocation {
+  static func find(_ named: String?) -> String {
+    if let named { return named }
+    let file = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    var folders = [FileManager.default.currentDirectoryPath]
+    var folder = URL(fileURLWithPath: "/proc/self/exe".resolved)
+    for _ in 0..<6 {
+      folder = folder.deletingLastPathComponent()
+      folders.append(folder.path)
+    }
+    for folder in folders {
+      let path = "\(folder)/.deps/model/\(file)"
+      if FileManager.default.fileExists(atPath: path) { return path }
+    }
+    fail("no model: run scripts/setup, or name a GGUF file with --model")
+  }
+}
