@@ -19,8 +19,22 @@ func module(
     swiftSettings: strict)
 }
 
+/// A test target; `on` names what it uses.
+func tests(
+  _ name: String, on modules: [Target.Dependency] = [], exclude: [String] = []
+) -> Target {
+  .testTarget(name: name, dependencies: modules, exclude: exclude, swiftSettings: strict)
+}
+
 let package = Package(
   name: "remote-g2",
+  products: [
+    .library(
+      name: "RemoteG2",
+      targets: ["RemoteG2Core", "KVLayout", "KVTransfer", "KVConnector", "RemoteG2Engine"]),
+    .library(name: "KVTransferTesting", targets: ["KVTransferTesting"]),
+    .executable(name: "remote-g2", targets: ["remote-g2"]),
+  ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-crypto.git", from: "4.5.2"),
@@ -83,6 +97,36 @@ let package = Package(
       ],
       resources: [.copy("Resources/text.txt")],
       swiftSettings: strict),
+    module("KVTransferTesting", on: ["KVTransfer", "OSThreads", "RemoteG2Core"]),
+    // Runs what touches NIXL for the tests, in a process of its own.
+    .executableTarget(
+      name: "remote-g2-testhost",
+      dependencies: [
+        "KVTransfer", "KVTransferTesting", "NIXL", "OSThreads", "RemoteG2Core", "RemoteG2Runtime",
+        "RemoteG2Store",
+      ],
+      swiftSettings: strict),
+
+    tests("TidyTests"),
+    tests("RemoteG2CoreTests", on: ["RemoteG2Core", "KVLayout"], exclude: ["Snapshots"]),
+    tests(
+      "KVTransferTests",
+      on: ["ContentDigest", "KVTransfer", "KVTransferTesting", "NIXL", "OSThreads", "RemoteG2Core"]),
+    tests("NIXLTests", on: ["NIXL", "RemoteG2Runtime", "remote-g2-testhost"]),
+    tests(
+      "LlamaModelTests",
+      on: ["ContentDigest", "KVLayout", "Linear", "LlamaModel", "RemoteG2Core"],
+      exclude: ["Fixtures"]),
+    tests(
+      "RemoteG2EngineTests",
+      on: [
+        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "RemoteG2Core",
+        "RemoteG2Engine",
+      ]),
+    tests(
+      "RemoteG2StoreTests",
+      on: ["OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Store"]),
+    tests("CommandLineTests", on: ["RemoteG2Runtime", "remote-g2"]),
   ],
   cLanguageStandard: .c11
 )

@@ -25,6 +25,8 @@ int clinux_memfd(const char *name, size_t bytes) {
   return fd;
 }
 
+int clinux_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC) == 0 ? 0 : -errno; }
+
 int clinux_pidfd(pid_t pid) {
   long fd = syscall(SYS_pidfd_open, pid, 0);
   return fd < 0 ? -errno : (int)fd;
@@ -61,6 +63,9 @@ pid_t clinux_spawn(const char *path, char *const arguments[], char *const enviro
   error = place(&actions, in, 0, O_RDONLY);
   if (error == 0) error = place(&actions, out, 1, O_WRONLY);
   if (error == 0) error = place(&actions, err, 2, O_WRONLY);
+  // UCX opens sockets without close-on-exec; a child that inherited them would keep a dead
+  // process's connections open.
+  if (error == 0) error = posix_spawn_file_actions_addclosefrom_np(&actions, 3);
   if (error == 0) error = posix_spawn(&pid, path, &actions, &attributes, arguments, environment);
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);

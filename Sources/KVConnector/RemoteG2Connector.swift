@@ -67,7 +67,8 @@ public final class RemoteG2Connector: SchedulerConnector {
     case .failure(.peerNotReady):
       let recompute = estimator.recomputeTime(
         tokens: (request.blocksMax - computed) * settings.tokensPerBlock)
-      let until = past.notReadyUntil
+      let until =
+        past.notReadyUntil
         ?? now + min(settings.limits.peerNotReadyWaitMax, recompute / 10)
       past.notReadyUntil = until
       if now < until { return .undecided }
@@ -205,6 +206,14 @@ public final class RemoteG2Connector: SchedulerConnector {
   public var open: (fetches: Int, quarantined: Int, saving: Int) {
     (records.count, quarantined, savesInFlight.count)
   }
+
+  /// Whether a pull from this peer could start now: handshake done, agent made and connected.
+  public func isReady(_ peer: String) -> Bool {
+    if case .success = readiness(of: peer) { true } else { false }
+  }
+
+  /// Whether the local store is mapped.
+  public var isLocalReady: Bool { control.localStore.map { attached.contains($0) } ?? false }
 
   public func setPace(_ bytesPerSecond: Double?, transferBlocks: Int?) {
     settings.paceBytesPerSecond = bytesPerSecond

@@ -48,7 +48,9 @@ public final class MappedTransport: Transport {
   /// Where an attached pool is, for copying into it.
   public func region(of source: SourceID) -> BlockRegion? { sources[source]?.region }
 
-  public func fence(_ source: SourceID) {}
+  /// The pool's store is dead: lets the mapping go. A copy is done when it is posted, so nothing of
+  /// it is in flight.
+  public func fence(_ source: SourceID) { sources[source] = nil }
   public var inFlightCount: Int { landed.count }
   public func shutDown() { sources = [:] }
 }

@@ -21,7 +21,8 @@ public final class NIXLTransport: Transport {
     var agent: Agent?
     var lastUse: LocalInstant
 
-    init(agent: consuming Agent, local: consuming DescriptorList, remote: consuming DescriptorList,
+    init(
+      agent: consuming Agent, local: consuming DescriptorList, remote: consuming DescriptorList,
       at now: LocalInstant
     ) {
       self.agent = consume agent
@@ -169,6 +170,11 @@ public final class NIXLTransport: Transport {
       ended.append((box.value.transfer, .backend("the source is dead")))
       binding.failed.append(box.value.transfer)
     }
+    if binding.inFlight.isEmpty, binding.failed.isEmpty {
+      binding.fence()
+      bindings[source] = nil
+      return
+    }
     binding.inFlight = []
     // The next poll tells the failures, finds nothing in flight, and destroys the agent.
   }
@@ -188,7 +194,8 @@ public final class NIXLTransport: Transport {
 
   // MARK: Agents
 
-  private func binding(of source: SourceID, at now: LocalInstant) throws(TransferFailure) -> Binding {
+  private func binding(of source: SourceID, at now: LocalInstant) throws(TransferFailure) -> Binding
+  {
     if let binding = bindings[source] { return binding }
     guard case .nixl(let metadata, let address, let slotCount, let blockBytes)? = known[source]
     else { throw .unknownSource }

@@ -24,6 +24,7 @@ public final class PumpCore {
   private var report = PumpReport()
   private var bytesMoved: UInt64 = 0
   private var isTracing = false
+  private var postedMax: Int
   /// Called to set the pace, where the peers' transport has one.
   private let setPace: (Double?) -> Void
 
@@ -39,6 +40,7 @@ public final class PumpCore {
     self.rank = rank
     self.limits = limits
     self.setPace = setPace
+    postedMax = limits.transfersPostedMax
     local = MappedTransport(target: target)
     transferBlocksMax = max(
       1, min(limits.transferBlocksMax, limits.transferBytesMax / target.blockBytes))
@@ -50,7 +52,10 @@ public final class PumpCore {
     switch order {
     case .attach(let source, let description): attach(source, description)
     case .detach(let source): transport(for: source).detach(source)
-    case .pace(let rate): setPace(rate)
+    case .pace(let rate):
+      setPace(rate)
+      // One at a time, so that landings come evenly and not a window at a time.
+      postedMax = rate == nil ? limits.transfersPostedMax : 1
     case .transferBlocksMax(let count):
       transferBlocksMax = max(1, min(count, limits.transferBytesMax / target.blockBytes))
     case .trace(let isOn): isTracing = isOn
@@ -121,7 +126,8 @@ public final class PumpCore {
     var didPost = false
     for fetch in order {
       while let load = loads[fetch], let next = load.nextToPost,
-        postedCount(from: load.source) < limits.transfersPostedMax
+        postedCount(from: load.source)
+          < (load.source.isLocal ? limits.transfersPostedMax : postedMax)
       {
         let chunk = load.chunks[next]
         do throws(TransferFailure) {

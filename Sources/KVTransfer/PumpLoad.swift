@@ -57,7 +57,8 @@ struct PumpLoad {
 
   /// The target blocks that did not land, the first time it is known that they will not.
   mutating func takeErrors() -> [BlockIndex] {
-    guard !hasReportedErrors, failure != nil || isStopped, landed < moves.count else { return [] }
+    let isOver = isStopped || (failure != nil && postedCount == 0)
+    guard !hasReportedErrors, isOver, landed < moves.count else { return [] }
     hasReportedErrors = true
     return moves[landed...].map(\.target)
   }

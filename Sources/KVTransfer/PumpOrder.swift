@@ -34,7 +34,8 @@ public struct PumpReport: Equatable, Sendable {
   /// Only while tracing.
   public var trace: [TransferTrace] = []
   public var isEmpty: Bool {
-    trace.isEmpty && progress.isEmpty && loadErrors.isEmpty && saved.isEmpty && moved.isEmpty && attached.isEmpty
+    trace.isEmpty && progress.isEmpty && loadErrors.isEmpty && saved.isEmpty && moved.isEmpty
+      && attached.isEmpty
   }
 
   public init() {}
@@ -44,7 +45,9 @@ public struct PumpReport: Equatable, Sendable {
     progress.merge(later.progress) { $1 }
     loadErrors += later.loadErrors
     saved += later.saved
-    moved.merge(later.moved) { .init(bytes: $0.bytes + $1.bytes, duration: $0.duration + $1.duration) }
+    moved.merge(later.moved) {
+      .init(bytes: $0.bytes + $1.bytes, duration: $0.duration + $1.duration)
+    }
     attached.merge(later.attached) { $1 }
     trace += later.trace
   }

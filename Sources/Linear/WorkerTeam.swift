@@ -91,7 +91,7 @@ public final class WorkerTeam: Sendable {
         turns += 1
       }
       guard shared.generation.load(ordering: .acquiring) != seen else {
-        doorbell.wait(until: MonotonicClock.now() + .seconds(3600))
+        doorbell.wait(atMost: .seconds(3600))
         continue
       }
       seen += 1

@@ -1,6 +1,6 @@
+internal import Glibc
 public import KVLayout
 internal import Linear
-internal import Glibc
 
 /// Activations of one forward pass, kept between passes.
 struct ForwardScratch {
@@ -145,7 +145,8 @@ extension LlamaModel {
     var values: [UnsafePointer<Float>?] = []
     for span in spans {
       firsts.append(keys.count)
-      let blocks = (span.position + span.tokens.count + layout.tokensPerBlock - 1)
+      let blocks =
+        (span.position + span.tokens.count + layout.tokensPerBlock - 1)
         / layout.tokensPerBlock
       for head in 0..<kvHeads {
         for block in span.blocks[..<blocks] {
@@ -168,7 +169,8 @@ extension LlamaModel {
             let (index, head) = (item / heads, item % heads)
             let row = rows[index]
             let span = spans[row.span]
-            let blocks = (span.position + span.tokens.count + layout.tokensPerBlock - 1)
+            let blocks =
+              (span.position + span.tokens.count + layout.tokensPerBlock - 1)
               / layout.tokensPerBlock
             let first = firsts[row.span] + head / (heads / kvHeads) * blocks
             Kernels.attend(

@@ -68,7 +68,8 @@ public final class LlamaModel {
               (name + "attn_q.weight", width), (name + "attn_k.weight", kvWidth),
               (name + "attn_v.weight", kvWidth),
             ], columns: width),
-          attentionOutput: try loader.matrix([(name + "attn_output.weight", width)], columns: width),
+          attentionOutput: try loader.matrix(
+            [(name + "attn_output.weight", width)], columns: width),
           gate: try loader.matrix(
             [(name + "ffn_gate.weight", configuration.hiddenSize)], columns: width),
           up: try loader.matrix(

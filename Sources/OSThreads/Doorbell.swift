@@ -33,6 +33,9 @@ public final class Doorbell: @unchecked Sendable {
     pthread_mutex_unlock(mutex)
   }
 
+  /// Returns at the next ring or after `timeout`, whichever is first.
+  public func wait(atMost timeout: Duration) { wait(until: MonotonicClock.now() + timeout) }
+
   /// Returns at the next ring or at `deadline`, whichever is first.
   public func wait(until deadline: LocalInstant) {
     var time = timespec(

@@ -45,7 +45,9 @@ final class Scheduler {
     guard needed <= pool.blockCount else {
       throw .needsTooManyBlocks(needed: needed, pool: pool.blockCount)
     }
-    guard requests.count < limits.requestsMax else { throw .tooManyRequests(max: limits.requestsMax) }
+    guard requests.count < limits.requestsMax else {
+      throw .tooManyRequests(max: limits.requestsMax)
+    }
     guard !requests.contains(where: { $0.spec.id == spec.id }), leaving[spec.id] == nil else {
       throw .duplicate(spec.id)
     }

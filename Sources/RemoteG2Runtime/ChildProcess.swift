@@ -1,5 +1,6 @@
 internal import CLinuxShims
 internal import Glibc
+internal import OSThreads
 
 /// A process this one started, or found running, held by a descriptor so that its number cannot be
 /// mistaken for another's.
@@ -64,6 +65,61 @@ package final class ChildProcess: @unchecked Sendable {
     return true
   }
 
+  /// Runs a program to its end, and returns its exit status (128 + n for signal n) with what it
+  /// wrote to standard output and standard error. Blocks its thread.
+  package static func run(
+    _ program: String, _ arguments: [String], environment: [String: String] = [:],
+    input: String = ""
+  ) throws(SpawnError) -> (status: Int32, output: String, errors: String) {
+    let pipes = (0..<3).map { _ in
+      var ends: [Int32] = [-1, -1]
+      _ = clinux_pipe(&ends)
+      return ends
+    }
+    let child: ChildProcess
+    do throws(SpawnError) {
+      child = try ChildProcess(
+        program, arguments, environment: environment, input: pipes[0][0], output: pipes[1][1],
+        error: pipes[2][1])
+    } catch {
+      for end in pipes.joined() { close(end) }
+      throw error
+    }
+    for end in [pipes[0][0], pipes[1][1], pipes[2][1]] { close(end) }
+    // Small enough for a pipe's buffer, so that writing it cannot wait for the child's output.
+    let bytes = Array(input.utf8.prefix(60_000))
+    _ = bytes.withUnsafeBytes { write(pipes[0][1], $0.baseAddress, $0.count) }
+    close(pipes[0][1])
+    let errors = Drain(pipes[2][0])
+    var output: [UInt8] = []
+    while let chunk = readSome(pipes[1][0]), !chunk.isEmpty { output += chunk }
+    let errorText = errors.finish()
+    close(pipes[1][0])
+    close(pipes[2][0])
+    var status: Int32 = 0
+    while waitpid(child.pid, &status, 0) < 0, errno == EINTR {}
+    let code = status & 0x7F == 0 ? status >> 8 & 0xFF : 128 + status & 0x7F
+    return (code, String(decoding: output, as: UTF8.self), errorText)
+  }
+
+  /// Empties a pipe on a thread of its own, so that neither of two pipes can fill up.
+  private final class Drain: @unchecked Sendable {
+    // @unchecked: `bytes` is written by the thread and read after it was joined.
+    private var bytes: [UInt8] = []
+    private var thread: OSThread?
+
+    init(_ descriptor: Int32) {
+      thread = OSThread.start("drain") { [self] in
+        while let chunk = readSome(descriptor), !chunk.isEmpty { bytes += chunk }
+      }
+    }
+
+    func finish() -> String {
+      thread?.join()
+      return String(decoding: bytes, as: UTF8.self)
+    }
+  }
+
   package func signal(_ number: Int32) { _ = kill(pid, number) }
 
   /// The state letter in `/proc`, or nil when it is gone.
@@ -81,12 +137,7 @@ package enum ProcFile {
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }
     var bytes: [UInt8] = []
-    var buffer = [UInt8](repeating: 0, count: 65536)
-    while true {
-      let count = read(descriptor, &buffer, buffer.count)
-      guard count > 0 else { break }
-      bytes += buffer[..<count]
-    }
+    while let chunk = readSome(descriptor), !chunk.isEmpty { bytes += chunk }
     return String(decoding: bytes, as: UTF8.self)
   }
 

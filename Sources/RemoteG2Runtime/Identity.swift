@@ -8,7 +8,9 @@ public import RemoteG2Engine
 
 extension RemoteG2Core.HashFunction {
   /// SHA-256, for block keys.
-  package static let sha256 = RemoteG2Core.HashFunction(name: "sha256-chain/1") { Array(SHA256.hash(data: $0)) }
+  package static let sha256 = RemoteG2Core.HashFunction(name: "sha256-chain/1") {
+    Array(SHA256.hash(data: $0))
+  }
 }
 
 /// What makes two workers' blocks interchangeable.

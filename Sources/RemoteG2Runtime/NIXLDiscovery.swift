@@ -107,17 +107,11 @@ package struct NIXLDiscovery: Sendable {
   }
 
   private static func sitePackages() -> [String] {
-    let process = Process()
-    process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments = [
-      "python3", "-c", "import site,sys; print('\\n'.join(site.getsitepackages()))",
-    ]
-    let output = Pipe()
-    process.standardOutput = output
-    process.standardError = FileHandle.nullDevice
-    guard (try? process.run()) != nil else { return [] }
-    let text = output.fileHandleForReading.readDataToEndOfFile()
-    process.waitUntilExit()
-    return String(decoding: text, as: UTF8.self).split(separator: "\n").map(String.init)
+    let script = "import site; print('\\n'.join(site.getsitepackages()))"
+    guard
+      let found = try? ChildProcess.run("/usr/bin/env", ["python3", "-c", script]),
+      found.status == 0
+    else { return [] }
+    return found.output.split(separator: "\n").map(String.init)
   }
 }

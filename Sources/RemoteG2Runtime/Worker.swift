@@ -1,5 +1,5 @@
-package import Collectives
 internal import CLinuxShims
+package import Collectives
 internal import Glibc
 package import KVConnector
 internal import KVLayout
@@ -8,9 +8,9 @@ package import Linear
 package import LlamaModel
 package import NIXL
 internal import OSThreads
+internal import RemoteG2Control
 package import RemoteG2Core
 package import RemoteG2Engine
-internal import RemoteG2Control
 internal import Synchronization
 
 /// Why a worker cannot start.
@@ -182,6 +182,8 @@ package final class Worker: @unchecked Sendable {
     let open = connector.open
     let pool = engine.poolCounts
     let hasRequests = engine.hasRequests
+    let ready = configuration.peers.map(\.name).filter { connector.isReady($0) }
+    let isLocalReady = connector.isLocalReady
     snapshot.withLock {
       $0.fetches = open.fetches
       $0.quarantined = open.quarantined
@@ -189,6 +191,8 @@ package final class Worker: @unchecked Sendable {
       $0.requests = hasRequests ? 1 : 0
       $0.blocksHeld = pool.held
       $0.blocksCached = pool.cached
+      $0.peersReady = ready
+      $0.isLocalReady = isLocalReady
     }
   }
 
@@ -206,10 +210,6 @@ package final class Worker: @unchecked Sendable {
     audit.residentMB = (pages.count > 1 ? Int(pages[1]) ?? 0 : 0) * 4096 / (1 << 20)
     audit.storePID = supervisor.storePID.map(Int.init)
     audit.storeStarts = supervisor.startCount
-    audit.isLocalReady = control.localStore != nil
-    audit.peersReady = configuration.peers.map(\.name).filter {
-      if case .ready = control.state(ofPeer: $0) { true } else { false }
-    }
     if let (incarnation, stats) = try? await control.localClient?.stats(timeout: .seconds(1)) {
       audit.storeLeases = stats.leases
       audit.storePinned = stats.pinned

@@ -112,7 +112,8 @@ package final class WorkerConsole: Sendable {
     case .ttl:
       let seconds = command.seconds
       guard (seconds ?? 1) > 0, (seconds ?? 1) < 86400 else {
-        write(WorkerEvent(.error, id: id, message: "a lease lives more than 0 s and less than a day"))
+        write(
+          WorkerEvent(.error, id: id, message: "a lease lives more than 0 s and less than a day"))
         return
       }
       worker.control.setLeaseTTL(seconds.map { .nanoseconds(Int64($0 * 1e9)) })
@@ -178,24 +179,11 @@ package final class WorkerConsole: Sendable {
     AsyncStream { continuation in
       // A thread of its own: reading standard input blocks.
       _ = OSThread.start("console") {
-        var rest = Data()
-        var isSkipping = false
-        while true {
-          let chunk = FileHandle.standardInput.availableData
-          if chunk.isEmpty { break }
-          rest.append(chunk)
-          while let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
-            if isSkipping {
-              isSkipping = false
-              continuation.yield(nil)
-            } else {
-              continuation.yield(Data(rest[rest.startIndex..<end]))
-            }
-            rest = Data(rest[rest.index(after: end)...])
-          }
-          if rest.count > bytesMax {
-            rest = Data()
-            isSkipping = true
+        var reader = LineReader(0, bytesMax: bytesMax)
+        while let line = reader.next() {
+          switch line {
+          case .text(let bytes): continuation.yield(Data(bytes))
+          case .tooLong: continuation.yield(nil)
           }
         }
         continuation.finish()

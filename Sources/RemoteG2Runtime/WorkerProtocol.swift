@@ -47,7 +47,9 @@ package struct WorkerCommand: Codable, Sendable {
 
 /// One line on a worker's standard output.
 package struct WorkerEvent: Codable, Sendable {
-  package enum Name: String, Codable, Sendable { case ready, result, done, audit, transfer, fetch, error }
+  package enum Name: String, Codable, Sendable {
+    case ready, result, done, audit, transfer, fetch, error
+  }
 
   package var event: Name
   package var id: UInt64?

@@ -46,13 +46,14 @@ package final class StoreService: StoreBackend {
     self.configuration = configuration
     self.incarnation = incarnation
     self.pools = pools
-    announced = metadata.map { frame in
-      pools.map {
-        RankPool(
-          metadata: frame, address: UInt64(UInt(bitPattern: $0.base)), slotCount: $0.slotCount,
-          blockBytes: $0.blockBytes)
-      }
-    } ?? []
+    announced =
+      metadata.map { frame in
+        pools.map {
+          RankPool(
+            metadata: frame, address: UInt64(UInt(bitPattern: $0.base)), slotCount: $0.slotCount,
+            blockBytes: $0.blockBytes)
+        }
+      } ?? []
     ledger = Mutex(
       StoreLedger(
         incarnation: incarnation, slotCount: configuration.slotCount,

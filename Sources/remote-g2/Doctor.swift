@@ -23,10 +23,12 @@ struct Doctor: AsyncParsableCommand {
       isWell = false
       line(name, "MISSING: \(text)")
     }
-    let cpu = (ProcFile.text("/proc/cpuinfo") ?? "").split(separator: "\n")
+    let cpu =
+      (ProcFile.text("/proc/cpuinfo") ?? "").split(separator: "\n")
       .first { $0.hasPrefix("model name") }?.split(separator: ":").last ?? "unknown"
     line(
-      "cpu", "\(cpu.trimmingCharacters(in: .whitespaces)), "
+      "cpu",
+      "\(cpu.trimmingCharacters(in: .whitespaces)), "
         + "\(ProcessInfo.processInfo.activeProcessorCount) cores")
 
     let team = WorkerTeam(threads: min(2, ProcessInfo.processInfo.activeProcessorCount))
@@ -45,13 +47,16 @@ struct Doctor: AsyncParsableCommand {
       line("nixl version", Self.version(of: library.path) ?? "unknown")
       do throws(NIXLError) {
         let agent = try Agent(name: "doctor", hasProgressThread: false, library: library)
-        line("nixl agent", "made, with a UCX backend and \(try agent.metadata().count) bytes of metadata")
+        line(
+          "nixl agent",
+          "made, with a UCX backend and \(try agent.metadata().count) bytes of metadata")
       } catch {
         bad("nixl agent", "\(error): check UCX_TLS and UCX_NET_DEVICES")
       }
       let environment = ProcessInfo.processInfo.environment
       line(
-        "ucx", "UCX_TLS=\(environment["UCX_TLS"] ?? transport.ucxTls ?? "(all: cma on one host)"), "
+        "ucx",
+        "UCX_TLS=\(environment["UCX_TLS"] ?? transport.ucxTls ?? "(all: cma on one host)"), "
           + "UCX_NET_DEVICES=lo")
     } else {
       bad("nixl", discovery.explanation)
@@ -63,7 +68,8 @@ struct Doctor: AsyncParsableCommand {
       let configuration = try LlamaConfiguration(file)
       _ = try Tokenizer(file)
       line(
-        "model", "\(path): \(configuration.layerCount) layers, "
+        "model",
+        "\(path): \(configuration.layerCount) layers, "
           + "\(configuration.headCount)/\(configuration.kvHeadCount) heads of "
           + "\(configuration.headSize), \(configuration.vocabularySize) tokens")
     } catch { bad("model", "\(error)") }

@@ -31,7 +31,9 @@ struct StoreCommandLine: AsyncParsableCommand {
     checkRange("--slots", slots, 1...(1 << 20))
     checkRange("--block-bytes", blockBytes, 64...(1 << 30))
     checkRange("--ranks", ranks, 1...64)
-    guard linger >= 0, linger <= 86_400 else { fail("--linger \(linger) is not 0 to 86400 seconds") }
+    guard linger >= 0, linger <= 86_400 else {
+      fail("--linger \(linger) is not 0 to 86400 seconds")
+    }
     transport.prepare(host: host)
     let discovery = NIXLDiscovery(explicitPath: transport.nixlPath)
     if discovery.library == nil {

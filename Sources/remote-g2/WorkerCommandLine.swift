@@ -58,7 +58,9 @@ struct WorkerCommandLine: AsyncParsableCommand {
     checkRange("--threads", threads, 1...256)
     checkRange("--step-tokens", stepTokens, 1...4096)
     checkRange("--peer", peers.count, 0...Limits().peersMax)
-    guard linger >= 0, linger <= 86_400 else { fail("--linger \(linger) is not 0 to 86400 seconds") }
+    guard linger >= 0, linger <= 86_400 else {
+      fail("--linger \(linger) is not 0 to 86400 seconds")
+    }
     guard let policy = LoadFailurePolicy(rawValue: loadFailure) else {
       fail("--load-failure '\(loadFailure)' is not one of: recompute, fail")
     }

@@ -10,6 +10,9 @@
 // An anonymous memory file, close-on-exec. Returns the descriptor, or -errno.
 int clinux_memfd(const char *name, size_t bytes);
 
+// A pipe whose ends are close-on-exec. Returns 0 or -errno.
+int clinux_pipe(int ends[2]);
+
 // A descriptor that becomes readable when the process ends, or -errno.
 int clinux_pidfd(pid_t pid);
 

@@ -74,7 +74,8 @@ package struct FetchMachine: ~Copyable {
     return machine.advance { state in
       switch consume state {
       case .resolving:
-        return Step(.granted(Granted(lease: HeldLease(lease), blocks: blocks)), [.bind(blocks: blocks)])
+        return Step(
+          .granted(Granted(lease: HeldLease(lease), blocks: blocks)), [.bind(blocks: blocks)])
       // The grant raced with our deadline or with a cancel: give the lease straight back.
       case .closed: return Step(.closed, [.release(lease)])
       case .granted: preconditionFailure("two grants for one resolve")

@@ -1,0 +1,40 @@
+# Everything a developer or CI runs. Each line does its own set-up; nothing is hidden elsewhere.
+
+SWIFT_BUILD = swift build -c release --build-tests
+BIN = .build/release
+
+.PHONY: all setup build run test check bench format reference clean
+
+all: build
+
+setup:
+	@scripts/setup
+
+build: setup
+	@$(SWIFT_BUILD)
+
+# The main job: two workers, one real model, eleven scenes. RUN_FLAGS adds flags, e.g. --json FILE.
+run: build
+	@$(BIN)/remote-g2 run $(RUN_FLAGS)
+
+# All tests, in the same configuration and folder as run and bench.
+test: build
+	@swift test -c release --skip-build --no-parallel $(TEST_FLAGS)
+
+# Warnings are errors in every build; here also the format and the tidy tests.
+check: build
+	@scripts/format --check
+	@swift test -c release --skip-build --filter TidyTests
+
+format:
+	@scripts/format
+
+bench: setup
+	@scripts/bench $(BENCH_FLAGS)
+
+# Compares 64 greedy tokens with llama.cpp on an F32 file of the same weights.
+reference: build
+	@scripts/reference
+
+clean:
+	@rm -rf .build .build-*

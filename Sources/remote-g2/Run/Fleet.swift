@@ -1,0 +1,177 @@
+import Foundation
+import OSThreads
+import RemoteG2Core
+import RemoteG2Runtime
+
+/// The two workers of the demonstration, and how each is started again.
+final class Fleet {
+  struct Settings {
+    var model: String
+    var nixlPath: String?
+    var directory: String
+    var transport: String?
+    var threads: Int
+    var blockCount: Int
+    var slotCount: Int
+    var generate: Int
+  }
+
+  let settings: Settings
+  private var ports: [String: Int] = [:]
+  private(set) var workers: [String: WorkerProcess] = [:]
+  /// Descriptors and shared memory of each process when nothing is going on.
+  private var baseline: [String: Footprint] = [:]
+
+  /// What the last audit found too much of, in words.
+  private(set) var leakDetails: [String] = []
+
+  struct Footprint: Equatable, CustomStringConvertible {
+    var descriptors: Int
+    var sharedMemory: Int
+    var description: String { "\(descriptors) descriptors, \(sharedMemory) mappings" }
+  }
+
+  init(_ settings: Settings) {
+    self.settings = settings
+    for name in ["A", "B"] { ports[name] = Self.freePort() }
+  }
+
+  var a: WorkerProcess { workers["A"]! }  // Both are made by start(), before any scene.
+  var b: WorkerProcess { workers["B"]! }
+
+  func start(_ name: String) throws {
+    let other = name == "A" ? "B" : "A"
+    var arguments = [
+      "--model", settings.model, "--port", "\(ports[name] ?? 0)", "--run-dir", settings.directory,
+      "--peer", "\(other)=127.0.0.1:\(ports[other] ?? 0)", "--g1-blocks", "\(settings.blockCount)",
+      "--slots", "\(settings.slotCount)", "--threads", "\(settings.threads)", "--linger", "60",
+    ]
+    if let path = settings.nixlPath { arguments += ["--nixl-path", path] }
+    if let transport = settings.transport { arguments += ["--ucx-tls", transport] }
+    workers[name] = try WorkerProcess(
+      name: name, arguments: arguments, log: "\(settings.directory)/worker-\(name).log")
+  }
+
+  /// Waits until `name`'s engine has its store, and, if asked, its peer.
+  func waitUntilReady(_ name: String, peer: String?) throws {
+    guard let worker = workers[name] else { throw SceneFailure("no worker \(name)") }
+    try worker.waitUntilReady()
+    try waitUntilConnected(name, peer: peer)
+  }
+
+  func waitUntilConnected(_ name: String, peer: String?) throws {
+    guard let worker = workers[name] else { throw SceneFailure("no worker \(name)") }
+    try poll("\(name) is connected", seconds: 30) {
+      let audit = try worker.audit()
+      return audit.isLocalReady && audit.storeSealed != nil
+        && (peer.map { audit.peersReady.contains($0) } ?? true)
+    }
+  }
+
+  /// Asks again and again, a few times a second.
+  func poll(_ what: String, seconds: Double, _ check: () throws -> Bool) throws {
+    let deadline = MonotonicClock.now() + .milliseconds(Int(seconds * 1000))
+    while true {
+      if try check() { return }
+      guard MonotonicClock.now() < deadline else {
+        throw SceneFailure("not within \(seconds) s: \(what)")
+      }
+      usleep(20_000)
+    }
+  }
+
+  func storeProcess(_ name: String) throws -> ChildProcess {
+    guard let pid = try workers[name]?.audit().storePID,
+      let process = ChildProcess(running: Int32(pid))
+    else { throw SceneFailure("\(name) has no store") }
+    return process
+  }
+
+  /// Ends everything that was started in this run directory, by pid.
+  func stop() {
+    for worker in workers.values { worker.stop() }
+    for pid in members() {
+      ChildProcess(running: pid)?.signal(SIGKILL)
+    }
+  }
+
+  /// Processes of this demonstration, found by their run directory.
+  func members() -> [Int32] {
+    ProcFile.names(in: "/proc").compactMap { Int32($0) }.filter { pid in
+      guard pid != getpid(), let command = ProcFile.text("/proc/\(pid)/cmdline") else {
+        return false
+      }
+      return command.split(separator: "\0").contains(Substring(settings.directory))
+    }
+  }
+
+  // MARK: Leak audit
+
+  private func footprints() throws -> [String: Footprint] {
+    var found: [String: Footprint] = [:]
+    for (name, worker) in workers {
+      let audit = try worker.audit()
+      found["engine \(name)"] = Footprint(
+        descriptors: audit.descriptors, sharedMemory: audit.sharedMemory)
+      if let pid = audit.storePID {
+        found["store \(name)"] = Footprint(
+          descriptors: ProcFile.names(in: "/proc/\(pid)/fd").count, sharedMemory: 0)
+      }
+    }
+    found["system"] = Footprint(
+      descriptors: 0, sharedMemory: ProcFile.names(in: "/dev/shm").count)
+    return found
+  }
+
+  /// Remembers what an idle, connected fleet holds.
+  func takeBaseline() throws { baseline = try footprints() }
+
+  /// What is held that should not be. Waits a little for things that end by themselves.
+  func leaks(seconds: Double = 3) throws -> SceneReport.Leaks {
+    let deadline = MonotonicClock.now() + .milliseconds(Int(seconds * 1000))
+    while true {
+      let leaks = try currentLeaks()
+      if leaks.isClean || MonotonicClock.now() >= deadline { return leaks }
+      usleep(50_000)
+    }
+  }
+
+  private func currentLeaks() throws -> SceneReport.Leaks {
+    var leaks = SceneReport.Leaks()
+    for worker in workers.values {
+      let audit = try worker.audit()
+      leaks.leases += audit.storeLeases ?? 0
+      leaks.pins += (audit.storePinned ?? 0) + audit.blocksHeld
+      leaks.in_flight += audit.transfersInFlight + audit.fetches + audit.saving
+      leaks.quarantined += audit.quarantined
+    }
+    leakDetails = []
+    leaks.processes = max(0, members().count - 2 * workers.count)
+    let now = try footprints()
+    for (name, before) in baseline {
+      guard let after = now[name] else { continue }
+      if after.descriptors > before.descriptors || after.sharedMemory > before.sharedMemory {
+        leakDetails.append("\(name): \(before) became \(after)")
+      }
+      leaks.descriptors += max(0, after.descriptors - before.descriptors)
+      leaks.shared_memory += max(0, after.sharedMemory - before.sharedMemory)
+    }
+    return leaks
+  }
+
+  private static func freePort() -> Int {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    defer { close(descriptor) }
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+    withUnsafeMutablePointer(to: &address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        _ = bind(descriptor, $0, length)
+        _ = getsockname(descriptor, $0, &length)
+      }
+    }
+    return Int(UInt16(bigEndian: address.sin_port))
+  }
+}

@@ -1,0 +1,112 @@
+import Foundation
+import OSThreads
+import RemoteG2Core
+import RemoteG2Runtime
+
+/// The prompts, the golden results and the fleet that the scenes act on.
+final class Stage {
+  let fleet: Fleet
+  let prompts: [[Int32]]
+  /// Nothing in common with the prompts; as long as the longest.
+  let stranger: [Int32]
+  let tokensPerBlock = 16
+  let blockBytes: Int
+  /// By prompt: B alone.
+  var golden: [WireResult] = []
+  private let progress: (String) -> Void
+
+  init(
+    fleet: Fleet, prompts: [[Int32]], stranger: [Int32], blockBytes: Int,
+    progress: @escaping (String) -> Void
+  ) {
+    self.fleet = fleet
+    self.prompts = prompts
+    self.stranger = stranger
+    self.blockBytes = blockBytes
+    self.progress = progress
+  }
+
+  func say(_ words: String) { progress(words) }
+
+  var generate: Int { fleet.settings.generate }
+  /// Whole blocks of the first prompt that may be loaded: the last token is always computed.
+  var blocks: Int { (prompts[0].count - 1) / tokensPerBlock }
+  var bytes: Int { blocks * blockBytes }
+
+  /// How long a paced pull of the first prompt takes: at least a second, and well inside the time
+  /// that computing it instead would take.
+  var paceSeconds: Double { max(1.1, 0.4 * (golden.first?.ttftSeconds ?? 0)) }
+
+  func setPace(_ isOn: Bool) throws {
+    let rate = Double(bytes) / paceSeconds
+    try fleet.b.perform(.pace) {
+      $0.bytesPerSecond = isOn ? rate : nil
+      $0.transferBlocks = isOn ? 2 : nil
+    }
+  }
+
+  /// Waits until A's store holds the first prompt, saving it again from A's G1 if need be.
+  func fillA() throws {
+    try fleet.waitUntilConnected("A", peer: nil)
+    try fleet.poll("A's store is filled", seconds: 20) {
+      let audit = try fleet.a.audit()
+      if audit.storeSealed ?? 0 >= blocks, audit.saving == 0 { return true }
+      try fleet.a.perform(.save) { $0.prompt = prompts[0] }
+      return false
+    }
+    try fleet.waitUntilConnected("B", peer: "A")
+  }
+
+  // MARK: Proofs
+
+  /// Moments of the fetches from A, which are those that move more than one transfer's worth.
+  func landedBytes(at instant: Int64 = .max) -> Int {
+    fleet.b.trace.filter { $0.moment == "landed" && $0.at <= instant }.reduce(0) { $0 + $1.bytes }
+  }
+
+  /// Whether a transfer was posted and not terminal at `instant`.
+  func wasInFlight(at instant: Int64) -> Bool {
+    let posted = fleet.b.trace.filter { $0.moment == "posted" && $0.at <= instant }
+    return posted.contains { start in
+      !fleet.b.trace.contains {
+        $0.fetch == start.fetch && $0.ordinal == start.ordinal && $0.at <= instant
+          && ($0.moment == "landed" || $0.moment == "failed")
+      }
+    }
+  }
+
+  /// Leading blocks whose transfers had landed at `instant`: what digests can prove.
+  func leadingLanded(at instant: Int64) -> Int {
+    let landed = fleet.b.trace.filter { $0.moment == "landed" && $0.at <= instant }
+      .sorted { $0.ordinal < $1.ordinal }
+    var count = 0
+    for (index, transfer) in landed.enumerated() {
+      guard transfer.ordinal == index else { break }
+      count += transfer.bytes / blockBytes
+    }
+    return count
+  }
+
+  /// From the first post to the last landing.
+  var pullSeconds: Double? {
+    guard let first = fleet.b.trace.map(\.at).min(),
+      let last = fleet.b.trace.filter({ $0.moment == "landed" }).map(\.at).max(), last > first
+    else { return nil }
+    return Double(last - first) / 1e9
+  }
+
+  /// Waits until a share of the pull has landed, while the rest is in flight.
+  func waitForLanded(share: Double) throws {
+    _ = try fleet.b.wait("the pull to be under way", seconds: 30) {
+      landedBytes() >= Int(Double(bytes) * share) && wasInFlight(at: .max) ? true : nil
+    }
+  }
+
+  /// Traces B's transfers from here on.
+  func startTrace() throws {
+    try fleet.b.perform(.trace) { $0.on = true }
+    fleet.b.clearTrace()
+  }
+
+  func now() -> Int64 { MonotonicClock.now().nanoseconds }
+}

@@ -1,0 +1,155 @@
+import Foundation
+import Testing
+
+/// The rules a machine can check. Each failure says which file, and what to do.
+@Suite struct `Tidy` {
+  static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+    .deletingLastPathComponent().deletingLastPathComponent()
+
+  struct Source {
+    let path: String
+    let text: String
+    var lines: [Substring] { text.split(separator: "\n", omittingEmptySubsequences: false) }
+    var module: String { path.split(separator: "/").dropFirst().first.map(String.init) ?? "" }
+  }
+
+  static func sources(_ folder: String, _ suffixes: [String] = [".swift"]) -> [Source] {
+    let base = root.appendingPathComponent(folder)
+    let names = FileManager.default.enumerator(atPath: base.path)?.compactMap { $0 as? String } ?? []
+    return names.filter { name in suffixes.contains { name.hasSuffix($0) } }
+      .filter { !$0.contains("Generated/") }
+      .compactMap { name in
+        (try? String(contentsOf: base.appendingPathComponent(name), encoding: .utf8)).map {
+          Source(path: "\(folder)/\(name)", text: $0)
+        }
+      }
+  }
+
+  /// Modules imported by a line like `package import Foo`.
+  static func imports(_ source: Source) -> [String] {
+    source.lines.compactMap { line in
+      let words = line.split(separator: " ")
+      guard let index = words.firstIndex(of: "import"), index <= 1, words.count > index + 1 else {
+        return nil
+      }
+      return String(words[index + 1])
+    }
+  }
+
+  static let pure: [String: Set<String>] = ["KVLayout": [], "RemoteG2Core": ["KVLayout"]]
+
+  @Test func `sources were found at all`() {
+    #expect(Self.sources("Sources").count > 50)
+    #expect(Self.sources("Tests").count > 5)
+  }
+
+  @Test func `pure modules import nothing impure`() {
+    for source in Self.sources("Sources") {
+      guard let allowed = Self.pure[source.module] else { continue }
+      for name in Self.imports(source) where !allowed.contains(name) {
+        Issue.record(
+          "\(source.path) imports \(name): pass time, randomness and I/O in as arguments")
+      }
+    }
+  }
+
+  @Test func `only its one wrapper imports each C module`() {
+    let wrappers = [
+      "CKernels": ["Linear"], "CNIXL": ["NIXL"], "CXXHash": ["ContentDigest"],
+      "CLinuxShims": ["OSThreads", "RemoteG2Store", "RemoteG2Runtime"],
+    ]
+    for source in Self.sources("Sources") {
+      for name in Self.imports(source) {
+        guard let allowed = wrappers[name], !allowed.contains(source.module) else { continue }
+        Issue.record("\(source.path) imports \(name): only \(allowed) may, use what it wraps")
+      }
+    }
+  }
+
+  @Test func `arrows point down only`() {
+    let order = [
+      "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "NIXL", "Linear", "LlamaModel",
+      "KVTransfer", "KVTransferTesting", "KVConnector", "Collectives", "RemoteG2Engine",
+      "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "remote-g2", "remote-g2-testhost",
+    ]
+    let rank = Dictionary(uniqueKeysWithValues: order.enumerated().map { ($1, $0) })
+    for source in Self.sources("Sources") {
+      guard let own = rank[source.module] else {
+        Issue.record("\(source.path): add the module \(source.module) to this test's order")
+        continue
+      }
+      for name in Self.imports(source) {
+        guard let other = rank[name], other >= own else { continue }
+        Issue.record("\(source.path) imports \(name), which is above it: turn the arrow round")
+      }
+    }
+  }
+
+  @Test func `no file is longer than 400 lines`() {
+    for source in Self.sources("Sources", [".swift", ".c", ".h"]) + Self.sources("Tests")
+    where source.lines.count > 400 {
+      Issue.record("\(source.path) has \(source.lines.count) lines: split it by aspect")
+    }
+  }
+
+  @Test func `banned words name nothing`() {
+    let banned = ["Manager", "Helper", "Util", "Handler", "blk", "req"]
+    for source in Self.sources("Sources") {
+      for line in source.lines {
+        let code = line.split(separator: "//", omittingEmptySubsequences: false).first ?? ""
+        for keyword in ["class ", "struct ", "enum ", "protocol ", "func ", "var ", "let ", "case "] {
+          guard let range = code.range(of: keyword) else { continue }
+          let name = code[range.upperBound...].prefix { $0.isLetter || $0.isNumber || $0 == "_" }
+          let isBanned = banned.contains { word in
+            word.first?.isUppercase == true ? name.contains(word) : name == word
+          }
+          if isBanned {
+            Issue.record("\(source.path) declares \(name): name it after what it is in the domain")
+          }
+        }
+      }
+    }
+  }
+
+  @Test func `no clock or chance is read outside the shells`() {
+    let shells: Set<String> = [
+      "OSThreads", "RemoteG2Store", "RemoteG2Runtime", "remote-g2", "remote-g2-testhost",
+      "KVTransferTesting",
+    ]
+    let reads = ["MonotonicClock.now()", "SystemRandomNumberGenerator", ".random(in:", "Date()"]
+    for source in Self.sources("Sources") where !shells.contains(source.module) {
+      // The pump's thread is a shell inside KVTransfer.
+      guard !source.path.hasSuffix("TransferPump.swift") else { continue }
+      for read in reads where source.text.contains(read) {
+        Issue.record("\(source.path) uses \(read): take it as an argument")
+      }
+    }
+  }
+
+  @Test func `nothing is left undone, and no test sleeps`() {
+    let marks = ["TO" + "DO", "FIX" + "ME", "XX" + "X:"]
+    for source in Self.sources("Sources") + Self.sources("Tests") {
+      for mark in marks where source.text.contains(mark) {
+        Issue.record("\(source.path) contains \(mark)")
+      }
+    }
+    let sleeps = ["Task." + "sleep", "Thread." + "sleep", "usle" + "ep("]
+    for source in Self.sources("Tests") {
+      for sleep in sleeps where source.text.contains(sleep) {
+        Issue.record("\(source.path) sleeps: wait for the event, or pass the time in")
+      }
+    }
+  }
+
+  @Test func `every unchecked promise to the compiler is argued`() {
+    for source in Self.sources("Sources") {
+      let lines = source.lines
+      for (index, line) in lines.enumerated() where line.contains("@unchecked Sendable") {
+        let near = lines[max(0, index - 3)..<min(lines.count, index + 4)]
+        if !near.contains(where: { $0.contains("@unchecked:") || $0.contains("// @unchecked") }) {
+          Issue.record("\(source.path):\(index + 1) has no '// @unchecked:' comment with the argument")
+        }
+      }
+    }
+  }
+}
