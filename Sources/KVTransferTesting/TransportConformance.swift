@@ -1,5 +1,5 @@
-public import KVTransfer
 internal import Glibc
+public import KVTransfer
 internal import OSThreads
 public import RemoteG2Core
 

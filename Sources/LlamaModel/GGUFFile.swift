@@ -181,8 +181,11 @@ public final class GGUFFile: @unchecked Sendable {
       guard depth < Self.nestingMax else { throw .malformed(path: path, "arrays nest too deep") }
       let element = try read(UInt32.self, &cursor)
       let count = try read(UInt64.self, &cursor)
-      guard count <= Self.elementsMax, count <= UInt64(byteCount - cursor.offset) else {
+      guard count <= Self.elementsMax else {
         throw .malformed(path: path, "an array claims \(count) elements")
+      }
+      guard count <= UInt64(byteCount - cursor.offset) else {
+        throw .truncated(path: path, while: cursor.part)
       }
       var elements: [Value] = []
       elements.reserveCapacity(Int(count))

@@ -22,6 +22,7 @@ package enum ServeError: Error, Equatable, Sendable, CustomStringConvertible {
 package final class StoreServer: Sendable {
   private typealias Server = GRPCServer<HTTP2ServerTransport.Posix>
   private let tasks: [Task<Void, any Error>]
+  private let beginShutdown: @Sendable () -> Void
   /// The TCP port that was bound.
   package let port: Int
 
@@ -46,7 +47,10 @@ package final class StoreServer: Sendable {
         throw ServeError.cannotListen("\(host):\(port)", reason: "no address was bound")
       }
       _ = try await engine.listeningAddress
-      return StoreServer(tasks: [peerTask, engineTask], port: bound)
+      return StoreServer(tasks: [peerTask, engineTask], port: bound) {
+        peers.beginGracefulShutdown()
+        engine.beginGracefulShutdown()
+      }
     } catch {
       // The cause comes out of serve(), not out of listeningAddress.
       peerTask.cancel()
@@ -62,14 +66,26 @@ package final class StoreServer: Sendable {
     }
   }
 
-  private init(tasks: [Task<Void, any Error>], port: Int) {
+  private init(
+    tasks: [Task<Void, any Error>], port: Int, beginShutdown: @escaping @Sendable () -> Void
+  ) {
     self.tasks = tasks
+    self.beginShutdown = beginShutdown
     self.port = port
   }
 
-  /// Closes every connection at once. Waiting for clients would wait for stopped ones too.
-  package func stop() {
-    for task in tasks { task.cancel() }
+  /// Closes the listeners, lets calls end, and after at most a second closes what is left: a stopped
+  /// client would be waited for without end. Cutting at once instead would trap in the middle of an
+  /// accept.
+  package func stop() async {
+    beginShutdown()
+    let tasks = tasks
+    let timer = Task {
+      try await Task.sleep(for: .seconds(1))
+      for task in tasks { task.cancel() }
+    }
+    for task in tasks { _ = await task.result }
+    timer.cancel()
   }
 
   private static func failure(of task: Task<Void, any Error>) async -> (any Error)? {

@@ -86,8 +86,9 @@ package enum StoreProcess {
       let next = min(service.expireDue() ?? now + .milliseconds(20), now + .milliseconds(20))
       try? await Task.sleep(for: max(.milliseconds(1), next - now))
     }
-    server.stop()
+    // Gone from the file system first, so that a new worker starts its own store.
     unlink(paths.socket)
+    await server.stop()
     withExtendedLifetime((agent, pools)) {}
   }
 }

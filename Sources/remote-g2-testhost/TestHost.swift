@@ -187,7 +187,8 @@ enum TestHost {
       failures.append("\(pair.landed) of 4 landed after the source went on")
     }
     for block in 0..<slotCount
-    where pair.target.bytes(of: block)[100] != TransportConformance.pattern(slot: block, byte: 100) {
+    where pair.target.bytes(of: block)[100] != TransportConformance.pattern(slot: block, byte: 100)
+    {
       failures.append("block \(block) is wrong")
     }
     return failures

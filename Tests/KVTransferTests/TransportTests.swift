@@ -77,15 +77,14 @@ final class MemoryWorld {
   }
 }
 
-@Suite struct `Pump` {
-  static let start = LocalInstant(nanoseconds: 1)
+@Suite struct `The pump` {
 
   /// A pump over a world in which chosen transfers go wrong.
   struct Rig {
     let world = MemoryWorld()
     let faulty: FaultyTransport
     let pump: PumpCore
-    var now = Pump.start
+    var now = LocalInstant(nanoseconds: 1)
     var report = PumpReport()
 
     init(transferBlocks: Int = 4, fault: @escaping (TransferID) -> TransferFault? = { _ in nil }) {
@@ -159,7 +158,8 @@ final class MemoryWorld {
     #expect(rig.progress(1)?.unquiet == [])
   }
 
-  @Test func `a hanging transfer is never quiet by itself, and is when its source is proved dead`() {
+  @Test func `a hanging transfer is never quiet by itself, and is when its source is proved dead`()
+  {
     var rig = Rig { $0.ordinal == 1 ? .hang : nil }
     rig.load(1, blocks: 8)
     rig.run(500)

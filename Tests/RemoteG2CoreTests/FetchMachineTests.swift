@@ -65,7 +65,8 @@ struct FetchEventCase: Sendable {
     FetchEventCase(
       name: "bind refused",
       trapsIn: [
-        "resolving", "moving", "moving, landed 2 of 4", "confirming", "checking", "draining", "closed",
+        "resolving", "moving", "moving, landed 2 of 4", "confirming", "checking", "draining",
+        "closed",
       ]
     ) { $0.bindRefused() },
     FetchEventCase(name: "cancelled", trapsIn: []) { $0.cancelled() },

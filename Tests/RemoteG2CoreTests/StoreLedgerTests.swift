@@ -21,8 +21,9 @@ import Testing
 
   static func seal(_ ledger: inout StoreLedger, _ keys: [BlockKey], ranks: Int = 1) {
     for key in keys {
-      guard case .reserved(let slot, let generation) = ledger.pool.reserve(
-        key, until: start + .seconds(30))
+      guard
+        case .reserved(let slot, let generation) = ledger.pool.reserve(
+          key, until: start + .seconds(30))
       else { continue }
       for rank in 0..<ranks {
         _ = ledger.pool.seal(
@@ -48,8 +49,9 @@ import Testing
   @Test func `a block is not grantable before every rank has sealed it`() {
     var ledger = Self.ledger(sealed: 0, ranks: 3)
     let key = Self.keys(0..<1)[0]
-    guard case .reserved(let slot, let generation) = ledger.pool.reserve(
-      key, until: Self.start + .seconds(1))
+    guard
+      case .reserved(let slot, let generation) = ledger.pool.reserve(
+        key, until: Self.start + .seconds(1))
     else {
       Issue.record("an empty pool is full")
       return
@@ -148,8 +150,9 @@ import Testing
 
   @Test func `a writer that vanished loses its slot, and its late seal is ignored`() {
     var ledger = Self.ledger(sealed: 0)
-    guard case .reserved(let slot, let generation) = ledger.pool.reserve(
-      Self.keys(0..<1)[0], until: Self.start + .seconds(1))
+    guard
+      case .reserved(let slot, let generation) = ledger.pool.reserve(
+        Self.keys(0..<1)[0], until: Self.start + .seconds(1))
     else {
       Issue.record("the writer was refused")
       return
@@ -177,13 +180,15 @@ import Testing
         {
           held.append((grant, grant.blocks.map(\.generation)))
         }
-      case 2: if let some = held.randomElement(using: &generator) {
-        _ = ledger.renew(some.0.lease, ttl: .milliseconds(500), at: now)
-      }
-      case 3: if !held.isEmpty {
-        let index = Int.random(in: 0..<held.count, using: &generator)
-        _ = ledger.release(held[index].0.lease, at: now)
-      }
+      case 2:
+        if let some = held.randomElement(using: &generator) {
+          _ = ledger.renew(some.0.lease, ttl: .milliseconds(500), at: now)
+        }
+      case 3:
+        if !held.isEmpty {
+          let index = Int.random(in: 0..<held.count, using: &generator)
+          _ = ledger.release(held[index].0.lease, at: now)
+        }
       case 4: ledger.expireDue(at: now)
       case 5: _ = ledger.pool.evictUnpinned()
       default:

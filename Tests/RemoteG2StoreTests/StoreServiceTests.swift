@@ -34,7 +34,7 @@ func same<Value: Equatable>(
     try await body(service, peer, engine)
     peer.stop()
     engine.stop()
-    server.stop()
+    await server.stop()
     try? FileManager.default.removeItem(atPath: path)
   }
 
@@ -44,14 +44,16 @@ func same<Value: Equatable>(
     try await Self.serve { service, peer, engine in
       let key = BlockKey(high: 1, low: 2)
       let owner = service.incarnation
-      same(try await peer.resolve([key], from: owner, ttl: nil, timeout: Self.second), .refused(.gone))
+      same(
+        try await peer.resolve([key], from: owner, ttl: nil, timeout: Self.second), .refused(.gone))
       let reservations = try await engine.reserve([key], of: owner, timeout: Self.second)
       guard case .reserved(let slot, let generation)? = reservations.first else {
         Issue.record("not reserved: \(reservations)")
         return
       }
       let digest = Digest128(high: 7, low: 8)
-      same(try await engine.seal(
+      same(
+        try await engine.seal(
           [SealedSlot(slot: slot, generation: generation, digest: digest)], rank: 0, of: owner,
           timeout: Self.second), 1)
       guard
@@ -63,7 +65,9 @@ func same<Value: Equatable>(
       }
       #expect(grant.blocks == [GrantedBlock(slot: slot, generation: generation, digests: [digest])])
       #expect(grant.ttl == .seconds(9))
-      same(try await peer.renew(grant.lease, ttl: .seconds(3), timeout: Self.second), .renewed(ttl: .seconds(3)))
+      same(
+        try await peer.renew(grant.lease, ttl: .seconds(3), timeout: Self.second),
+        .renewed(ttl: .seconds(3)))
       same(try await peer.confirm(grant.lease, timeout: Self.second), .intact(1))
       same(try await engine.evictUnpinned(timeout: Self.second), 0)
       same(try await peer.release(grant.lease, timeout: Self.second), .released)
@@ -78,7 +82,9 @@ func same<Value: Equatable>(
     try await Self.serve { service, peer, engine in
       let stranger = Incarnation(high: 9, low: 9)
       let key = BlockKey(high: 1, low: 2)
-      same(try await peer.resolve([key], from: stranger, ttl: nil, timeout: Self.second), .refused(.gone))
+      same(
+        try await peer.resolve([key], from: stranger, ttl: nil, timeout: Self.second),
+        .refused(.gone))
       let lease = LeaseID(serial: 1, owner: stranger)
       same(try await peer.confirm(lease, timeout: Self.second), .gone)
       same(try await engine.reserve([key], of: stranger, timeout: Self.second), [.full])

@@ -15,7 +15,8 @@ import Testing
 
   static func sources(_ folder: String, _ suffixes: [String] = [".swift"]) -> [Source] {
     let base = root.appendingPathComponent(folder)
-    let names = FileManager.default.enumerator(atPath: base.path)?.compactMap { $0 as? String } ?? []
+    let names =
+      FileManager.default.enumerator(atPath: base.path)?.compactMap { $0 as? String } ?? []
     return names.filter { name in suffixes.contains { name.hasSuffix($0) } }
       .filter { !$0.contains("Generated/") }
       .compactMap { name in
@@ -97,7 +98,9 @@ import Testing
     for source in Self.sources("Sources") {
       for line in source.lines {
         let code = line.split(separator: "//", omittingEmptySubsequences: false).first ?? ""
-        for keyword in ["class ", "struct ", "enum ", "protocol ", "func ", "var ", "let ", "case "] {
+        for keyword in [
+          "class ", "struct ", "enum ", "protocol ", "func ", "var ", "let ", "case ",
+        ] {
           guard let range = code.range(of: keyword) else { continue }
           let name = code[range.upperBound...].prefix { $0.isLetter || $0.isNumber || $0 == "_" }
           let isBanned = banned.contains { word in
@@ -147,7 +150,8 @@ import Testing
       for (index, line) in lines.enumerated() where line.contains("@unchecked Sendable") {
         let near = lines[max(0, index - 3)..<min(lines.count, index + 4)]
         if !near.contains(where: { $0.contains("@unchecked:") || $0.contains("// @unchecked") }) {
-          Issue.record("\(source.path):\(index + 1) has no '// @unchecked:' comment with the argument")
+          Issue.record(
+            "\(source.path):\(index + 1) has no '// @unchecked:' comment with the argument")
         }
       }
     }

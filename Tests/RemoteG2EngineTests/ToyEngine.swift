@@ -1,0 +1,314 @@
+import Collectives
+import ContentDigest
+import Foundation
+import KVConnector
+import KVLayout
+import KVTransfer
+import RemoteG2Core
+import RemoteG2Engine
+
+/// A model whose KV is a function of its tokens, and whose next token is a function of all its KV:
+/// one wrong byte anywhere in a block is a wrong token.
+final class ToyModel: ForwardPass {
+  let layout: BlockLayout
+  let contextLength = 4096
+  let vocabularySize = 97
+  let endTokens: Set<Int32> = []
+  private(set) var steps = 0
+  private(set) var tokensComputed = 0
+
+  init(tokensPerBlock: Int = 4) throws {
+    layout = try BlockLayout(
+      layerCount: 1, kvHeadsPerRank: 1, headSize: 4, tokensPerBlock: tokensPerBlock)
+  }
+
+  func forward(_ spans: [SequenceSpan], pool: UnsafeMutableRawPointer) -> [[Float]] {
+    steps += 1
+    var logits: [[Float]] = []
+    for span in spans {
+      var state = position(span.position, of: span, pool)
+      for (index, token) in span.tokens.enumerated() {
+        tokensComputed += 1
+        state = state &* 1_000_003 &+ UInt64(UInt32(bitPattern: token)) &+ 17
+        write(state, at: span.position + index, span, pool)
+      }
+      guard span.wantsLogits else { continue }
+      // Everything the sequence has in the pool decides: read it all again.
+      var hash: UInt64 = 7
+      for place in 0..<span.position + span.tokens.count {
+        hash = hash &* 31 &+ read(at: place, span, pool)
+      }
+      var row = [Float](repeating: 0, count: vocabularySize)
+      row[Int(hash % UInt64(vocabularySize))] = 1
+      logits.append(row)
+    }
+    return logits
+  }
+
+  private func position(
+    _ start: Int, of span: SequenceSpan, _ pool: UnsafeMutableRawPointer
+  ) -> UInt64 { start == 0 ? 1 : read(at: start - 1, span, pool) }
+
+  /// 16 bytes a token for K; the state is its first eight.
+  private func address(
+    _ place: Int, _ span: SequenceSpan, _ pool: UnsafeMutableRawPointer
+  ) -> UnsafeMutableRawPointer {
+    let block = Int(span.blocks[place / layout.tokensPerBlock])
+    return pool + block * layout.blockBytes + place % layout.tokensPerBlock * 16
+  }
+
+  private func write(
+    _ state: UInt64, at place: Int, _ span: SequenceSpan, _ pool: UnsafeMutableRawPointer
+  ) { address(place, span, pool).storeBytes(of: state, as: UInt64.self) }
+
+  private func read(
+    at place: Int, _ span: SequenceSpan, _ pool: UnsafeMutableRawPointer
+  ) -> UInt64 { address(place, span, pool).load(as: UInt64.self) }
+}
+
+/// A control client that answers from ledgers in this process, when the test says so.
+final class ToyControl: SourceControl, @unchecked Sendable {
+  // @unchecked: used by one test on one thread.
+  var peers: [String: PeerState] = [:]
+  var local: SourceID?
+  var ledgers: [SourceID: StoreLedger] = [:]
+  var answers: [ControlAnswer] = []
+  var posted: [ControlRequest] = []
+  var now = LocalInstant(nanoseconds: 0)
+  /// Requests are left without an answer.
+  var isSilent = false
+  /// Confirm is answered with this instead of the ledger's word.
+  var confirmAnswer: ConfirmAnswer??
+
+  func state(ofPeer name: String) -> PeerState { peers[name] ?? .unknown }
+  var localStore: SourceID? { local }
+
+  func drain() -> [ControlAnswer] {
+    let taken = answers
+    answers = []
+    return taken
+  }
+
+  func post(_ request: ControlRequest) {
+    posted.append(request)
+    guard !isSilent else { return }
+    switch request {
+    case .resolve(let fetch, let source, let keys, _):
+      answers.append(.resolved(fetch, ledgers[source]?.resolve(keys, ttl: nil, at: now)))
+    case .confirm(let fetch, let source, let lease, _):
+      if let confirmAnswer {
+        answers.append(.confirmed(fetch, confirmAnswer))
+      } else {
+        answers.append(.confirmed(fetch, ledgers[source]?.confirm(lease, at: now)))
+      }
+    case .release(let source, let lease):
+      _ = ledgers[source]?.release(lease, at: now)
+    case .reserve(let batch, let source, let keys):
+      let deadline = now + .seconds(30)
+      answers.append(
+        .reserved(
+          batch: batch, keys.map { ledgers[source]?.pool.reserve($0, until: deadline) ?? .full }))
+    case .seal(let source, let rank, let saved):
+      for block in saved {
+        guard let digest = block.digest else { continue }
+        _ = ledgers[source]?.pool.seal(
+          block.save.slot, generation: block.save.generation, rank: rank, digest: digest)
+      }
+    }
+  }
+
+  var releases: [LeaseID] {
+    posted.compactMap { if case .release(_, let lease) = $0 { lease } else { nil } }
+  }
+}
+
+/// A worker half over a pump core without a thread.
+final class ToyWorker: WorkerConnector {
+  let pump: PumpCore
+  let clock: () -> LocalInstant
+  init(_ pump: PumpCore, clock: @escaping () -> LocalInstant) {
+    self.pump = pump
+    self.clock = clock
+  }
+
+  func begin(_ orders: [RankOrder]) {
+    for order in orders { pump.handle(.rank(order), at: clock()) }
+  }
+
+  func end(rank: Int, sequence: UInt64) -> RankReport {
+    _ = pump.run(at: clock())
+    let news = pump.takeReport()
+    var report = RankReport(rank: rank, sequence: sequence)
+    report.progress = news.progress
+    report.loadErrors = news.loadErrors
+    report.saved = news.saved
+    report.attached = news.attached.mapValues { $0 == nil }
+    return report
+  }
+}
+
+/// Memory that ends with its owner.
+final class Memory: @unchecked Sendable {
+  // @unchecked: used by one test on one thread.
+  let region: BlockRegion
+  init(blockBytes: Int, blockCount: Int) {
+    let base = UnsafeMutableRawPointer.allocate(
+      byteCount: blockBytes * blockCount, alignment: 4096)
+    memset(base, 0, blockBytes * blockCount)
+    region = BlockRegion(base: base, blockBytes: blockBytes, blockCount: blockCount)
+  }
+  deinit { region.base.deallocate() }
+}
+
+/// One engine over the shipped scheduler, connector, pump core and store ledgers, with a clock that
+/// the test moves.
+final class ToyWorld {
+  typealias ToyChannel = SoloStepChannel<StepPlan, RankReport>
+  final class Clock { var now = LocalInstant(nanoseconds: 1_000_000) }
+
+  let model: ToyModel
+  let clock = Clock()
+  let control = ToyControl()
+  let memory: Memory
+  let peerMemory: Memory
+  let localMemory: Memory
+  let peer = SourceID.peer(name: "P", Incarnation(high: 1, low: 1))
+  let fabric = MemoryFabric()
+  let faulty: FaultyTransport
+  let connector: RemoteG2Connector
+  let engine: Engine<ToyChannel>
+  let chain: KeyChain
+  var events: [FetchEvent] { log.events }
+  private let log = Log()
+  private var results: [RequestID: RequestResult] = [:]
+
+  final class Log { var events: [FetchEvent] = [] }
+
+  init(
+    blocks: Int = 64, hasLocal: Bool = false, proof: ProofPolicy = .proven(.onFailure),
+    policy: LoadFailurePolicy = .recompute, blocksPerPoll: Int = 1, transferBlocks: Int = 2,
+    fault: @escaping (TransferID) -> TransferFault? = { _ in nil }
+  ) throws {
+    model = try ToyModel()
+    let bytes = model.layout.blockBytes
+    memory = Memory(blockBytes: bytes, blockCount: blocks)
+    peerMemory = Memory(blockBytes: bytes, blockCount: 64)
+    localMemory = Memory(blockBytes: bytes, blockCount: 64)
+    chain = KeyChain(
+      scope: KeyScope(modelDigest: "toy", layoutDigest: model.layout.canonicalText, numerics: "t"),
+      tokensPerBlock: model.layout.tokensPerBlock,
+      hash: HashFunction(name: "xxh3") { bytes in
+        let digest = ContentDigest.of(bytes)
+        return [digest.high, digest.low, digest.high, digest.low].flatMap { word in
+          stride(from: UInt64(56), through: 0, by: -8).map { UInt8(truncatingIfNeeded: word >> $0) }
+        }
+      })
+    fabric.publish(peer, peerMemory.region)
+    let inner = MemoryTransport(
+      target: memory.region, fabric: fabric, blocksPerPoll: blocksPerPoll)
+    faulty = FaultyTransport(inner, target: memory.region, fault: fault)
+    let limits = Limits()
+    let pump = PumpCore(target: memory.region, peers: faulty, rank: 0, limits: limits)
+    let (clock, log) = (clock, log)
+    var settings = try ConnectorSettings(
+      blockBytes: bytes, tokensPerBlock: model.layout.tokensPerBlock, targetBlockCount: blocks,
+      limits: limits, proof: proof)
+    settings.transferBlocks = transferBlocks
+    connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
+    engine = try Engine(
+      model: model, memory: memory.region.base, blockCount: blocks, chain: chain,
+      channel: ToyChannel(), worker: ToyWorker(pump) { clock.now }, connector: connector,
+      policy: policy, limits: limits, clock: { clock.now })
+    control.peers["P"] = .ready(peer)
+    control.ledgers[peer] = StoreLedger(
+      incarnation: peer.incarnation, slotCount: 64, rankCount: 1, limits: limits)
+    pump.handle(.attach(peer, .mapped(peerMemory.region, owner: 0)), at: clock.now)
+    pump.handle(.transferBlocksMax(transferBlocks), at: clock.now)
+    if hasLocal {
+      let local = SourceID.local(Incarnation(high: 2, low: 2))
+      control.local = local
+      control.ledgers[local] = StoreLedger(
+        incarnation: local.incarnation, slotCount: 64, rankCount: 1, limits: limits)
+      pump.handle(.attach(local, .mapped(localMemory.region, owner: 0)), at: clock.now)
+    }
+    run(2)
+  }
+
+  /// Fills the peer's store with the blocks of a prompt, as its own engine would have.
+  func fillPeer(_ prompt: [Int32], blocks: Int? = nil) throws {
+    let other = try ToyModel()
+    let scratch = Memory(blockBytes: other.layout.blockBytes, blockCount: prompt.count / 4 + 1)
+    _ = other.forward(
+      [
+        SequenceSpan(
+          tokens: prompt, position: 0, blocks: (0...Int32(prompt.count / 4)).map { $0 },
+          wantsLogits: false)
+      ], pool: scratch.region.base)
+    for (index, key) in chain.keys(of: prompt).prefix(blocks ?? .max).enumerated() {
+      guard
+        case .reserved(let slot, let generation)? = control.ledgers[peer]?.pool.reserve(
+          key, until: clock.now + .seconds(30))
+      else { continue }
+      memcpy(
+        peerMemory.region.pointer(to: slot.index), scratch.region.pointer(to: index),
+        other.layout.blockBytes)
+      _ = control.ledgers[peer]?.pool.seal(
+        slot, generation: generation, rank: 0,
+        digest: ContentDigest.of(peerMemory.region.bytes(of: slot.index)))
+    }
+  }
+
+  func hint() throws -> Hint {
+    try Hint(version: 1, store: "P", blocksMax: nil, limits: Limits())
+  }
+
+  func submit(
+    _ id: UInt64, _ prompt: [Int32], generate: Int = 8, hinted: Bool = true
+  ) throws {
+    try engine.submit(
+      RequestSpec(
+        id: RequestID(id), prompt: prompt, generateMax: generate, hint: hinted ? hint() : nil,
+        ignoresEnd: true, wantsDigests: true))
+  }
+
+  func run(_ steps: Int, each: Duration = .milliseconds(1)) {
+    for _ in 0..<steps {
+      clock.now = clock.now + each
+      control.now = clock.now
+      _ = engine.step()
+      for result in engine.takeFinished() { results[result.id] = result }
+    }
+  }
+
+  /// Steps until a request has ended. Nil when it does not within the bound.
+  func finish(_ id: UInt64, within steps: Int = 2000) -> RequestResult? {
+    for _ in 0..<steps {
+      if let result = results[RequestID(id)] { return result }
+      run(1)
+    }
+    return results[RequestID(id)]
+  }
+
+  /// What a request gives when nothing is shared with it.
+  static func golden(_ prompt: [Int32], generate: Int = 8) throws -> RequestResult {
+    let world = try ToyWorld()
+    try world.submit(1, prompt, generate: generate, hinted: false)
+    guard let result = world.finish(1) else { throw CancellationError() }
+    return result
+  }
+
+  /// Nothing is held, leased, in flight or quarantined.
+  var leaks: [String] {
+    var leaks: [String] = []
+    let open = connector.open
+    if open.fetches > 0 { leaks.append("\(open.fetches) fetches") }
+    if open.quarantined > 0 { leaks.append("\(open.quarantined) quarantined") }
+    if open.saving > 0 { leaks.append("\(open.saving) saving") }
+    if engine.poolCounts.held > 0 { leaks.append("\(engine.poolCounts.held) blocks held") }
+    if faulty.inFlightCount > 0 { leaks.append("\(faulty.inFlightCount) transfers") }
+    for (source, ledger) in control.ledgers where ledger.stats.leases > 0 {
+      leaks.append("\(ledger.stats.leases) leases of \(source)")
+    }
+    return leaks
+  }
+}
