@@ -107,6 +107,17 @@ let package = Package(
       ],
       swiftSettings: strict),
 
+    // Benchmarks need nothing that the package does not need already, and share its build.
+    .target(name: "CAllocations", path: "Benchmarks/CAllocations"),
+    .executableTarget(
+      name: "remote-g2-bench",
+      dependencies: [
+        "CAllocations", "KVConnector", "KVLayout", "KVTransfer", "KVTransferTesting", "Linear",
+        "LlamaModel", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Runtime",
+        "RemoteG2Store",
+      ],
+      path: "Benchmarks/remote-g2-bench", swiftSettings: strict),
+
     tests("TidyTests"),
     tests("RemoteG2CoreTests", on: ["RemoteG2Core", "KVLayout"], exclude: ["Snapshots"]),
     tests(

@@ -21,6 +21,10 @@ static inline V v_max(V a, V b) { EACH(a.l[i] > b.l[i] ? a.l[i] : b.l[i]) }
 static inline V v_min(V a, V b) { EACH(a.l[i] < b.l[i] ? a.l[i] : b.l[i]) }
 static inline V v_round(V a) { EACH(nearbyintf(a.l[i])) }
 static inline V v_pow2(V a) { EACH(ldexpf(1.0f, (int)a.l[i])) }
+static inline float v_reduce(V v) {
+  const float *s = v.l;
+  return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
 static inline float s_fma(float a, float b, float c) { return fmaf(a, b, c); }
 #define TARGET
 #define NAME(x) ckernels_portable_##x

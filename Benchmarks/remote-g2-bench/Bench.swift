@@ -1,0 +1,49 @@
+import Foundation
+import KVConnector
+import KVLayout
+import KVTransfer
+import KVTransferTesting
+import Linear
+import LlamaModel
+import NIXL
+import OSThreads
+import RemoteG2Control
+import RemoteG2Core
+import RemoteG2Runtime
+import RemoteG2Store
+
+/// Benchmarks: ratios within one run, against a peer or a physical limit. Never a pass or a fail.
+@main
+enum Bench {
+  static func main() async throws {
+    setenv("UCX_NET_DEVICES", "lo", 0)
+    setenv("UCX_LOG_LEVEL", "error", 0)
+    signal(SIGPIPE, SIG_IGN)
+    let arguments = Array(CommandLine.arguments.dropFirst())
+    switch arguments.first {
+    case "serve": try ReadBench.serve(arguments.dropFirst().compactMap { Int($0) })
+    case "read": try ReadBench.run()
+    case "connector": try ConnectorBench.run()
+    case "control": try await ControlBench.run(model: arguments.dropFirst().first)
+    case "compute": try ControlBench.computeForever(arguments.dropFirst().first)
+    case "engine": try EngineBench.run(model: arguments.dropFirst().first)
+    case "prefill": try EngineBench.profile(model: arguments.dropFirst().first)
+    default:
+      FileHandle.standardError.write(
+        Data("usage: remote-g2-bench read | connector | control MODEL | engine MODEL\n".utf8))
+      exit(64)
+    }
+    NIXLLibrary.endProcess(0)
+  }
+
+  static func seconds(_ body: () throws -> Void) rethrows -> Double {
+    let start = MonotonicClock.now()
+    try body()
+    return (MonotonicClock.now() - start).inSeconds
+  }
+
+  static func quantile(_ values: [Double], _ share: Double) -> Double {
+    let sorted = values.sorted()
+    return sorted[min(sorted.count - 1, Int(Double(sorted.count) * share))]
+  }
+}

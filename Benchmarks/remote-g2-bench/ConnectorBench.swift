@@ -1,0 +1,77 @@
+import CAllocations
+import Foundation
+import KVConnector
+import KVTransfer
+import OSThreads
+import RemoteG2Core
+
+/// (b) What the connector costs a step: plan, begin, end, absorb, with loads that stay in flight.
+enum ConnectorBench {
+  private final class Silent: SourceControl, @unchecked Sendable {
+    // @unchecked: one thread uses it.
+    let source = SourceID.peer(name: "P", Incarnation(high: 1, low: 1))
+    var answers: [ControlAnswer] = []
+    func state(ofPeer name: String) -> PeerState { .ready(source) }
+    var localStore: SourceID? { nil }
+    func drain() -> [ControlAnswer] {
+      let taken = answers
+      answers = []
+      return taken
+    }
+    func post(_ request: ControlRequest) {
+      guard case .resolve(let fetch, let source, let keys, _) = request else { return }
+      let blocks = keys.indices.map {
+        GrantedBlock(slot: SlotIndex($0), generation: 1, digests: [nil])
+      }
+      let lease = LeaseID(serial: fetch.value, owner: source.incarnation)
+      answers.append(
+        .resolved(fetch, .granted(Grant(lease: lease, ttl: .seconds(30), blocks: blocks))))
+    }
+  }
+
+  static func run() throws {
+    print("\n(b) connector cost per step: 10,000 steps each, loads of 16 blocks that never land")
+    for loads in [0, 1, 64] {
+      let control = Silent()
+      let blockBytes = 4096
+      var limits = Limits()
+      limits.fetchesInFlightMax = 128
+      let settings = try ConnectorSettings(
+        blockBytes: blockBytes, tokensPerBlock: 16, targetBlockCount: 2048, limits: limits)
+      let connector = RemoteG2Connector(control: control, settings: settings)
+      var now = LocalInstant(nanoseconds: 1)
+      var attach = RankReport(rank: 0, sequence: 0)
+      attach.attached = [control.source: true]
+      _ = connector.absorb([attach], at: now)
+      for load in 0..<loads {
+        let view = RequestView(
+          id: RequestID(UInt64(load + 1)),
+          keys: (0..<16).map { BlockKey(high: UInt64(load), low: UInt64($0)) }, blocksMax: 16,
+          hint: try Hint(version: 1, store: "P", blocksMax: nil, limits: limits))
+        _ = connector.match(view, computed: 0, at: now)
+        _ = connector.absorb([], at: now)
+        guard case .available(let count) = connector.match(view, computed: 0, at: now) else { return }
+        connector.bind(
+          view.id, to: (0..<count).map { BlockIndex(load * 16 + $0) }, at: now)
+      }
+      _ = connector.plan(at: now)
+      let steps = 10_000
+      let before = callocations_count()
+      let seconds = Bench.seconds {
+        for _ in 0..<steps {
+          // A nanosecond a step: no deadline passes.
+          now = now + .nanoseconds(1)
+          _ = connector.plan(at: now)
+          _ = connector.absorb([RankReport(rank: 0, sequence: 1)], at: now)
+          _ = connector.nextDeadline
+        }
+      }
+      let allocations = Double(callocations_count() - before) / Double(steps)
+      print(
+        String(
+          format: "  %2d loads: %.0f ns, %.1f allocations a step", loads,
+          seconds / Double(steps) * 1e9, allocations))
+      for load in 0..<loads { connector.abort(RequestID(UInt64(load + 1)), at: now) }
+    }
+  }
+}

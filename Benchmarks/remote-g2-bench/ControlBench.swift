@@ -1,0 +1,84 @@
+import Foundation
+import KVLayout
+import Linear
+import LlamaModel
+import OSThreads
+import RemoteG2Control
+import RemoteG2Core
+import RemoteG2Runtime
+import RemoteG2Store
+
+/// (c) Round trips of resolve → grant and of confirm with a real store, idle and while an engine on
+/// its machine computes on every core.
+enum ControlBench {
+  static func run(model: String?) async throws {
+    print("\n(c) control round trips over TCP, 64 keys: p50 / p99 in µs")
+    let owner = Incarnation(high: 1, low: 2)
+    let configuration = StoreConfiguration(
+      name: "bench",
+      fingerprint: Fingerprint(
+        modelDigest: "m", layout: "l", hashScheme: "h", rankCount: 1, numerics: "n"),
+      slotCount: 256, blockBytes: 4096, rankCount: 1, limits: Limits())
+    let pool = try PoolMemory(slotCount: 256, blockBytes: 4096, owner: owner)
+    let service = StoreService(configuration, incarnation: owner, pools: [pool], metadata: nil)
+    let path = FileManager.default.temporaryDirectory.path + "/rg2-bench-\(getpid()).sock"
+    let server = try await StoreServer.start(
+      backend: service, host: "127.0.0.1", port: 0, socketPath: path, limits: Limits())
+    let keys = (0..<64).map { BlockKey(high: UInt64($0), low: 1) }
+    for reservation in service.reserve(keys, by: owner) {
+      guard case .reserved(let slot, let generation) = reservation else { continue }
+      _ = service.seal(
+        [SealedSlot(slot: slot, generation: generation, digest: Digest128(high: 0, low: 0))],
+        rank: 0, by: owner)
+    }
+    let client = try StoreClient(.tcp(host: "127.0.0.1", port: server.port))
+    try await measure("idle", client, keys, owner)
+    if let model {
+      let busy = try ChildProcess("/proc/self/exe".resolved, ["compute", model])
+      // Long enough to have loaded its weights.
+      try await Task.sleep(for: .seconds(4))
+      try await measure("computing", client, keys, owner)
+      busy.signal(SIGKILL)
+      _ = busy.hasEnded(waiting: 2000)
+    }
+    client.stop()
+    await server.stop()
+    unlink(path)
+  }
+
+  private static func measure(
+    _ name: String, _ client: StoreClient, _ keys: [BlockKey], _ owner: Incarnation
+  ) async throws {
+    var (resolves, confirms) = ([Double](), [Double]())
+    for _ in 0..<500 {
+      let start = MonotonicClock.now()
+      let answer = try await client.resolve(keys, from: owner, ttl: nil, timeout: .seconds(5))
+      resolves.append((MonotonicClock.now() - start).inSeconds * 1e6)
+      guard case .granted(let grant) = answer else { return }
+      let asked = MonotonicClock.now()
+      _ = try await client.confirm(grant.lease, timeout: .seconds(5))
+      confirms.append((MonotonicClock.now() - asked).inSeconds * 1e6)
+      _ = try await client.release(grant.lease, timeout: .seconds(5))
+    }
+    print(
+      String(
+        format: "  %@: resolve %.0f / %.0f, confirm %.0f / %.0f", name,
+        Bench.quantile(resolves, 0.5), Bench.quantile(resolves, 0.99),
+        Bench.quantile(confirms, 0.5), Bench.quantile(confirms, 0.99)))
+  }
+
+  /// Prefills for ever, on all cores: what an engine beside its store does.
+  static func computeForever(_ path: String?) throws {
+    guard let path else { return }
+    let team = WorkerTeam(threads: ProcessInfo.processInfo.activeProcessorCount)
+    let model = try LlamaModel(try GGUFFile(path: path), team: team)
+    let blocks = (0..<Int32(8)).map { $0 }
+    let memory = UnsafeMutableRawPointer.allocate(
+      byteCount: model.layout.blockBytes * 8, alignment: 4096)
+    while true {
+      let span = SequenceSpan(
+        tokens: (0..<Int32(128)).map { $0 + 17 }, position: 0, blocks: blocks, wantsLogits: false)
+      _ = model.forward([span], pool: memory)
+    }
+  }
+}

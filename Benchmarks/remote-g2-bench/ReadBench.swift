@@ -1,0 +1,168 @@
+import Foundation
+import KVTransfer
+import NIXL
+import OSThreads
+import RemoteG2Core
+import RemoteG2Runtime
+import RemoteG2Store
+
+/// (a) READ throughput through NIXLTransport and the pump's core, as the engine uses them, between
+/// two processes; against NIXL's own calls on the same descriptors, and memcpy of the same blocks.
+enum ReadBench {
+  private static let totalBytes = 64 << 20
+  private static let rounds = 7
+
+  struct Announcement: Codable {
+    var metadata: [UInt8]
+    var address: UInt64
+  }
+
+  /// Serves a pool of `slots` blocks of `bytes` until the input ends.
+  static func serve(_ arguments: [Int]) throws {
+    guard arguments.count == 2, let library = NIXLDiscovery(explicitPath: nil).library else { return }
+    var generator = SystemRandomNumberGenerator()
+    let owner = Incarnation(using: &generator)
+    let pool = try PoolMemory(slotCount: arguments[0], blockBytes: arguments[1], owner: owner)
+    memset(pool.base, 0x5A, arguments[0] * arguments[1])
+    let agent = try ServingAgent(name: "bench-\(owner)", pools: [pool], library: library)
+    var line = try JSONEncoder().encode(
+      Announcement(metadata: agent.metadata, address: UInt64(UInt(bitPattern: pool.base))))
+    line.append(10)
+    FileHandle.standardOutput.write(line)
+    var reader = LineReader(0, bytesMax: 1024)
+    while reader.next() != nil {}
+    withExtendedLifetime((agent, pool)) {}
+  }
+
+  static func run() throws {
+    let transport = ProcessInfo.processInfo.environment["UCX_TLS"] ?? "unset (cma)"
+    print("\n(a) READ, two processes, UCX_TLS \(transport), \(totalBytes >> 20) MiB, shuffled blocks:")
+    print("  block    engine   raw NIXL   memcpy GB/s   engine/raw   engine/memcpy   (medians of \(rounds))")
+    guard let library = NIXLDiscovery(explicitPath: nil).library else {
+      print("  NIXL is not installed: run scripts/setup")
+      return
+    }
+    for bytes in [16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20] {
+      try measure(bytes, library)
+    }
+  }
+
+  private static func measure(_ blockBytes: Int, _ library: NIXLLibrary) throws {
+    let count = totalBytes / blockBytes
+    let input = Pipe()
+    let output = Pipe()
+    let source = try ChildProcess(
+      "/proc/self/exe".resolved, ["serve", "\(count)", "\(blockBytes)"],
+      input: input.fileHandleForReading.fileDescriptor,
+      output: output.fileHandleForWriting.fileDescriptor)
+    defer {
+      try? input.fileHandleForWriting.close()
+      if !source.hasEnded(waiting: 3000) { source.signal(SIGKILL) }
+    }
+    var reader = LineReader(output.fileHandleForReading.fileDescriptor, bytesMax: 1 << 20)
+    guard case .text(let line)? = reader.next() else { return }
+    let announcement = try JSONDecoder().decode(Announcement.self, from: Data(line))
+    let memory = UnsafeMutableRawPointer.allocate(byteCount: totalBytes, alignment: 4096)
+    memset(memory, 1, totalBytes)
+    defer { memory.deallocate() }
+    let target = BlockRegion(base: memory, blockBytes: blockBytes, blockCount: count)
+    var generator = SplitMixOrder(seed: 7)
+    let sources = (0..<count).shuffled(using: &generator)
+    let targets = (0..<count).shuffled(using: &generator)
+
+    let peer = SourceID.peer(name: "bench", Incarnation(high: 1, low: UInt64(blockBytes)))
+    var limits = Limits()
+    limits.blocksPerFetchMax = 1 << 15
+    let pump = PumpCore(
+      target: target,
+      peers: NIXLTransport(target: target, library: library, name: "bench-\(blockBytes)", limits: limits),
+      rank: 0, limits: limits)
+    pump.handle(
+      .attach(
+        peer,
+        .nixl(
+          metadata: announcement.metadata, address: announcement.address, slotCount: count,
+          blockBytes: blockBytes)), at: MonotonicClock.now())
+    let moves = zip(targets, sources).map { BlockMove(target: BlockIndex($0), source: SlotIndex($1)) }
+    let raw = try Raw(announcement, target, count, library)
+    let copyFrom = UnsafeMutableRawPointer.allocate(byteCount: totalBytes, alignment: 4096)
+    memset(copyFrom, 2, totalBytes)
+    defer { copyFrom.deallocate() }
+
+    var (engine, direct, copy) = ([Double](), [Double](), [Double]())
+    for round in 0...rounds {
+      let fetch = FetchID(UInt64(round + 1))
+      let a = Bench.seconds {
+        pump.handle(.rank(.load(fetch, from: peer, moves: moves)), at: MonotonicClock.now())
+        var isDone = false
+        while !isDone {
+          _ = pump.run(at: MonotonicClock.now())
+          isDone = pump.takeReport().progress[fetch]?.isTerminal == true
+        }
+      }
+      pump.handle(.rank(.forget(fetch)), at: MonotonicClock.now())
+      let b = try Bench.seconds { try raw.read(sources, targets) }
+      let c = Bench.seconds {
+        for (to, from) in zip(targets, sources) {
+          memcpy(target.pointer(to: to), copyFrom + from * blockBytes, blockBytes)
+        }
+      }
+      // The first round connects and warms up.
+      guard round > 0 else { continue }
+      engine.append(a)
+      direct.append(b)
+      copy.append(c)
+    }
+    pump.shutDown()
+    let rate = { (seconds: [Double]) in Double(totalBytes) / Bench.quantile(seconds, 0.5) / 1e9 }
+    let size = blockBytes < 1 << 20 ? "\(blockBytes >> 10) KiB" : "\(blockBytes >> 20) MiB"
+    print(
+      String(
+        format: "  %@   %6.2f   %8.2f   %11.2f   %10.2f   %13.2f",
+        size.padding(toLength: 7, withPad: " ", startingAt: 0), rate(engine), rate(direct), rate(copy),
+        rate(engine) / rate(direct), rate(engine) / rate(copy)))
+  }
+
+  /// The same descriptors in one prepared request, posted and polled with nothing around it.
+  final class Raw {
+    private let remote: DescriptorList
+    private let local: DescriptorList
+    private let agent: Agent
+
+    init(
+      _ announcement: Announcement, _ target: BlockRegion, _ count: Int, _ library: NIXLLibrary
+    ) throws {
+      let agent = try Agent(
+        name: "raw-\(target.blockBytes)", hasProgressThread: false, library: library)
+      let peer = try agent.loadPeer(announcement.metadata, bytesMax: 1 << 20)
+      let registration = try agent.register(target.all)
+      let bytes = target.blockBytes
+      local = try DescriptorList.local(
+        (0..<count).map { ($0 * bytes, bytes) }, in: registration, of: agent)
+      remote = try DescriptorList.remote(
+        (0..<count).map { (UInt(announcement.address) + UInt($0 * bytes), bytes) }, peer: peer,
+        of: agent)
+      try agent.connect(to: peer)
+      self.agent = agent
+    }
+
+    func read(_ sources: [Int], _ targets: [Int]) throws {
+      var request = try TransferRequest(
+        reading: sources.map(Int32.init), of: remote, into: targets.map(Int32.init), of: local,
+        on: agent)
+      var status = request.post()
+      while status == .inProgress { status = request.poll() }
+      guard status == .success else { throw NIXLError.call("bench", status) }
+    }
+  }
+}
+
+/// A fixed order, so that every run moves the same blocks.
+struct SplitMixOrder: RandomNumberGenerator {
+  private var state: UInt64
+  init(seed: UInt64) { state = seed }
+  mutating func next() -> UInt64 {
+    state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+    return state ^ (state >> 31)
+  }
+}
