@@ -50,7 +50,9 @@ enum ConnectorBench {
           hint: try Hint(version: 1, store: "P", blocksMax: nil, limits: limits))
         _ = connector.match(view, computed: 0, at: now)
         _ = connector.absorb([], at: now)
-        guard case .available(let count) = connector.match(view, computed: 0, at: now) else { return }
+        guard case .available(let count) = connector.match(view, computed: 0, at: now) else {
+          return
+        }
         connector.bind(
           view.id, to: (0..<count).map { BlockIndex(load * 16 + $0) }, at: now)
       }

@@ -60,10 +60,11 @@ enum EngineBench {
 
 /// The own kernel against OpenBLAS with the one core type that is batch-invariant.
 enum OpenBLASBench {
-  private typealias Sgemm = @convention(c) (
-    Int32, Int32, Int32, Int32, Int32, Int32, Float, UnsafePointer<Float>, Int32,
-    UnsafePointer<Float>, Int32, Float, UnsafeMutablePointer<Float>, Int32
-  ) -> Void
+  private typealias Sgemm =
+    @convention(c) (
+      Int32, Int32, Int32, Int32, Int32, Int32, Float, UnsafePointer<Float>, Int32,
+      UnsafePointer<Float>, Int32, Float, UnsafeMutablePointer<Float>, Int32
+    ) -> Void
 
   static func run() throws {
     setenv("OPENBLAS_CORETYPE", "Sandybridge", 1)

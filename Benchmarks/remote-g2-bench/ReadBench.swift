@@ -19,7 +19,9 @@ enum ReadBench {
 
   /// Serves a pool of `slots` blocks of `bytes` until the input ends.
   static func serve(_ arguments: [Int]) throws {
-    guard arguments.count == 2, let library = NIXLDiscovery(explicitPath: nil).library else { return }
+    guard arguments.count == 2, let library = NIXLDiscovery(explicitPath: nil).library else {
+      return
+    }
     var generator = SystemRandomNumberGenerator()
     let owner = Incarnation(using: &generator)
     let pool = try PoolMemory(slotCount: arguments[0], blockBytes: arguments[1], owner: owner)
@@ -36,8 +38,11 @@ enum ReadBench {
 
   static func run() throws {
     let transport = ProcessInfo.processInfo.environment["UCX_TLS"] ?? "unset (cma)"
-    print("\n(a) READ, two processes, UCX_TLS \(transport), \(totalBytes >> 20) MiB, shuffled blocks:")
-    print("  block    engine   raw NIXL   memcpy GB/s   engine/raw   engine/memcpy   (medians of \(rounds))")
+    print(
+      "\n(a) READ, two processes, UCX_TLS \(transport), \(totalBytes >> 20) MiB, shuffled blocks:")
+    print(
+      "  block    engine   raw NIXL   memcpy GB/s   engine/raw   engine/memcpy   (medians of \(rounds))"
+    )
     guard let library = NIXLDiscovery(explicitPath: nil).library else {
       print("  NIXL is not installed: run scripts/setup")
       return
@@ -75,7 +80,8 @@ enum ReadBench {
     limits.blocksPerFetchMax = 1 << 15
     let pump = PumpCore(
       target: target,
-      peers: NIXLTransport(target: target, library: library, name: "bench-\(blockBytes)", limits: limits),
+      peers: NIXLTransport(
+        target: target, library: library, name: "bench-\(blockBytes)", limits: limits),
       rank: 0, limits: limits)
     pump.handle(
       .attach(
@@ -83,7 +89,9 @@ enum ReadBench {
         .nixl(
           metadata: announcement.metadata, address: announcement.address, slotCount: count,
           blockBytes: blockBytes)), at: MonotonicClock.now())
-    let moves = zip(targets, sources).map { BlockMove(target: BlockIndex($0), source: SlotIndex($1)) }
+    let moves = zip(targets, sources).map {
+      BlockMove(target: BlockIndex($0), source: SlotIndex($1))
+    }
     let raw = try Raw(announcement, target, count, library)
     let copyFrom = UnsafeMutableRawPointer.allocate(byteCount: totalBytes, alignment: 4096)
     memset(copyFrom, 2, totalBytes)
@@ -119,7 +127,8 @@ enum ReadBench {
     print(
       String(
         format: "  %@   %6.2f   %8.2f   %11.2f   %10.2f   %13.2f",
-        size.padding(toLength: 7, withPad: " ", startingAt: 0), rate(engine), rate(direct), rate(copy),
+        size.padding(toLength: 7, withPad: " ", startingAt: 0), rate(engine), rate(direct),
+        rate(copy),
         rate(engine) / rate(direct), rate(engine) / rate(copy)))
   }
 

@@ -11,6 +11,9 @@ internal import Synchronization
 /// Drives a worker from its standard input, one JSON command a line, and writes what happens to its
 /// standard output, one JSON event a line.
 package final class WorkerConsole: Sendable {
+  /// How long requests that were accepted may take after the input has ended.
+  private static let drainMax: Duration = .seconds(60)
+
   private let limits: Limits
   private let output = Mutex<FileHandle>(FileHandle.standardOutput)
   /// Requests in the engine are numbered here; callers' ids come back with the result.
@@ -53,11 +56,19 @@ package final class WorkerConsole: Sendable {
       if line.isEmpty { continue }
       do {
         let command = try JSONDecoder().decode(WorkerCommand.self, from: line)
-        if command.cmd == .stop { break }
+        if command.cmd == .stop {
+          worker.stop()
+          return
+        }
         await perform(command, worker)
       } catch {
         write(WorkerEvent(.error, message: "not a command: \(Self.words(of: error))"))
       }
+    }
+    // The input ended: what was accepted is still answered, within a bound.
+    let deadline = MonotonicClock.now() + Self.drainMax
+    while !callers.withLock({ $0.isEmpty }), MonotonicClock.now() < deadline {
+      try? await Task.sleep(for: .milliseconds(5))
     }
     worker.stop()
   }

@@ -1,0 +1,154 @@
+import Foundation
+import RemoteG2Runtime
+import Testing
+
+/// The built program, beside the test runner.
+let program = URL(fileURLWithPath: "/proc/self/exe".resolved).deletingLastPathComponent()
+  .appendingPathComponent("remote-g2").path
+let repository = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+  .deletingLastPathComponent().deletingLastPathComponent().path
+let model = repository + "/.deps/model/SmolLM2-135M-Instruct.Q4_1.gguf"
+let hasModel = FileManager.default.fileExists(atPath: model)
+
+@Suite(.serialized) struct `Bad input` {
+  static let store = [
+    "store", "--name", "T", "--slots", "4", "--block-bytes", "4096", "--model-digest", "m",
+    "--layout", "l", "--hash-scheme", "h", "--numerics", "n", "--linger", "0",
+    "--nixl-path", "/nonexistent",
+  ]
+
+  static func directory() -> String {
+    let path = FileManager.default.temporaryDirectory.path + "/rg2t-\(UUID().uuidString.prefix(8))"
+    try? FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    return path
+  }
+
+  /// The last line the program said, with its status; fails on anything that looks like a crash.
+  static func refusal(_ arguments: [String]) throws -> (status: Int32, words: String) {
+    let run = try ChildProcess.run(program, arguments)
+    #expect(run.status != 0, "\(arguments) was accepted")
+    #expect(run.status < 128, "\(arguments) ended by signal \(run.status - 128)")
+    for crash in ["Fatal error", "Crash", " at /"] {
+      #expect(!run.errors.contains(crash), "\(run.errors)")
+    }
+    return (run.status, run.errors)
+  }
+
+  @Test(arguments: [
+    (["--slots", "0"], "--slots 0"), (["--slots", "-3"], "--slots"),
+    (["--slots", "99999999999"], "--slots 99999999999"),
+    (["--block-bytes", "0"], "--block-bytes 0"),
+    (["--ranks", "1000"], "--ranks 1000"), (["--port", "70000"], "--port 70000"),
+    (["--linger", "-1"], "--linger"), (["--name", "a/b"], "--name 'a/b'"),
+    (["--host", "nowhere"], "--host nowhere"), (["--host", "0.0.0.0"], "wildcard"),
+    (["--host", "10.0.0.1"], "--insecure"),
+  ]) func `a store refuses a value that is not possible, and names it`(
+    arguments: [String], expected: String
+  ) throws {
+    let words = try Self.refusal(
+      Self.store + ["--run-dir", Self.directory()] + arguments
+    ).words
+    #expect(words.contains(expected), "\(words)")
+  }
+
+  @Test(arguments: [
+    (["--threads", "0"], "--threads 0"), (["--g1-blocks", "1"], "--g1-blocks 1"),
+    (["--step-tokens", "0"], "--step-tokens 0"), (["--digests", "maybe"], "--digests 'maybe'"),
+    (["--load-failure", "cry"], "--load-failure 'cry'"), (["--peer", "B"], "peer"),
+    (["--peer", "B=127.0.0.1:0"], "peer"), (["--model", "/nonexistent.gguf"], "/nonexistent.gguf"),
+    (["--model", "/etc/hostname"], "not a GGUF file"),
+  ]) func `a worker refuses a value that is not possible, and names it`(
+    arguments: [String], expected: String
+  ) throws {
+    let words = try Self.refusal(
+      ["worker", "--name", "T", "--port", "7999", "--run-dir", Self.directory()] + arguments
+    ).words
+    #expect(words.contains(expected), "\(words)")
+  }
+
+  @Test func `run refuses what it does not know`() throws {
+    #expect(try Self.refusal(["run", "--transport", "carrier"]).words.contains("'carrier'"))
+    #expect(try Self.refusal(["run", "--scenes", "opera"]).words.contains("no scene 'opera'"))
+    #expect(try Self.refusal(["run", "--generate", "0"]).words.contains("--generate 0"))
+    #expect(
+      try Self.refusal(["run", "--nixl-path", "/etc/hostname"]).words.contains("/etc/hostname"))
+  }
+
+  @Test func `a port in use and a name in use are said so`() throws {
+    let directory = Self.directory()
+    var arguments = Self.store + ["--run-dir", directory]
+    arguments[arguments.firstIndex(of: "--linger")! + 1] = "30"
+    let output = Pipe()
+    let first = try ChildProcess(
+      program, arguments, output: output.fileHandleForWriting.fileDescriptor)
+    defer {
+      first.signal(SIGKILL)
+      _ = first.hasEnded(waiting: 2000)
+    }
+    var reader = LineReader(output.fileHandleForReading.fileDescriptor, bytesMax: 4096)
+    guard case .text(let line)? = reader.next(),
+      let ready = try JSONSerialization.jsonObject(with: Data(line)) as? [String: Any],
+      let port = ready["port"] as? Int
+    else {
+      Issue.record("the store did not start")
+      return
+    }
+    let name = try Self.refusal(arguments).words
+    #expect(name.contains("named T is running already"), "\(name)")
+    let port2 = try Self.refusal(
+      Self.store + ["--run-dir", Self.directory(), "--port", "\(port)"]
+    ).words
+    #expect(port2.contains("port \(port) on 127.0.0.1 is in use"), "\(port2)")
+  }
+
+  @Test(.enabled(if: hasModel, "no model")) func `a truncated model is named as that`() throws {
+    let path = Self.directory() + "/cut.gguf"
+    let whole = try Data(contentsOf: URL(fileURLWithPath: model), options: .mappedIfSafe)
+    try whole.prefix(3_000_000).write(to: URL(fileURLWithPath: path))
+    let words = try Self.refusal(
+      ["worker", "--name", "T", "--port", "7999", "--run-dir", Self.directory(), "--model", path]
+    ).words
+    #expect(words.contains("truncated"), "\(words)")
+  }
+
+  @Test(.enabled(if: hasModel, "no model"))
+  func `a worker answers bad commands and bad hints with one error each, and serves on`() throws {
+    let commands = [
+      "this is not JSON", "{}", "{\"cmd\":\"fly\",\"id\":1}",
+      "{\"cmd\":\"generate\",\"id\":2,\"prompt\":[]}",
+      "{\"cmd\":\"generate\",\"id\":3,\"prompt\":[1,2,999999]}",
+      "{\"cmd\":\"generate\",\"id\":4,\"prompt\":[1,2],\"max\":-1}",
+      "{\"cmd\":\"generate\",\"id\":5,\"prompt\":[1,9690],\"max\":1,\"hint\":{\"v\":9,\"store\":\"A\"}}",
+      "{\"cmd\":\"generate\",\"id\":6,\"prompt\":[1,9690,198],\"max\":1,"
+        + "\"hint\":{\"v\":1,\"store\":\"nobody\",\"blocks\":99999999}}",
+      "{\"cmd\":\"generate\",\"id\":7,\"prompt\":[1,9690,198],\"max\":1,"
+        + "\"hint\":{\"v\":1,\"store\":\"nobody\"}}",
+      "{\"cmd\":\"pace\",\"id\":8,\"bytesPerSecond\":-1}",
+      "{\"cmd\":\"ttl\",\"id\":9,\"seconds\":0}",
+      "{\"cmd\":\"proof\",\"id\":10,\"policy\":\"hope\"}",
+    ]
+    let run = try ChildProcess.run(
+      program,
+      [
+        "worker", "--name", "T", "--port", "7998", "--run-dir", Self.directory(), "--linger", "0",
+        "--g1-blocks", "16", "--slots", "16", "--threads", "1",
+      ], input: commands.joined(separator: "\n") + "\n")
+    #expect(run.status == 0, "\(run.errors)")
+    let events = try run.output.split(separator: "\n").map {
+      try JSONDecoder().decode(WorkerEvent.self, from: Data($0.utf8))
+    }
+    let errors = events.filter { $0.event == .error }
+    for (id, words) in [
+      (2, "prompt is empty"), (3, "token 999999"), (4, "generation of -1"), (5, "version 9"),
+      (6, "spans 99999999 blocks"), (8, "pace is positive"), (9, "lease lives"),
+      (10, "proof policy"),
+    ] {
+      #expect(
+        errors.contains { $0.id == UInt64(id) && $0.message?.contains(words) == true }, "\(words)")
+    }
+    #expect(errors.count { $0.id == nil } == 3, "three lines were no commands")
+    let answered = Set(events.filter { $0.event == .result }.compactMap(\.id))
+    #expect(answered == [5, 6, 7], "requests with bad hints are served without them")
+    #expect(events.first?.event == .ready)
+  }
+}
