@@ -16,6 +16,8 @@ build: setup
 # The main job: two workers, one real model, eleven scenes. RUN_FLAGS adds flags, e.g. --json FILE.
 run: build
 	@$(BIN)/remote-g2 run $(RUN_FLAGS)
+	@echo 'the same pull over the transports that UCX chooses (cma on one host):'
+	@$(BIN)/remote-g2 run --transport auto --scenes pull
 
 # All tests, in the same configuration and folder as run and bench.
 test: build

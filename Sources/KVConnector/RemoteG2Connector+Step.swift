@@ -14,7 +14,9 @@ extension RemoteG2Connector {
     hasNews = false
     for report in reports { absorbSaves(report) }
     for report in reports {
-      for (source, isAttached) in report.attached where isAttached { attached.insert(source) }
+      for (source, isAttached) in report.attached {
+        if isAttached { attached.insert(source) } else { control.attachFailed(source) }
+      }
       for (source, moved) in report.bytesMoved {
         estimator.moved(bytes: moved.bytes, from: source.description, in: moved.duration)
       }
@@ -22,9 +24,15 @@ extension RemoteG2Connector {
         guard let record = records[fetch], let progress = report.progress[fetch] else { continue }
         perform(
           record.machine.rankReported(report.rank, progress, at: now), record, at: now)
+        narrowQuarantine(of: record, at: now)
       }
     }
     for answer in control.drain() { absorb(answer, at: now) }
+    for fetch in abandoned {
+      guard let record = records[fetch] else { continue }
+      perform(record.machine.cancelled(), record, at: now)
+    }
+    abandoned = []
     // Judged last, so that no deadline fires over a landing that was already in the mailbox.
     for fetch in records.keys.sorted() {
       guard let record = records[fetch] else { continue }
@@ -36,6 +44,21 @@ extension RemoteG2Connector {
     let taken = outcome
     outcome = ConnectorOutcome()
     return taken
+  }
+
+  /// At the settle every block after the landed ones had to count as unquiet. Once all ranks have
+  /// confirmed their stop, only what is posted still does; the others come back now.
+  private func narrowQuarantine(of record: FetchRecord, at now: LocalInstant) {
+    guard !record.unquiet.isEmpty, let moving = record.machine.unquietOnceStopped else { return }
+    let kept = Set(
+      moving.compactMap { position in
+        record.targets.indices.contains(position) ? record.targets[position] : nil
+      })
+    let freed = record.unquiet.filter { !kept.contains($0) }
+    guard !freed.isEmpty else { return }
+    record.unquiet.removeAll { !kept.contains($0) }
+    quarantined -= freed.count
+    outcome.quieted += freed
   }
 
   private func absorb(_ answer: ControlAnswer, at now: LocalInstant) {

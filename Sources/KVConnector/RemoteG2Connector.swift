@@ -22,6 +22,8 @@ public final class RemoteG2Connector: SchedulerConnector {
   var quarantined = 0
   /// A grant to bind or a result to apply came with the last absorb.
   var hasNews = false
+  /// Fetches whose request left while they were open.
+  var abandoned: [FetchID] = []
   var fetchNext: UInt64 = 1
   var batchNext: UInt64 = 1
   public private(set) var isOff = false
@@ -41,7 +43,13 @@ public final class RemoteG2Connector: SchedulerConnector {
   // MARK: Matching
 
   public func match(_ request: RequestView, computed: Int, at now: LocalInstant) -> RemoteMatch {
-    guard !isOff, computed < request.blocksMax, computed < request.keys.count else { return .none }
+    guard !isOff, computed < request.blocksMax, computed < request.keys.count else {
+      // What it was fetching was computed meanwhile: the fetch must not outlive its use.
+      if let record = activeRecord(of: request.id) {
+        perform(record.machine.cancelled(), record, at: now)
+      }
+      return .none
+    }
     var past = history[request.id] ?? LoadHistory()
     defer { history[request.id] = past }
     if let active = past.active, let record = records[active] {
@@ -187,7 +195,10 @@ public final class RemoteG2Connector: SchedulerConnector {
     perform(record.machine.cancelled(), record, at: now)
   }
 
-  public func finish(_ request: RequestID) { history[request] = nil }
+  public func finish(_ request: RequestID) {
+    // Its fetch, if one is still open, is cancelled by the next absorb.
+    if let active = history.removeValue(forKey: request)?.active { abandoned.append(active) }
+  }
 
   /// Turns the feature off: recompute only. Serving goes on.
   public func turnOff() { isOff = true }
@@ -198,7 +209,7 @@ public final class RemoteG2Connector: SchedulerConnector {
     return [fetches, waits].compactMap { $0 }.min()
   }
 
-  public var wantsStep: Bool { !orders.isEmpty || hasNews }
+  public var wantsStep: Bool { !orders.isEmpty || hasNews || !abandoned.isEmpty }
 
   public var isBusy: Bool { !records.isEmpty || !savesInFlight.isEmpty || !orders.isEmpty }
 

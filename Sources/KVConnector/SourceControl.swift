@@ -36,6 +36,12 @@ public protocol SourceControl: Sendable {
   func state(ofPeer name: String) -> PeerState
   /// The local store's current incarnation, nil while it is away.
   var localStore: SourceID? { get }
+  /// A rank could not attach the source: it is to be announced to the ranks again.
+  func attachFailed(_ source: SourceID)
   func post(_ request: ControlRequest)
   func drain() -> [ControlAnswer]
+}
+
+extension SourceControl {
+  public func attachFailed(_ source: SourceID) {}
 }

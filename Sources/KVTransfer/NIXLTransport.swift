@@ -63,15 +63,16 @@ public final class NIXLTransport: Transport {
   public func attach(
     _ source: SourceID, _ description: SourceDescription
   ) throws(TransferFailure) {
-    guard case .nixl(let metadata, _, let slotCount, let blockBytes) = description else {
+    guard case .nixl(let metadata, let address, let slotCount, let blockBytes) = description else {
       throw .rejected("NIXL reads peers' pools only")
     }
     guard blockBytes == target.blockBytes else {
       throw .rejected("blocks of \(blockBytes) bytes cannot land in \(target.blockBytes)")
     }
-    guard slotCount > 0, slotCount < Int(Int32.max), !metadata.isEmpty else {
-      throw .rejected("a pool of \(slotCount) slots")
-    }
+    let (bytes, overflow) = slotCount.multipliedReportingOverflow(by: blockBytes)
+    guard slotCount > 0, slotCount <= limits.slotsMax, !overflow, !metadata.isEmpty,
+      !address.addingReportingOverflow(UInt64(bytes)).overflow
+    else { throw .rejected("a pool of \(slotCount) slots at an impossible place") }
     known[source] = description
     _ = try binding(of: source, at: LocalInstant(nanoseconds: 0))
   }

@@ -138,9 +138,12 @@ final class Scheduler {
         continue
       }
       // Lowest priority = last to arrive. Loading requests keep their blocks: those are being written.
-      guard let victim = requests.last(where: { $0.phase == .running && !$0.blocks.isEmpty }) else {
-        return false
-      }
+      // The one that asks counts too, so that a newcomer never takes from those before it.
+      guard
+        let victim = requests.last(where: {
+          $0.phase == .running && (!$0.blocks.isEmpty || $0 === request)
+        })
+      else { return false }
       preempt(victim)
       if victim === request { return false }
     }
@@ -149,7 +152,8 @@ final class Scheduler {
 
   /// Takes everything from a request. It keeps its place and is recomputed.
   func preempt(_ request: RunningRequest) {
-    for block in request.blocks { pool.release(block) }
+    // Tail first, so that the head of a chain is the last to be evicted.
+    for block in request.blocks.reversed() { pool.release(block) }
     request.blocks = []
     request.computed = 0
     request.sealedBlocks = 0

@@ -73,6 +73,20 @@ package final class ControlClient: SourceControl {
 
   package var localStore: SourceID? { state.withLock { $0.local } }
 
+  /// Forgets that the source was announced, so that its next heartbeat announces it again.
+  package func attachFailed(_ source: SourceID) {
+    state.withLock { state in
+      switch source {
+      case .local: if state.local == source { state.local = nil }
+      case .peer(let name, _):
+        if state.peers[name]?.current == source {
+          state.peers[name]?.current = nil
+          state.peers[name]?.state = .notReady
+        }
+      }
+    }
+  }
+
   package func drain() -> [ControlAnswer] { answers.drain() }
 
   package func post(_ request: ControlRequest) {
@@ -183,7 +197,8 @@ package final class ControlClient: SourceControl {
     let task = Task { [self] in
       var ttl = grant.ttl
       while !Task.isCancelled {
-        try? await Task.sleep(for: ttl / 3)
+        // However short a lease a peer grants, renewing it must not spin.
+        try? await Task.sleep(for: max(ttl / 3, .milliseconds(10)))
         let (isDropped, wanted) = state.withLock { ($0.dropsRenewals, $0.leaseTTL) }
         guard !Task.isCancelled, !isDropped else { continue }
         let answer = await answered(by: source) { client throws(CallError) in

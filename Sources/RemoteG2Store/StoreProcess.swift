@@ -80,7 +80,8 @@ package enum StoreProcess {
         limits: configuration.limits)
     } catch { throw .serve(error) }
     ready(server.port, incarnation)
-    while service.timeSinceLocalCall() < linger {
+    // Never from under a reader: the last lease ends by release or by its deadline.
+    while service.timeSinceLocalCall() < linger || service.stats().1.leases > 0 {
       let now = MonotonicClock.now()
       // A renewal or a new grant can only move the next deadline later than a short nap.
       let next = min(service.expireDue() ?? now + .milliseconds(20), now + .milliseconds(20))

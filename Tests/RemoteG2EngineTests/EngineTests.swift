@@ -214,3 +214,55 @@ extension TransferFault {
     .failAtPost, .halfComplete, .hang, .slow, .corrupt, .lateLanding, .refuseRelease, .peerGone,
   ]
 }
+
+@Suite struct `A fetch and its request` {
+  static let prompt = (0..<50).map { Int32($0 % 90) }
+
+  @Test func `a fetch whose blocks were computed meanwhile is given back, and blocks nobody`()
+    throws
+  {
+    let world = try ToyWorld()
+    let prompt = Array(Self.prompt.prefix(49))
+    try world.fillPeer(prompt)
+    // The first computes the prompt in its first step; the second's resolve is not answered before.
+    world.control.isSilent = true
+    try world.submit(1, prompt, generate: 30, hinted: false)
+    try world.submit(2, prompt, generate: 4)
+    world.run(3)
+    world.control.isSilent = false
+    for request in world.control.posted {
+      if case .resolve = request { world.control.post(request) }
+    }
+    #expect(world.finish(2)?.error == nil)
+    _ = world.finish(1)
+    world.run(10)
+    #expect(world.leaks == [])
+    world.engine.dropCache()
+    try world.submit(3, prompt, generate: 4)
+    #expect(world.finish(3)?.account.keptTokens == 48, "a later request still pulls")
+  }
+
+  @Test func `only what is posted stays in quarantine once the ranks have stopped`() throws {
+    let world = try ToyWorld { _ in .hang }
+    try world.fillPeer(Self.prompt)
+    try world.submit(1, Self.prompt)
+    let result = world.finish(1)
+    #expect(result?.error == nil && result?.account.keptTokens == 0)
+    world.run(3)
+    let posted = Limits().transfersPostedMax * 2
+    #expect(world.connector.open.quarantined == posted)
+    world.control.answers.append(.sourceDied(world.peer))
+    world.run(5)
+    #expect(world.leaks == [])
+  }
+
+  @Test func `a newcomer never takes blocks from those before it`() throws {
+    let world = try ToyWorld(blocks: 14)
+    try world.submit(1, Array(Self.prompt.prefix(40)), generate: 16, hinted: false)
+    world.run(2)
+    try world.submit(2, Array(Self.prompt.suffix(40)), generate: 4, hinted: false)
+    let first = world.finish(1)
+    #expect(first?.account.preemptions == 0)
+    #expect(world.finish(2)?.error == nil)
+  }
+}

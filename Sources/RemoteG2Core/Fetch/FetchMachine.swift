@@ -207,6 +207,12 @@ package struct FetchMachine: ~Copyable {
     }
   }
 
+  /// After the settle, when no rank will post any more: the positions still being written.
+  package var unquietOnceStopped: Set<Int>? {
+    guard phase == .draining, ranks.allSatisfy({ $0.isQuiet || $0.isStopped }) else { return nil }
+    return Set(ranks.flatMap { $0.isQuiet ? [] : $0.unquiet })
+  }
+
   var lastLanding: LocalInstant? { ranks.compactMap(\.lastLanding).max() }
 
   /// The earliest deadline that ends a move, and what to call it.

@@ -37,6 +37,8 @@ public struct Limits: Sendable, Equatable {
   // Wire.
   public var messageBytesMax = 4 << 20
   public var metadataBytesMax = 1 << 20
+  /// Slots a peer may announce.
+  public var slotsMax = 1 << 20
   public var peersMax = 64
   public var hintBytesMax = 4096
   public var commandBytesMax = 1 << 20

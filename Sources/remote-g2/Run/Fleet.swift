@@ -140,8 +140,9 @@ final class Fleet {
     var leaks = SceneReport.Leaks()
     for worker in workers.values {
       let audit = try worker.audit()
-      leaks.leases += audit.storeLeases ?? 0
-      leaks.pins += (audit.storePinned ?? 0) + audit.blocksHeld
+      // A store that cannot be asked is not known to be clean.
+      leaks.leases += audit.storeLeases ?? 1
+      leaks.pins += (audit.storePinned ?? 1) + audit.blocksHeld
       leaks.in_flight += audit.transfersInFlight + audit.fetches + audit.saving
       leaks.quarantined += audit.quarantined
     }
@@ -149,7 +150,11 @@ final class Fleet {
     leaks.processes = max(0, members().count - 2 * workers.count)
     let now = try footprints()
     for (name, before) in baseline {
-      guard let after = now[name] else { continue }
+      guard let after = now[name] else {
+        leaks.processes += 1
+        leakDetails.append("\(name) is missing")
+        continue
+      }
       if after.descriptors > before.descriptors || after.sharedMemory > before.sharedMemory {
         leakDetails.append("\(name): \(before) became \(after)")
       }

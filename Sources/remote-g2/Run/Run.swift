@@ -79,7 +79,7 @@ struct Run: ParsableCommand {
           "  \(report.ok ? "as expected" : "NOT as expected: \(report.unmet)"): \(report.outcome)")
         for note in report.notes { Self.say("  \(note)") }
       }
-      if pairs > 0 { try runPairs(stage) }
+      if pairs > 0 { reports.append(try runPairs(stage)) }
     } catch {
       var report = SceneReport("aborted")
       report.expect(false, "\(error)")
@@ -87,7 +87,7 @@ struct Run: ParsableCommand {
       Self.say("stopped: \(error)")
     }
     fleet.stop()
-    let isComplete = reports.count == wanted.count
+    let isComplete = reports.count == wanted.count + (pairs > 0 ? 1 : 0)
     let report = RunReport(
       model: (path as NSString).lastPathComponent, transport: transport,
       ok: isComplete && reports.allSatisfy(\.ok), scenes: reports)
@@ -118,7 +118,8 @@ struct Run: ParsableCommand {
   }
 
   /// Cold and stopped runs in turn, so that what disturbs one disturbs the other.
-  private func runPairs(_ stage: Stage) throws {
+  private func runPairs(_ stage: Stage) throws -> SceneReport {
+    var report = SceneReport("pairs")
     var ratios: [Double] = []
     for pair in 1...pairs {
       try stage.fleet.b.dropCaches()
@@ -128,13 +129,20 @@ struct Run: ParsableCommand {
         throw SceneFailure("a pair without a TTFT")
       }
       ratios.append(stoppedTTFT / coldTTFT)
+      report.expect(stopped.ok, "pair \(pair): \(stopped.unmet)")
       print(
         String(
           format: "pair %d: cold %.3f s, stopped %.3f s, ratio %.3f%@", pair, coldTTFT, stoppedTTFT,
           stoppedTTFT / coldTTFT, stopped.ok ? "" : " NOT as expected: \(stopped.unmet)"))
     }
     ratios.sort()
-    print(String(format: "median TTFT(stopped)/TTFT(cold): %.3f", ratios[ratios.count / 2]))
+    let median = ratios[ratios.count / 2]
+    print(String(format: "median TTFT(stopped)/TTFT(cold): %.3f", median))
+    report.outcome = "hedged"
+    report.expect(median <= 1.15, "the median ratio is \(median)")
+    report.leaks = try stage.fleet.leaks()
+    report.expect(report.leaks.isClean, "leaks: \(report.leaks.total)")
+    return report
   }
 
   private func write(_ report: RunReport, to path: String) throws {

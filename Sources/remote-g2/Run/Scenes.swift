@@ -22,7 +22,9 @@ enum Scenes {
     try stage.fleet.poll("A saved the stranger", seconds: 20) { try a.audit().saving == 0 }
     try a.perform(.drop) { $0.store = true }
     for prompt in stage.prompts {
-      report.add(try a.generate(prompt, generate: stage.generate), golden: nil)
+      let result = try a.generate(prompt, generate: stage.generate)
+      stage.firstResults.append(result)
+      report.add(result, golden: nil)
     }
     try stage.fillA()
     report.outcome = "computed, stored"
@@ -42,6 +44,15 @@ enum Scenes {
       stage.golden.insert(result, at: 0)
     }
     report.add(stage.golden[0], golden: nil)
+    // A computed the same prompts before: its results are compared here, now that there is a golden.
+    for (first, golden) in zip(stage.firstResults, stage.golden) {
+      var comparison = SceneReport("cold A")
+      comparison.add(first, golden: golden)
+      report.tokens_identical = report.tokens_identical && comparison.tokens_identical
+      report.logits_identical = report.logits_identical && comparison.logits_identical
+      report.kv_identical = report.kv_identical && comparison.kv_identical
+    }
+    report.expectIdentical()
     report.prompt_tokens = stage.prompts.map(\.count).reduce(0, +)
     report.tokens_recomputed = report.prompt_tokens
     report.outcome = "computed (golden)"

@@ -13,6 +13,8 @@ final class Stage {
   let blockBytes: Int
   /// By prompt: B alone.
   var golden: [WireResult] = []
+  /// By prompt: A alone, to be compared with the golden ones.
+  var firstResults: [WireResult] = []
   private let progress: (String) -> Void
 
   init(
