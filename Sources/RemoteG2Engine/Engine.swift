@@ -70,7 +70,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
   public func step() -> Bool {
     let startedAt = clock()
     scheduler.admit(at: startedAt)
-    let chosen = scheduler.choose()
+    let chosen = scheduler.choose(at: startedAt)
     sequence += 1
     let plan = channel.broadcast(
       StepPlan(

@@ -11,6 +11,8 @@ public enum RequestError: Error, Equatable, Sendable, CustomStringConvertible {
   case needsTooManyBlocks(needed: Int, pool: Int)
   case tooManyRequests(max: Int)
   case duplicate(RequestID)
+  /// The blocks it needs stayed in quarantine, because a peer neither answers nor dies.
+  case starved(needed: Int, available: Int)
   /// The load policy is `fail`.
   case loadFailed(FallbackReason)
 
@@ -25,6 +27,9 @@ public enum RequestError: Error, Equatable, Sendable, CustomStringConvertible {
       "the request needs \(needed) blocks and G1 has \(pool): raise --g1-blocks or shorten it"
     case .tooManyRequests(let most): "\(most) requests are waiting already: try again later"
     case .duplicate(let id): "\(id) is known already"
+    case .starved(let needed, let available):
+      "the request needs \(needed) blocks, and only \(available) came free: the others may still be "
+        + "written by a peer that does not answer; raise --g1-blocks, or restart that peer's store"
     case .loadFailed(let reason): "loading its prefix failed (\(reason)) and the policy is fail"
     }
   }

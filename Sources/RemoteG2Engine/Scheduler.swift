@@ -13,6 +13,8 @@ final class Scheduler {
   var requests: [RunningRequest] = []
   /// Requests that left while their load was open: only their blocks are still here.
   var leaving: [RequestID: RunningRequest] = [:]
+  /// Since when nothing could be computed for want of blocks.
+  private var starvedSince: LocalInstant?
   var finished: [(request: RunningRequest, error: RequestError?)] = []
 
   init(
@@ -112,7 +114,7 @@ final class Scheduler {
   // MARK: Planning
 
   /// Chooses this step's tokens: every decoding request first, then prompts in order.
-  func choose() -> [RunningRequest] {
+  func choose(at now: LocalInstant) -> [RunningRequest] {
     for request in requests { request.planned = 0 }
     var budget = limits.stepTokensMax
     var chosen: [RunningRequest] = []
@@ -126,7 +128,28 @@ final class Scheduler {
       chosen.append(request)
     }
     // A later request's need may have preempted an earlier choice.
-    return chosen.filter { $0.phase == .running }
+    chosen = chosen.filter { $0.phase == .running }
+    endStarved(chosen, at: now)
+    return chosen
+  }
+
+  /// Ends the first request when nothing could be computed for `hardDeadline` though nothing is
+  /// loading: what it needs is in quarantine, and a silent peer may keep it there for ever.
+  private func endStarved(_ chosen: [RunningRequest], at now: LocalInstant) {
+    let isStarving =
+      chosen.isEmpty && !requests.isEmpty
+      && !requests.contains { $0.phase == .loading } && pool.availableCount < pool.blockCount
+      && requests.contains { $0.account.preemptions > 0 }
+    guard isStarving else {
+      starvedSince = nil
+      return
+    }
+    let since = starvedSince ?? now
+    starvedSince = since
+    guard now - since >= limits.hardDeadline, let first = requests.first else { return }
+    starvedSince = nil
+    let needed = (first.tokens.count + tokensPerBlock) / tokensPerBlock
+    leave(first, error: .starved(needed: needed, available: pool.availableCount))
   }
 
   /// Gives a request the blocks for its first `tokens` tokens, preempting lower priorities.

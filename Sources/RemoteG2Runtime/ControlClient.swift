@@ -41,6 +41,17 @@ package final class ControlClient: SourceControl {
     var leaseTTL: Duration?
     var loops: [Task<Void, Never>] = []
     var dead: Set<SourceID> = []
+
+    /// The source is no longer one that could be read from.
+    mutating func forget(_ source: SourceID) {
+      switch source {
+      case .local: if local == source { local = nil }
+      case .peer(let name, _):
+        guard peers[name]?.current == source else { return }
+        peers[name]?.current = nil
+        peers[name]?.state = .notReady
+      }
+    }
   }
 
   let fingerprint: Fingerprint
@@ -75,16 +86,7 @@ package final class ControlClient: SourceControl {
 
   /// Forgets that the source was announced, so that its next heartbeat announces it again.
   package func attachFailed(_ source: SourceID) {
-    state.withLock { state in
-      switch source {
-      case .local: if state.local == source { state.local = nil }
-      case .peer(let name, _):
-        if state.peers[name]?.current == source {
-          state.peers[name]?.current = nil
-          state.peers[name]?.state = .notReady
-        }
-      }
-    }
+    state.withLock { $0.forget(source) }
   }
 
   package func drain() -> [ControlAnswer] { answers.drain() }
@@ -179,14 +181,7 @@ package final class ControlClient: SourceControl {
   func declareDead(_ source: SourceID) {
     let isNews = state.withLock { state in
       guard state.dead.insert(source).inserted else { return false }
-      switch source {
-      case .local: if state.local == source { state.local = nil }
-      case .peer(let name, _):
-        if state.peers[name]?.current == source {
-          state.peers[name]?.current = nil
-          state.peers[name]?.state = .notReady
-        }
-      }
+      state.forget(source)
       return true
     }
     if isNews { answers.post(.sourceDied(source)) }

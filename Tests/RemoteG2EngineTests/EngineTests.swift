@@ -256,6 +256,22 @@ extension TransferFault {
     #expect(world.leaks == [])
   }
 
+  @Test func `a request whose blocks stay in quarantine ends with a reason, not never`() throws {
+    let world = try ToyWorld(blocks: 16) { _ in .hang }
+    try world.fillPeer(Self.prompt)
+    try world.submit(1, Self.prompt)
+    world.run(300)
+    #expect(world.connector.open.quarantined > 0)
+    world.run(60, each: .seconds(1))
+    guard case .starved? = world.finish(1, within: 1)?.error else {
+      Issue.record("it is still waiting")
+      return
+    }
+    world.control.answers.append(.sourceDied(world.peer))
+    world.run(5)
+    #expect(world.leaks == [])
+  }
+
   @Test func `a newcomer never takes blocks from those before it`() throws {
     let world = try ToyWorld(blocks: 14)
     try world.submit(1, Array(Self.prompt.prefix(40)), generate: 16, hinted: false)
