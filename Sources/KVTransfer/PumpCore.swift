@@ -165,7 +165,7 @@ public final class PumpCore {
 
   private func absorb(_ event: TransferEvent) {
     let id = event.transfer
-    guard var load = loads[id.fetch] else {
+    guard let load = loads[id.fetch] else {
       preconditionFailure("\(id) ended after its fetch was forgotten")
     }
     let ordinal = Int(id.ordinal)
@@ -192,14 +192,13 @@ public final class PumpCore {
       precondition(chunk.outcome == .failed, "\(id) went quiet in state \(chunk.outcome)")
       load.chunks[ordinal].outcome = .quiet
     }
-    loads[id.fetch] = load
     changed.insert(id.fetch)
   }
 
   /// Compares some landed blocks with the grant's digests. Stops at the first that differs.
   private func checkSome() -> Bool {
     for fetch in order {
-      guard var load = loads[fetch], var check = load.check else { continue }
+      guard let load = loads[fetch], var check = load.check else { continue }
       var hasEnded = false
       for _ in 0..<Self.blocksPerRun where !hasEnded {
         guard check.done < check.expected.count, check.done < load.landed else {
@@ -222,7 +221,6 @@ public final class PumpCore {
       } else {
         load.check = check
       }
-      loads[fetch] = load
       return true
     }
     return false

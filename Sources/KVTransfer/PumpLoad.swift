@@ -1,7 +1,9 @@
 import RemoteG2Core
 
 /// One fetch's reads on one rank: cut into transfers, posted in token order.
-struct PumpLoad {
+///
+/// A class, because it changes with every transfer and a copy would cost its whole length.
+final class PumpLoad {
   enum Outcome: Equatable { case waiting, posted, landed, failed, quiet }
 
   struct Chunk {
@@ -29,21 +31,41 @@ struct PumpLoad {
     }
   }
 
-  /// The next transfer to post, or nil when nothing more will be or may be posted.
-  var nextToPost: Int? {
-    isStopped || failure != nil ? nil : chunks.firstIndex { $0.outcome == .waiting }
+  /// Transfers before this one have landed; those from ``waitingFirst`` on have not been posted. What
+  /// lies between is all that can change, so that a long load costs no more a turn than a short one.
+  private var landedCount = 0
+  private var waitingFirst = 0
+
+  private var active: Range<Int> {
+    while landedCount < chunks.count, chunks[landedCount].outcome == .landed { landedCount += 1 }
+    waitingFirst = max(waitingFirst, landedCount)
+    while waitingFirst < chunks.count, chunks[waitingFirst].outcome != .waiting {
+      waitingFirst += 1
+    }
+    return landedCount..<waitingFirst
   }
 
-  var postedCount: Int { chunks.count { $0.outcome == .posted } }
+  /// The next transfer to post, or nil when nothing more will be or may be posted.
+  var nextToPost: Int? {
+    guard !isStopped, failure == nil else { return nil }
+    let next = active.upperBound
+    return next < chunks.count ? next : nil
+  }
+
+  var postedCount: Int { active.count { chunks[$0].outcome == .posted } }
 
   /// Leading blocks whose transfers ended in success.
   var landed: Int {
-    chunks.firstIndex { $0.outcome != .landed }.map { chunks[$0].range.lowerBound } ?? moves.count
+    let first = active.lowerBound
+    return first < chunks.count ? chunks[first].range.lowerBound : moves.count
   }
 
   /// Positions whose transfers are posted and not quiet.
   var unquiet: [Int] {
-    chunks.flatMap { $0.outcome == .posted || $0.outcome == .failed ? Array($0.range) : [] }
+    active.flatMap { index in
+      let outcome = chunks[index].outcome
+      return outcome == .posted || outcome == .failed ? Array(chunks[index].range) : []
+    }
   }
 
   var isQuiet: Bool { nextToPost == nil && unquiet.isEmpty }
@@ -56,7 +78,7 @@ struct PumpLoad {
   }
 
   /// The target blocks that did not land, the first time it is known that they will not.
-  mutating func takeErrors() -> [BlockIndex] {
+  func takeErrors() -> [BlockIndex] {
     let isOver = isStopped || (failure != nil && postedCount == 0)
     guard !hasReportedErrors, isOver, landed < moves.count else { return [] }
     hasReportedErrors = true
