@@ -58,6 +58,7 @@ struct Doctor: AsyncParsableCommand {
         "ucx",
         "UCX_TLS=\(environment["UCX_TLS"] ?? transport.ucxTls ?? "(all: cma on one host)"), "
           + "UCX_NET_DEVICES=lo")
+      line("ucx modules", Self.transportModules(of: library.path))
     } else {
       bad("nixl", discovery.explanation)
     }
@@ -75,6 +76,20 @@ struct Doctor: AsyncParsableCommand {
     } catch { bad("model", "\(error)") }
     print(isWell ? "everything is here: try `remote-g2 run`" : "something is missing: see above")
     NIXLLibrary.endProcess(isWell ? 0 : 1)
+  }
+
+  /// UCX keeps tcp and shared memory in its core, and every other transport in a module of its own.
+  private static func transportModules(of library: String) -> String {
+    let root = URL(fileURLWithPath: library).deletingLastPathComponent().deletingLastPathComponent()
+    let folders = ((try? FileManager.default.contentsOfDirectory(atPath: root.path)) ?? [])
+      .filter { $0.hasSuffix(".libs") }.map { root.path + "/" + $0 + "/ucx" }
+    let modules = folders.flatMap { ProcFile.names(in: $0) }
+      .filter { $0.hasPrefix("libuct_") }
+      .map { String($0.dropFirst("libuct_".count).prefix { $0 != "." }) }
+    let names = Set(modules).sorted()
+    return "tcp, self, shared memory"
+      + (names.isEmpty
+        ? "; no modules found beside the library" : " and " + names.joined(separator: ", "))
   }
 
   /// The wheel says its version in the name of its metadata folder.
