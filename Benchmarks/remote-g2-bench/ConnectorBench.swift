@@ -5,7 +5,8 @@ import KVTransfer
 import OSThreads
 import RemoteG2Core
 
-/// (b) What the connector costs a step: plan, begin, end, absorb, with loads that stay in flight.
+/// (b) What the connector's scheduler half costs a step (plan, absorb, next deadline), with loads that
+/// stay in flight and report nothing new. The worker half's mailbox is not part of it.
 enum ConnectorBench {
   private final class Silent: SourceControl, @unchecked Sendable {
     // @unchecked: one thread uses it.
