@@ -5,8 +5,9 @@ import KVTransfer
 import OSThreads
 import RemoteG2Core
 
-/// (b) What the connector's scheduler half costs a step (plan, absorb, next deadline), with loads that
-/// stay in flight and report nothing new. The worker half's mailbox is not part of it.
+/// (b) What the connector costs the step loop a step, with loads that stay in flight: the scheduler
+/// half (plan, absorb, next deadline), and the worker half (orders to the pump, news from it) over a
+/// pump whose transport never lands anything.
 enum ConnectorBench {
   private final class Silent: SourceControl, @unchecked Sendable {
     // @unchecked: one thread uses it.
@@ -28,6 +29,20 @@ enum ConnectorBench {
       answers.append(
         .resolved(fetch, .granted(Grant(lease: lease, ttl: .seconds(30), blocks: blocks))))
     }
+  }
+
+  /// Takes every read and lands none.
+  private final class Endless: Transport {
+    private var posted = 0
+    func attach(_: SourceID, _: SourceDescription) throws(TransferFailure) {}
+    func detach(_ source: SourceID) {}
+    func post(
+      _ transfer: TransferID, from source: SourceID, _ moves: [BlockMove], at now: LocalInstant
+    ) throws(TransferFailure) { posted += 1 }
+    func poll(at now: LocalInstant, into events: inout [TransferEvent]) {}
+    func fence(_ source: SourceID) {}
+    var inFlightCount: Int { posted }
+    func shutDown() { posted = 0 }
   }
 
   static func run() throws {
@@ -57,24 +72,43 @@ enum ConnectorBench {
         connector.bind(
           view.id, to: (0..<count).map { BlockIndex(load * 16 + $0) }, at: now)
       }
-      _ = connector.plan(at: now)
-      let steps = 10_000
-      let before = callocations_count()
-      let seconds = Bench.seconds {
-        for _ in 0..<steps {
-          // A nanosecond a step: no deadline passes.
-          now = now + .nanoseconds(1)
-          _ = connector.plan(at: now)
-          _ = connector.absorb([RankReport(rank: 0, sequence: 1)], at: now)
-          _ = connector.nextDeadline
-        }
+      let memory = UnsafeMutableRawPointer.allocate(
+        byteCount: blockBytes * 2048, alignment: 4096)
+      defer { memory.deallocate() }
+      let target = BlockRegion(base: memory, blockBytes: blockBytes, blockCount: 2048)
+      let pump = TransferPump(name: "bench-pump", ringing: Doorbell()) { [limits] in
+        PumpCore(target: target, peers: Endless(), rank: 0, limits: limits)
       }
-      let allocations = Double(callocations_count() - before) / Double(steps)
+      let worker = RemoteG2Worker(pump: pump)
+      worker.begin(connector.plan(at: now))
+      let steps = 10_000
+      let leader = measure(steps) {
+        // A nanosecond a step: no deadline passes.
+        now = now + .nanoseconds(1)
+        _ = connector.plan(at: now)
+        _ = connector.absorb([RankReport(rank: 0, sequence: 1)], at: now)
+        _ = connector.nextDeadline
+      }
+      let rank = measure(steps) {
+        worker.begin([])
+        _ = worker.end(rank: 0, sequence: 1)
+      }
       print(
         String(
-          format: "  %2d loads: %.0f ns, %.1f allocations a step", loads,
-          seconds / Double(steps) * 1e9, allocations))
+          format: "  %2d loads: scheduler half %.0f ns, %.1f allocations a step; "
+            + "worker half %.0f ns, %.1f", loads, leader.nanoseconds, leader.allocations,
+          rank.nanoseconds, rank.allocations))
+      pump.stop()
       for load in 0..<loads { connector.abort(RequestID(UInt64(load + 1)), at: now) }
     }
+  }
+
+  private static func measure(
+    _ steps: Int, _ body: () -> Void
+  ) -> (nanoseconds: Double, allocations: Double) {
+    let before = callocations_count()
+    let seconds = Bench.seconds { for _ in 0..<steps { body() } }
+    let allocations = callocations_count() - before
+    return (seconds / Double(steps) * 1e9, Double(allocations) / Double(steps))
   }
 }

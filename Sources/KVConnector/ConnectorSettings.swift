@@ -22,6 +22,8 @@ public struct ConnectorSettings: Sendable, Equatable {
   public let targetBlockCount: Int
   public var limits: Limits
   public var proof: ProofPolicy
+  /// Decides only what a failed load is called here; the coordinator carries it out.
+  public var policy: LoadFailurePolicy
   /// What the pump is held to, so that estimates do not mistake the pace for a stall.
   public var paceBytesPerSecond: Double?
   /// Blocks one transfer carries.
@@ -29,7 +31,8 @@ public struct ConnectorSettings: Sendable, Equatable {
 
   public init(
     rankCount: Int = 1, blockBytes: Int, tokensPerBlock: Int, targetBlockCount: Int,
-    limits: Limits = Limits(), proof: ProofPolicy = .proven(.onFailure)
+    limits: Limits = Limits(), proof: ProofPolicy = .proven(.onFailure),
+    policy: LoadFailurePolicy = .recompute
   ) throws(Invalid) {
     guard rankCount >= 1, rankCount <= 64 else { throw .ranks(rankCount) }
     guard blockBytes > 0, tokensPerBlock > 0 else { throw .blockBytes(blockBytes) }
@@ -40,6 +43,7 @@ public struct ConnectorSettings: Sendable, Equatable {
     self.targetBlockCount = targetBlockCount
     self.limits = limits
     self.proof = proof
+    self.policy = policy
     transferBlocks = max(1, min(limits.transferBlocksMax, limits.transferBytesMax / blockBytes))
   }
 }

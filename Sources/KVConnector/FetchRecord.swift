@@ -15,6 +15,7 @@ final class FetchRecord {
   var skipped = 0
   var targets: [BlockIndex] = []
   var unquiet: [BlockIndex] = []
+  var isExpired = false
   /// The deadline that ended the move, if one did.
   var dueAt: LocalInstant?
 

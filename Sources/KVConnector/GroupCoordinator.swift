@@ -20,6 +20,9 @@ public protocol LoadRecovery: AnyObject {
   func giveBack(_ blocks: [BlockIndex])
   /// Requests that are loading into any of these blocks.
   func requests(loadingInto blocks: Set<BlockIndex>) -> [RequestID]
+  /// The blocks that a request is loading into, in order, with the names they get when valid. Empty
+  /// when it loads nothing.
+  func loadingBlocks(of request: RequestID) -> [SealedBlock]
 }
 
 /// Turns what all ranks reported into what each request does next. Runs on the leader only, so all
@@ -38,6 +41,8 @@ public struct GroupCoordinator {
 
   private let rankCount: Int
   private let policy: LoadFailurePolicy
+  /// Blocks some rank could not load, of loads that have not ended yet.
+  private var loadErrors: Set<BlockIndex> = []
 
   /// - Parameter wiredRanks: The ranks that have a worker half. All of them, or none of this works.
   public init(
@@ -50,16 +55,23 @@ public struct GroupCoordinator {
     self.policy = policy
   }
 
-  /// One step's reports, whole. The order is: saves done, load failures, loads done, quieted.
-  public func absorb(
+  /// One step's reports, whole. The order is: saves done, load failures, cancels, loads done,
+  /// quieted.
+  public mutating func absorb(
     _ reports: [RankReport], connector: any SchedulerConnector, engine: any LoadRecovery,
     at now: LocalInstant
   ) {
     precondition(reports.count == rankCount, "\(reports.count) reports for \(rankCount) ranks")
     let outcome = connector.absorb(reports, at: now)
     engine.giveBack(outcome.saved)
-    handleLoadErrors(outcome.settled.filter { !$0.failed.isEmpty }, engine: engine, at: now)
-    for result in outcome.settled where result.failed.isEmpty {
+    var settled = outcome.settled
+    if connector.failureReporting == .blocks {
+      settled += results(of: outcome.ended, reports, engine: engine, at: now)
+    }
+    let failed = settled.filter { !$0.failed.isEmpty }
+    handleLoadErrors(failed.filter { $0.reason != .cancelled }, engine: engine, at: now)
+    handleLoadErrors(failed.filter { $0.reason == .cancelled }, engine: engine, at: now)
+    for result in settled where result.failed.isEmpty {
       if result.valid.isEmpty {
         // Nothing was bound: the request simply goes on without this load.
         continue
@@ -67,6 +79,27 @@ public struct GroupCoordinator {
       engine.resumeLoaded(result, at: now)
     }
     engine.giveBack(outcome.quieted)
+  }
+
+  /// Makes one result of each load that ended, from the block ids that all ranks gave. What precedes
+  /// the first block that any rank could not load is valid.
+  private mutating func results(
+    of ended: [RequestID], _ reports: [RankReport], engine: any LoadRecovery, at now: LocalInstant
+  ) -> [LoadResult] {
+    for report in reports { loadErrors.formUnion(report.loadErrors) }
+    let results = ended.map { request in
+      let blocks = engine.loadingBlocks(of: request)
+      let valid = blocks.prefix { !loadErrors.contains($0.block) }
+      let failed = blocks.dropFirst(valid.count).map(\.block)
+      loadErrors.subtract(failed)
+      return LoadResult(
+        request: request, valid: Array(valid), failed: failed,
+        reason: failed.isEmpty ? nil : .transferFailed, settledAt: now)
+    }
+    // A request that vanished meanwhile takes its errors with it: its blocks will have other owners.
+    let affected = Set(engine.requests(loadingInto: loadErrors))
+    loadErrors.formIntersection(affected.flatMap { engine.loadingBlocks(of: $0).map(\.block) })
+    return results
   }
 
   /// Recovers or ends exactly the affected requests; the others go on.
@@ -89,12 +122,5 @@ public struct GroupCoordinator {
         }
       }
     }
-  }
-
-  /// The requests that block ids from all ranks affect: for connectors that report blocks only.
-  public func affected(
-    by errors: [[BlockIndex]], engine: any LoadRecovery
-  ) -> [RequestID] {
-    engine.requests(loadingInto: Set(errors.joined()))
   }
 }

@@ -67,7 +67,11 @@ extension RemoteG2Connector {
     case .confirmed(let fetch, let answer):
       guard let record = records[fetch] else { return }
       var counted = answer
-      if case .intact(let count)? = answer { counted = .intact(max(0, count - record.skipped)) }
+      switch answer {
+      case .intact(let count)?: counted = .intact(max(0, count - record.skipped))
+      case .gone?: expired(record, at: now)
+      case nil: break
+      }
       if answer != nil {
         emit(
           FetchEvent(
@@ -76,6 +80,15 @@ extension RemoteG2Connector {
       }
       perform(record.machine.confirmAnswered(counted, at: now), record, at: now)
     case .reserved(let batch, let reservations): reserved(batch, reservations)
+    case .leaseEnded(let source, let lease):
+      // Unknown: the fetch closed while its last renewal was on its way.
+      guard
+        let record = records.values.first(where: {
+          $0.source == source && $0.grant?.lease == lease
+        })
+      else { return }
+      expired(record, at: now)
+      perform(record.machine.leaseEnded(at: now), record, at: now)
     case .sourceDied(let source):
       attached.remove(source)
       estimator.forget(source.description)
@@ -85,6 +98,12 @@ extension RemoteG2Connector {
         perform(record.machine.peerWentDown(at: now), record, at: now)
       }
     }
+  }
+
+  private func expired(_ record: FetchRecord, at now: LocalInstant) {
+    guard !record.isExpired, !record.machine.isSettled else { return }
+    record.isExpired = true
+    emit(event(.expired, record, at: now))
   }
 
   private func resolved(_ fetch: FetchID, _ answer: ResolveAnswer?, at now: LocalInstant) {
@@ -174,21 +193,23 @@ extension RemoteG2Connector {
     for key in record.keys where loading[key] == fetch { loading[key] = nil }
     if history[record.request]?.active == fetch { history[record.request]?.active = nil }
     if !record.isAnswered { lateSources[fetch] = record.source }
-    let tokens = valid * settings.tokensPerBlock
+    // A local store that has nothing is an ordinary miss, not a fallback.
+    let isMiss = record.source.isLocal && result.reason == .gone
+    let isFallback = result.reason != nil && !isCancelled && !isMiss
+    func emitEnd(_ kind: FetchEvent.Kind, _ outcome: FetchEvent.Outcome) {
+      emit(
+        FetchEvent(
+          kind, at: now, request: record.request, fetch: fetch,
+          peer: record.source.description, blocks: failed.count, reason: result.reason,
+          outcome: outcome))
+    }
+    if isFallback, let reason = result.reason { fallbacks[reason, default: 0] += 1 }
+    // A fallback is told before anything is marked valid; a failure that ends its request, after.
+    if isFallback, settings.policy == .recompute { emitEnd(.fallback, .localRecompute) }
     if valid > 0 {
+      let tokens = valid * settings.tokensPerBlock
       emit(event(result.reason == nil ? .transferred : .salvaged, record, at: now, blocks: valid))
       emit(event(.published, record, at: now, blocks: valid, tokens: tokens))
-    }
-    if let reason = result.reason, !isCancelled {
-      // A local store that has nothing is an ordinary miss, not a fallback.
-      if !(record.source.isLocal && reason == .gone) {
-        fallbacks[reason, default: 0] += 1
-        emit(
-          FetchEvent(
-            .fallback, at: now, request: record.request, fetch: fetch,
-            peer: record.source.description, blocks: failed.count, reason: reason,
-            outcome: .localRecompute))
-      }
     }
     if !record.unquiet.isEmpty {
       emit(event(.quarantined, record, at: now, blocks: record.unquiet.count))
@@ -199,6 +220,14 @@ extension RemoteG2Connector {
         request: record.request, fetch: fetch, valid: sealed, failed: failed,
         unquiet: record.unquiet, reason: result.reason, settledAt: now, dueAt: record.dueAt,
         isLocal: record.source.isLocal, lastLandingAt: result.lastLanding))
+    // Before it was bound a load has no blocks to lose: its request runs on whatever the policy is.
+    if isFallback, settings.policy == .fail {
+      if failed.isEmpty {
+        emitEnd(.fallback, .localRecompute)
+      } else {
+        emitEnd(.failed, .failClosed)
+      }
+    }
   }
 
   private func close(_ record: FetchRecord, at now: LocalInstant) {

@@ -5,6 +5,7 @@ public import RemoteG2Core
 public final class RemoteG2Worker: WorkerConnector {
   private let pump: TransferPump
   private let onTrace: (TransferTrace) -> Void
+  private var loadErrors: [BlockIndex] = []
 
   /// - Parameter onTrace: Told every transfer's moments while the pump traces.
   public init(pump: TransferPump, onTrace: @escaping (TransferTrace) -> Void = { _ in }) {
@@ -21,11 +22,17 @@ public final class RemoteG2Worker: WorkerConnector {
     for moment in news.trace { onTrace(moment) }
     var report = RankReport(rank: rank, sequence: sequence)
     report.progress = news.progress
-    report.loadErrors = news.loadErrors
+    loadErrors += news.loadErrors
     report.saved = news.saved
     report.bytesMoved = news.moved
     report.attached = news.attached.mapValues { $0 == nil }
     return report
+  }
+
+  public func takeLoadErrors() -> [BlockIndex] {
+    let taken = loadErrors
+    loadErrors = []
+    return taken
   }
 
   public func abort(_ fetch: FetchID) { pump.post(.rank(.stopPosting(fetch))) }

@@ -30,7 +30,8 @@ public struct RequestView: Sendable {
 /// The one result of a load, as the engine must apply it.
 public struct LoadResult: Equatable, Sendable {
   public let request: RequestID
-  public let fetch: FetchID
+  /// Nil for a connector that has no fetches.
+  public let fetch: FetchID?
   /// Leading blocks of the load that are valid, with what to seal them under.
   public let valid: [SealedBlock]
   /// Target blocks that are not valid. Reported once.
@@ -45,6 +46,24 @@ public struct LoadResult: Equatable, Sendable {
   /// From the local store's mapping, not from a peer.
   public let isLocal: Bool
   public let lastLandingAt: LocalInstant?
+
+  /// - Parameters: As the properties of the same names.
+  public init(
+    request: RequestID, fetch: FetchID? = nil, valid: [SealedBlock], failed: [BlockIndex],
+    unquiet: [BlockIndex] = [], reason: FallbackReason?, settledAt: LocalInstant,
+    dueAt: LocalInstant? = nil, isLocal: Bool = false, lastLandingAt: LocalInstant? = nil
+  ) {
+    self.request = request
+    self.fetch = fetch
+    self.valid = valid
+    self.failed = failed
+    self.unquiet = unquiet
+    self.reason = reason
+    self.settledAt = settledAt
+    self.dueAt = dueAt
+    self.isLocal = isLocal
+    self.lastLandingAt = lastLandingAt
+  }
 }
 
 /// A block whose content is final, and its name.
@@ -61,11 +80,22 @@ public struct SealedBlock: Equatable, Sendable {
   }
 }
 
+/// How a connector tells which loads failed.
+public enum LoadFailureReporting: Sendable {
+  /// In each load's own result.
+  case results
+  /// Its workers name block ids that could not be loaded, and its scheduler half only says which
+  /// requests' loads have ended.
+  case blocks
+}
+
 /// What a step's reports changed, in the order the engine applies it.
 public struct ConnectorOutcome: Equatable, Sendable {
   /// Blocks that are no longer being saved: the engine gives back the hold it took for the save.
   public var saved: [BlockIndex] = []
   public var settled: [LoadResult] = []
+  /// Loads that ended, and that are quiet, for connectors that report ``LoadFailureReporting/blocks``.
+  public var ended: [RequestID] = []
   /// Swapped-out blocks that nothing will write again.
   public var quieted: [BlockIndex] = []
 
@@ -90,6 +120,7 @@ public protocol SchedulerConnector: AnyObject {
   func abort(_ request: RequestID, at now: LocalInstant)
   /// Called once per request, when it leaves the engine.
   func finish(_ request: RequestID)
+  var failureReporting: LoadFailureReporting { get }
   /// When ``absorb(_:at:)`` next has something to decide even if no report comes.
   var nextDeadline: LocalInstant? { get }
   /// Whether any load is open: the engine then keeps stepping though it computes nothing.
@@ -104,6 +135,7 @@ extension SchedulerConnector {
   public func sealed(_ blocks: [SealedBlock], at now: LocalInstant) -> [BlockIndex] { [] }
   public func abort(_ request: RequestID, at now: LocalInstant) {}
   public func finish(_ request: RequestID) {}
+  public var failureReporting: LoadFailureReporting { .results }
   public var nextDeadline: LocalInstant? { nil }
   public var isBusy: Bool { false }
   public var wantsStep: Bool { false }
@@ -115,8 +147,8 @@ public protocol WorkerConnector: AnyObject {
   /// Everything that happened on this rank since the last call. Never throws: a failed load is a
   /// value in the report.
   func end(rank: Int, sequence: UInt64) -> RankReport
-  /// The target blocks of loads that failed, each given once. A connector that puts them into its
-  /// report need not implement it.
+  /// The target blocks of loads that failed, each given once. The engine asks once a step, after
+  /// ``end(rank:sequence:)``. A connector that reports results need not implement it.
   func takeLoadErrors() -> [BlockIndex]
   /// Stops one load. A connector whose loads cannot be stopped need not implement it.
   func abort(_ fetch: FetchID)

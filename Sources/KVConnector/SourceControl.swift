@@ -16,6 +16,8 @@ public enum ControlAnswer: Equatable, Sendable {
   case resolved(FetchID, ResolveAnswer?)
   case confirmed(FetchID, ConfirmAnswer?)
   case reserved(batch: UInt64, [Reservation]?)
+  /// A renewal was refused: the lease is over.
+  case leaseEnded(SourceID, LeaseID)
   /// This incarnation will never answer again: refused, reaped, or replaced.
   case sourceDied(SourceID)
 }

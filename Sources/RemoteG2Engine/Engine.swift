@@ -12,7 +12,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
   private let channel: Channel
   private let worker: any WorkerConnector
   private let connector: any SchedulerConnector
-  private let coordinator: GroupCoordinator
+  private var coordinator: GroupCoordinator
   let scheduler: Scheduler
   private let clock: () -> LocalInstant
   private var sequence: UInt64 = 0
@@ -84,7 +84,9 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
       logits = model.forward(plan.spans, pool: memory)
       onForward(tokens, clock() - before)
     }
-    let reports = channel.gather(worker.end(rank: channel.rank, sequence: plan.sequence))
+    var report = worker.end(rank: channel.rank, sequence: plan.sequence)
+    report.loadErrors += worker.takeLoadErrors()
+    let reports = channel.gather(report)
     let now = clock()
     apply(logits, to: chosen, startedAt: startedAt, at: now)
     coordinator.absorb(reports, connector: connector, engine: scheduler, at: now)

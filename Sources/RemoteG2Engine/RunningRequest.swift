@@ -18,6 +18,8 @@ final class RunningRequest {
   var tokens: [Int32]
   var keys: [BlockKey] = []
   var blocks: [BlockIndex] = []
+  /// While loading: the end of the blocks that the connector fills.
+  var boundEnd = 0
   /// Leading tokens whose KV is in `blocks`.
   var computed = 0
   /// Leading blocks that are sealed, or known to be private.

@@ -74,6 +74,14 @@ extension Scheduler: LoadRecovery {
     for block in blocks { pool.release(block) }
   }
 
+  func loadingBlocks(of request: RequestID) -> [SealedBlock] {
+    let loading = requests.first { $0.spec.id == request } ?? leaving[request]
+    guard let loading, loading.phase == .loading else { return [] }
+    return (loading.sealedBlocks..<loading.boundEnd).map {
+      SealedBlock(block: loading.blocks[$0], key: loading.keys[$0])
+    }
+  }
+
   func requests(loadingInto blocks: Set<BlockIndex>) -> [RequestID] {
     requests.filter { request in
       request.phase == .loading && request.blocks.contains { blocks.contains($0) }

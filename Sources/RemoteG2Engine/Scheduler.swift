@@ -96,6 +96,7 @@ final class Scheduler {
         }
         request.blocks += fresh
         request.phase = .loading
+        request.boundEnd = computed + count
         connector.bind(
           request.spec.id, to: Array(request.blocks[computed..<computed + count]), at: now)
       }

@@ -1,6 +1,8 @@
 internal import CLinuxShims
 internal import Glibc
 internal import OSThreads
+internal import RemoteG2Core
+internal import Synchronization
 
 /// A process this one started, or found running, held by a descriptor so that its number cannot be
 /// mistaken for another's.
@@ -67,9 +69,11 @@ package final class ChildProcess: @unchecked Sendable {
 
   /// Runs a program to its end, and returns its exit status (128 + n for signal n) with what it
   /// wrote to standard output and standard error. Blocks its thread.
+  ///
+  /// - Parameter timeout: After it the program is killed: its status is then 137.
   package static func run(
     _ program: String, _ arguments: [String], environment: [String: String] = [:],
-    input: String = ""
+    input: String = "", timeout: Duration
   ) throws(SpawnError) -> (status: Int32, output: String, errors: String) {
     let pipes = (0..<3).map { _ in
       var ends: [Int32] = [-1, -1]
@@ -90,33 +94,52 @@ package final class ChildProcess: @unchecked Sendable {
     let bytes = Array(input.utf8.prefix(60_000))
     _ = bytes.withUnsafeBytes { write(pipes[0][1], $0.baseAddress, $0.count) }
     close(pipes[0][1])
+    let output = Drain(pipes[1][0])
     let errors = Drain(pipes[2][0])
-    var output: [UInt8] = []
-    while let chunk = readSome(pipes[1][0]), !chunk.isEmpty { output += chunk }
-    let errorText = errors.finish()
-    close(pipes[1][0])
-    close(pipes[2][0])
+    let deadline = MonotonicClock.now() + timeout
+    // Its own children may hold the pipes open after it has ended: they are not waited for.
+    if !child.waits(until: deadline) { child.signal(SIGKILL) }
+    let outputText = output.finish(by: MonotonicClock.now() + Self.drainMax)
+    let errorText = errors.finish(by: MonotonicClock.now() + Self.drainMax)
     var status: Int32 = 0
     while waitpid(child.pid, &status, 0) < 0, errno == EINTR {}
     let code = status & 0x7F == 0 ? status >> 8 & 0xFF : 128 + status & 0x7F
-    return (code, String(decoding: output, as: UTF8.self), errorText)
+    return (code, outputText, errorText)
   }
 
-  /// Empties a pipe on a thread of its own, so that neither of two pipes can fill up.
-  private final class Drain: @unchecked Sendable {
-    // @unchecked: `bytes` is written by the thread and read after it was joined.
-    private var bytes: [UInt8] = []
-    private var thread: OSThread?
+  private static let drainMax: Duration = .seconds(1)
+
+  /// Whether it ends before `deadline`. It stays to be reaped.
+  private func waits(until deadline: LocalInstant) -> Bool {
+    while true {
+      let left = (deadline - MonotonicClock.now()).nanoseconds / 1_000_000
+      var entry = pollfd(fd: pidfd, events: Int16(POLLIN), revents: 0)
+      let count = poll(&entry, 1, Int32(clamping: max(0, left)))
+      if count == 1 { return true }
+      if count == 0 { return false }
+    }
+  }
+
+  /// Empties a pipe on a thread of its own, so that neither of two pipes can fill up, and closes it.
+  private final class Drain: Sendable {
+    private let bytes = Mutex<(text: [UInt8], isAtEnd: Bool)>(([], false))
+    private let bell = Doorbell()
 
     init(_ descriptor: Int32) {
-      thread = OSThread.start("drain") { [self] in
-        while let chunk = readSome(descriptor), !chunk.isEmpty { bytes += chunk }
+      _ = OSThread.start("drain") { [self] in
+        while let chunk = readSome(descriptor), !chunk.isEmpty {
+          bytes.withLock { $0.text += chunk }
+        }
+        close(descriptor)
+        bytes.withLock { $0.isAtEnd = true }
+        bell.ring()
       }
     }
 
-    func finish() -> String {
-      thread?.join()
-      return String(decoding: bytes, as: UTF8.self)
+    /// What came until the pipe's end, or until `deadline`.
+    func finish(by deadline: LocalInstant) -> String {
+      if !bytes.withLock({ $0.isAtEnd }) { bell.wait(until: deadline) }
+      return bytes.withLock { String(decoding: $0.text, as: UTF8.self) }
     }
   }
 

@@ -201,8 +201,10 @@ package final class ControlClient: SourceControl {
         }
         switch answer {
         case .renewed(let next)?: ttl = next
-        // The blocks may be reused now; confirm and the digests will tell.
-        case .gone?: return
+        // The blocks may be reused now: nothing more is read under it.
+        case .gone?:
+          answers.post(.leaseEnded(source, grant.lease))
+          return
         case nil: continue
         }
       }

@@ -109,7 +109,8 @@ package struct NIXLDiscovery: Sendable {
   private static func sitePackages() -> [String] {
     let script = "import site; print('\\n'.join(site.getsitepackages()))"
     guard
-      let found = try? ChildProcess.run("/usr/bin/env", ["python3", "-c", script]),
+      let found = try? ChildProcess.run(
+        "/usr/bin/env", ["python3", "-c", script], timeout: .seconds(5)),
       found.status == 0
     else { return [] }
     return found.output.split(separator: "\n").map(String.init)

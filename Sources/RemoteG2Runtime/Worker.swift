@@ -114,7 +114,8 @@ package final class Worker: @unchecked Sendable {
         control: control,
         settings: try ConnectorSettings(
           blockBytes: layout.blockBytes, tokensPerBlock: layout.tokensPerBlock,
-          targetBlockCount: configuration.blockCount, limits: limits, proof: configuration.proof),
+          targetBlockCount: configuration.blockCount, limits: limits, proof: configuration.proof,
+          policy: configuration.policy),
         emit: onEvent)
     } catch { throw .settings(error) }
     do throws(GroupCoordinator.Invalid) {

@@ -25,7 +25,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
 
   /// The last line the program said, with its status; fails on anything that looks like a crash.
   static func refusal(_ arguments: [String]) throws -> (status: Int32, words: String) {
-    let run = try ChildProcess.run(program, arguments)
+    let run = try ChildProcess.run(program, arguments, timeout: .seconds(60))
     #expect(run.status != 0, "\(arguments) was accepted")
     #expect(run.status < 128, "\(arguments) ended by signal \(run.status - 128)")
     for crash in ["Fatal error", "Crash", " at /"] {
@@ -132,7 +132,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
       [
         "worker", "--name", "T", "--port", "7998", "--run-dir", Self.directory(), "--linger", "0",
         "--g1-blocks", "16", "--slots", "16", "--threads", "1",
-      ], input: commands.joined(separator: "\n") + "\n")
+      ], input: commands.joined(separator: "\n") + "\n", timeout: .seconds(120))
     #expect(run.status == 0, "\(run.errors)")
     let events = try run.output.split(separator: "\n").map {
       try JSONDecoder().decode(WorkerEvent.self, from: Data($0.utf8))

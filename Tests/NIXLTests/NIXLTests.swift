@@ -10,7 +10,8 @@ func runTestHost(
   try ChildProcess.run(
     URL(fileURLWithPath: "/proc/self/exe".resolved).deletingLastPathComponent()
       .appendingPathComponent("remote-g2-testhost").path, [name],
-    environment: ["UCX_TLS": transport, "SWIFT_BACKTRACE": "enable=no"])
+    environment: ["UCX_TLS": transport, "SWIFT_BACKTRACE": "enable=no"],
+    timeout: .seconds(120))
 }
 
 /// Asked of a child: this process must not load UCX.

@@ -71,6 +71,9 @@ struct FetchEventCase: Sendable {
     ) { $0.bindRefused() },
     FetchEventCase(name: "cancelled", trapsIn: []) { $0.cancelled() },
     FetchEventCase(name: "peer went down", trapsIn: []) { $0.peerWentDown(at: FetchStage.start) },
+    FetchEventCase(name: "lease ended", trapsIn: ["resolving"]) {
+      $0.leaseEnded(at: FetchStage.start)
+    },
     FetchEventCase(name: "no time passed", trapsIn: []) {
       $0.timePassed(at: FetchStage.start)
     },

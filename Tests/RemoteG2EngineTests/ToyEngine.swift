@@ -49,21 +49,37 @@ final class ToyModel: ForwardPass {
     _ start: Int, of span: SequenceSpan, _ pool: UnsafeMutableRawPointer
   ) -> UInt64 { start == 0 ? 1 : read(at: start - 1, span, pool) }
 
-  /// 16 bytes a token for K; the state is its first eight.
-  private func address(
+  /// A token's share of its block, K then V, all of which is written and read.
+  private func places(
     _ place: Int, _ span: SequenceSpan, _ pool: UnsafeMutableRawPointer
-  ) -> UnsafeMutableRawPointer {
+  ) -> [UnsafeMutablePointer<UInt64>] {
     let block = Int(span.blocks[place / layout.tokensPerBlock])
-    return pool + block * layout.blockBytes + place % layout.tokensPerBlock * 16
+    let row = layout.blockBytes / layout.tokensPerBlock / 2
+    let key = pool + block * layout.blockBytes + place % layout.tokensPerBlock * row
+    return [key, key + layout.blockBytes / 2].flatMap { start in
+      stride(from: 0, to: row, by: 8).map { (start + $0).assumingMemoryBound(to: UInt64.self) }
+    }
+  }
+
+  private static func word(_ state: UInt64, _ index: Int) -> UInt64 {
+    state &+ UInt64(index) &* 0x9E37_79B9_7F4A_7C15
   }
 
   private func write(
     _ state: UInt64, at place: Int, _ span: SequenceSpan, _ pool: UnsafeMutableRawPointer
-  ) { address(place, span, pool).storeBytes(of: state, as: UInt64.self) }
+  ) {
+    for (index, word) in places(place, span, pool).enumerated() {
+      word.pointee = Self.word(state, index)
+    }
+  }
 
+  /// The state as it was written; another one if any byte was changed.
   private func read(
     at place: Int, _ span: SequenceSpan, _ pool: UnsafeMutableRawPointer
-  ) -> UInt64 { address(place, span, pool).load(as: UInt64.self) }
+  ) -> UInt64 {
+    let words = places(place, span, pool).map(\.pointee)
+    return words.indices.reduce(words[0]) { $0 ^ words[$1] ^ Self.word(words[0], $1) }
+  }
 }
 
 /// A control client that answers from ledgers in this process, when the test says so.
@@ -94,7 +110,9 @@ final class ToyControl: SourceControl, @unchecked Sendable {
     guard !isSilent else { return }
     switch request {
     case .resolve(let fetch, let source, let keys, _):
-      answers.append(.resolved(fetch, ledgers[source]?.resolve(keys, ttl: nil, at: now)))
+      let answer = ledgers[source]?.resolve(keys, ttl: nil, at: now)
+      if let answer { grants.append(answer) }
+      answers.append(.resolved(fetch, answer))
     case .confirm(let fetch, let source, let lease, _):
       if let confirmAnswer {
         answers.append(.confirmed(fetch, confirmAnswer))
@@ -117,6 +135,9 @@ final class ToyControl: SourceControl, @unchecked Sendable {
     }
   }
 
+  /// Every answer to a resolve.
+  private(set) var grants: [ResolveAnswer] = []
+
   var releases: [LeaseID] {
     posted.compactMap { if case .release(_, let lease) = $0 { lease } else { nil } }
   }
@@ -126,6 +147,9 @@ final class ToyControl: SourceControl, @unchecked Sendable {
 final class ToyWorker: WorkerConnector {
   let pump: PumpCore
   let clock: () -> LocalInstant
+  private var loadErrors: [BlockIndex] = []
+  /// How many times each block was named, over all steps.
+  private(set) var errorCounts: [BlockIndex: Int] = [:]
   init(_ pump: PumpCore, clock: @escaping () -> LocalInstant) {
     self.pump = pump
     self.clock = clock
@@ -140,10 +164,17 @@ final class ToyWorker: WorkerConnector {
     let news = pump.takeReport()
     var report = RankReport(rank: rank, sequence: sequence)
     report.progress = news.progress
-    report.loadErrors = news.loadErrors
     report.saved = news.saved
     report.attached = news.attached.mapValues { $0 == nil }
+    loadErrors += news.loadErrors
     return report
+  }
+
+  func takeLoadErrors() -> [BlockIndex] {
+    let taken = loadErrors
+    loadErrors = []
+    for block in taken { errorCounts[block, default: 0] += 1 }
+    return taken
   }
 }
 
@@ -177,8 +208,10 @@ final class ToyWorld {
   let faulty: FaultyTransport
   let connector: RemoteG2Connector
   let engine: Engine<ToyChannel>
+  let worker: ToyWorker
   let chain: KeyChain
   var events: [FetchEvent] { log.events }
+  var grants: [ResolveAnswer] { control.grants }
   private let log = Log()
   private var results: [RequestID: RequestResult] = [:]
 
@@ -187,6 +220,7 @@ final class ToyWorld {
   init(
     blocks: Int = 64, hasLocal: Bool = false, proof: ProofPolicy = .proven(.onFailure),
     policy: LoadFailurePolicy = .recompute, blocksPerPoll: Int = 1, transferBlocks: Int = 2,
+    limits: Limits = Limits(),
     fault: @escaping (TransferID) -> TransferFault? = { _ in nil }
   ) throws {
     model = try ToyModel()
@@ -207,17 +241,17 @@ final class ToyWorld {
     let inner = MemoryTransport(
       target: memory.region, fabric: fabric, blocksPerPoll: blocksPerPoll)
     faulty = FaultyTransport(inner, target: memory.region, fault: fault)
-    let limits = Limits()
     let pump = PumpCore(target: memory.region, peers: faulty, rank: 0, limits: limits)
     let (clock, log) = (clock, log)
     var settings = try ConnectorSettings(
       blockBytes: bytes, tokensPerBlock: model.layout.tokensPerBlock, targetBlockCount: blocks,
-      limits: limits, proof: proof)
+      limits: limits, proof: proof, policy: policy)
     settings.transferBlocks = transferBlocks
     connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
+    worker = ToyWorker(pump) { clock.now }
     engine = try Engine(
       model: model, memory: memory.region.base, blockCount: blocks, chain: chain,
-      channel: ToyChannel(), worker: ToyWorker(pump) { clock.now }, connector: connector,
+      channel: ToyChannel(), worker: worker, connector: connector,
       policy: policy, limits: limits, clock: { clock.now })
     control.peers["P"] = .ready(peer)
     control.ledgers[peer] = StoreLedger(
@@ -311,4 +345,82 @@ final class ToyWorld {
     }
     return leaks
   }
+}
+
+/// One engine over a connector of the test's own, with a shelf of blocks in memory.
+final class BlockWorld {
+  let model: ToyModel
+  let engine: Engine<ToyWorld.ToyChannel>
+  private let memory: Memory
+  private let shelf: Memory
+  private let clock = ToyWorld.Clock()
+  private var results: [RequestID: RequestResult] = [:]
+
+  /// - Parameters:
+  ///   - prompts: Their blocks are on the shelf, in order.
+  ///   - failing: Places on the shelf that cannot be read.
+  convenience init(prompts: [[Int32]], failing: Set<Int>) throws {
+    let model = try ToyModel()
+    let chain = try ToyWorld().chain
+    let shelf = Memory(blockBytes: model.layout.blockBytes, blockCount: 64)
+    var index: [BlockKey: SlotIndex] = [:]
+    var next = 0
+    for prompt in prompts {
+      let blocks = (0...Int32(prompt.count / 4)).map { $0 + Int32(next) }
+      _ = model.forward(
+        [SequenceSpan(tokens: prompt, position: 0, blocks: blocks, wantsLogits: false)],
+        pool: shelf.region.base)
+      for key in chain.keys(of: prompt) {
+        index[key] = SlotIndex(next)
+        next += 1
+      }
+    }
+    let target = Memory(blockBytes: model.layout.blockBytes, blockCount: 64)
+    try self.init(
+      connector: BlockConnector(shelf: index, steps: 4),
+      worker: BlockWorker(
+        shelf: shelf.region, target: target.region,
+        failing: Set(failing.map { SlotIndex($0) })), shelf: shelf, memory: target)
+  }
+
+  convenience init(connector: any SchedulerConnector, worker: any WorkerConnector) throws {
+    let bytes = try ToyModel().layout.blockBytes
+    try self.init(
+      connector: connector, worker: worker, shelf: Memory(blockBytes: bytes, blockCount: 1),
+      memory: Memory(blockBytes: bytes, blockCount: 64))
+  }
+
+  private init(
+    connector: any SchedulerConnector, worker: any WorkerConnector, shelf: Memory, memory: Memory
+  ) throws {
+    model = try ToyModel()
+    self.memory = memory
+    self.shelf = shelf
+    let clock = clock
+    engine = try Engine(
+      model: model, memory: memory.region.base, blockCount: 64, chain: try ToyWorld().chain,
+      channel: ToyWorld.ToyChannel(), worker: worker, connector: connector, policy: .recompute,
+      limits: Limits(), clock: { clock.now })
+  }
+
+  func submit(_ id: UInt64, _ prompt: [Int32]) throws {
+    try engine.submit(
+      RequestSpec(
+        id: RequestID(id), prompt: prompt, generateMax: 8, ignoresEnd: true, wantsDigests: true))
+  }
+
+  func run(_ steps: Int) {
+    for _ in 0..<steps {
+      clock.now = clock.now + .milliseconds(1)
+      _ = engine.step()
+      for result in engine.takeFinished() { results[result.id] = result }
+    }
+  }
+
+  func finish(_ id: UInt64) -> RequestResult? {
+    for _ in 0..<500 where results[RequestID(id)] == nil { run(1) }
+    return results[RequestID(id)]
+  }
+
+  var held: Int { engine.poolCounts.held }
 }

@@ -67,6 +67,28 @@ extension FetchMachine {
     }
   }
 
+  /// The source answered a renewal: the lease is over. Nothing more is read under it.
+  package mutating func leaseEnded(at now: LocalInstant) -> [FetchAction] {
+    machine.advance { [ranks, policy] state in
+      switch consume state {
+      case .granted(let granted):
+        let result = FetchResult(valid: 0, matched: 0, reason: .leaseEnded)
+        return Step(.closed, [.release(granted.lease.surrender()), .settle(result), .close])
+      case .moving(let moving):
+        // It remembers the generations for one TTL: what landed may still be confirmed.
+        return Self.prove(
+          moving.lease, blocks: moving.blocks, ranks, policy, .leaseEnded,
+          timeout: moving.deadlines.proof, at: now, sourceAnswers: true, before: [.stopPosting])
+      // Everything was read; the proof that is under way judges it.
+      case .proving(let proving): return Step(.proving(proving), [])
+      // The renewal crossed with the release.
+      case .draining: return Step(.draining, [])
+      case .closed: return Step(.closed, [])
+      case .resolving: preconditionFailure("a lease ended before its grant")
+      }
+    }
+  }
+
   /// Judges deadlines. Call it after the ranks' reports have been absorbed, never before.
   package mutating func timePassed(at now: LocalInstant) -> [FetchAction] {
     let landing = lastLanding

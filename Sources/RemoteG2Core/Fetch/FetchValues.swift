@@ -7,6 +7,8 @@ public enum FallbackReason: String, Error, Sendable, CaseIterable {
   case transferFailed, softDeadline, hardDeadline, peerDown
   /// Bytes came, but the source has reused some of the blocks and the digests say so.
   case notIntact
+  /// The source said that the lease is over while blocks were still to be read.
+  case leaseEnded
   case cancelled
   case connectorOff
 }

@@ -75,6 +75,7 @@ struct Run: ParsableCommand {
         report.expect(
           report.leaks.isClean, "leaks: \(report.leaks.total) \(fleet.leakDetails)")
         reports.append(report)
+        if name == "cold B" { Scenes.compareFirst(&reports[0], stage) }
         Self.say(
           "  \(report.ok ? "as expected" : "NOT as expected: \(report.unmet)"): \(report.outcome)")
         for note in report.notes { Self.say("  \(note)") }

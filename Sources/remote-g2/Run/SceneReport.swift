@@ -103,6 +103,12 @@ struct SceneReport: Codable {
     kv_identical = kv_identical && result.kvDigest == golden.kvDigest
   }
 
+  mutating func isUncompared() {
+    tokens_identical = false
+    logits_identical = false
+    kv_identical = false
+  }
+
   mutating func expectIdentical() {
     expect(tokens_identical, "the tokens differ from the golden run's")
     expect(logits_identical, "the logits differ from the golden run's")
