@@ -26,13 +26,15 @@ public struct ConnectorSettings: Sendable, Equatable {
   public var policy: LoadFailurePolicy
   /// What the pump is held to, so that estimates do not mistake the pace for a stall.
   public var paceBytesPerSecond: Double?
+  /// Whether a pull must look cheaper than computing. Off only where the pull itself is shown.
+  public var pullsByCost: Bool
   /// Blocks one transfer carries.
   public var transferBlocks: Int
 
   public init(
     rankCount: Int = 1, blockBytes: Int, tokensPerBlock: Int, targetBlockCount: Int,
     limits: Limits = Limits(), proof: ProofPolicy = .proven(.onFailure),
-    policy: LoadFailurePolicy = .recompute
+    policy: LoadFailurePolicy = .recompute, pullsByCost: Bool = true
   ) throws(Invalid) {
     guard rankCount >= 1, rankCount <= 64 else { throw .ranks(rankCount) }
     guard blockBytes > 0, tokensPerBlock > 0 else { throw .blockBytes(blockBytes) }
@@ -44,6 +46,7 @@ public struct ConnectorSettings: Sendable, Equatable {
     self.limits = limits
     self.proof = proof
     self.policy = policy
+    self.pullsByCost = pullsByCost
     transferBlocks = max(1, min(limits.transferBlocksMax, limits.transferBytesMax / blockBytes))
   }
 }

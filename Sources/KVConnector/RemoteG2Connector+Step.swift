@@ -57,7 +57,7 @@ extension RemoteG2Connector {
     let freed = record.unquiet.filter { !kept.contains($0) }
     guard !freed.isEmpty else { return }
     record.unquiet.removeAll { !kept.contains($0) }
-    quarantined -= freed.count
+    unquarantine(freed.count, of: record.source)
     outcome.quieted += freed
   }
 
@@ -116,6 +116,7 @@ extension RemoteG2Connector {
       return
     }
     record.isAnswered = true
+    if answer != nil { estimator.answered(record.source.description, after: now - record.askedAt) }
     switch answer {
     case .granted(let grant) where !grant.blocks.isEmpty && grant.blocks.count <= record.keys.count:
       record.grant = grant
@@ -190,6 +191,9 @@ extension RemoteG2Connector {
       record.targets.indices.contains($0) ? record.targets[$0] : nil
     }
     quarantined += record.unquiet.count
+    if !record.unquiet.isEmpty {
+      quarantinedBySource[record.source, default: 0] += record.unquiet.count
+    }
     for key in record.keys where loading[key] == fetch { loading[key] = nil }
     if history[record.request]?.active == fetch { history[record.request]?.active = nil }
     if !record.isAnswered { lateSources[fetch] = record.source }
@@ -230,11 +234,18 @@ extension RemoteG2Connector {
     }
   }
 
+  private func unquarantine(_ count: Int, of source: SourceID) {
+    quarantined -= count
+    let left = quarantinedBySource[source, default: 0] - count
+    precondition(quarantined >= 0 && left >= 0, "more blocks went quiet than were not")
+    quarantinedBySource[source] = left == 0 ? nil : left
+  }
+
   private func close(_ record: FetchRecord, at now: LocalInstant) {
     let fetch = record.machine.id
     if !record.targets.isEmpty { orders.append(.forget(fetch)) }
     if !record.unquiet.isEmpty {
-      quarantined -= record.unquiet.count
+      unquarantine(record.unquiet.count, of: record.source)
       outcome.quieted += record.unquiet
       emit(event(.quieted, record, at: now, blocks: record.unquiet.count))
     }

@@ -20,6 +20,7 @@ public final class RemoteG2Connector: SchedulerConnector {
   /// Sources of fetches that settled before their resolve was answered: a late grant is released.
   var lateSources: [FetchID: SourceID] = [:]
   var quarantined = 0
+  var quarantinedBySource: [SourceID: Int] = [:]
   /// A grant to bind or a result to apply came with the last absorb.
   var hasNews = false
   /// Fetches whose request left while they were open.
@@ -69,6 +70,11 @@ public final class RemoteG2Connector: SchedulerConnector {
     switch readiness(of: hint.store) {
     case .success(let source):
       past.hasTriedPeer = true
+      if let reason = declines(request, source, computed: computed, blocksMax: hint.blocksMax) {
+        estimator.declined(source.description)
+        count(reason, request.id, peer: hint.store, at: now)
+        return .none
+      }
       past.active = startFetch(
         request, from: source, computed: computed, blocksMax: hint.blocksMax, at: now)
       return .undecided
@@ -111,12 +117,36 @@ public final class RemoteG2Connector: SchedulerConnector {
     case .unknown: return .failure(.unknownPeer)
     case .refused: return .failure(.incompatible)
     case .notReady: return .failure(.peerNotReady)
+    case .off: return .failure(.peerOff)
     case .ready(let source):
-      let most = Int(
-        Double(settings.targetBlockCount) * settings.limits.quarantineFractionMax)
-      if quarantined >= most { return .failure(.quarantineFull) }
+      let (limits, blocks) = (settings.limits, Double(settings.targetBlockCount))
+      let isFull =
+        quarantined >= Int(blocks * limits.quarantineFractionMax)
+        || quarantinedBySource[source, default: 0]
+          >= Int(blocks * limits.quarantinePerSourceFractionMax)
+      // The peer is off, for this engine, until what it may still write is quiet.
+      if isFull { return .failure(.quarantineFull) }
       return attached.contains(source) ? .success(source) : .failure(.peerNotReady)
     }
+  }
+
+  /// Why a pull from a ready peer is not worth starting; nil when it is.
+  private func declines(
+    _ request: RequestView, _ source: SourceID, computed: Int, blocksMax: Int?
+  ) -> FallbackReason? {
+    let open = records.values.count { $0.source == source && !$0.machine.isSettled }
+    if open >= settings.limits.fetchesPerPeerMax { return .busy }
+    guard settings.pullsByCost else { return nil }
+    let blocks = min(request.blocksMax - computed, blocksMax ?? .max)
+    // What is being read from there already goes first.
+    let ahead = records.values.reduce(0) {
+      $0 + ($1.source == source && $1.machine.isMoving ? $1.targets.count : 0)
+    }
+    let pull = estimator.pullTime(
+      bytes: (blocks + ahead) * settings.blockBytes, from: source.description,
+      lanes: settings.limits.transfersPostedMax)
+    return pull >= estimator.recomputeTime(tokens: blocks * settings.tokensPerBlock)
+      ? .slower : nil
   }
 
   private func startFetch(
@@ -133,9 +163,10 @@ public final class RemoteG2Connector: SchedulerConnector {
       settings.limits.resolveMax, max(settings.limits.resolveMin, recompute / 20))
     let machine = FetchMachine(
       id: id, request: request.id, rankCount: settings.rankCount, policy: settings.proof,
-      resolveBy: now + timeout)
+      at: now, resolveTimeout: timeout, lateAfter: settings.limits.timerLatenessMax)
     records[id] = FetchRecord(
-      machine: machine, request: request.id, source: source, keys: keys, first: computed)
+      machine: machine, request: request.id, source: source, keys: keys, first: computed,
+      at: now)
     for key in keys { loading[key] = loading[key] ?? id }
     emit(
       FetchEvent(
@@ -178,8 +209,10 @@ public final class RemoteG2Connector: SchedulerConnector {
     if !record.source.isLocal, let pace = settings.paceBytesPerSecond {
       one = max(one, .nanoseconds(Int64(Double(bytes) / pace * 1e9)))
     }
+    let span = max(recompute, limits.softDeadlineMin)
     return FetchDeadlines(
-      span: max(recompute, limits.softDeadlineMin), stall: max(one * 4, limits.softDeadlineMin),
+      // A mapped pool cannot fall silent, only this machine can: it has no stall of its own.
+      span: span, stall: record.source.isLocal ? span : max(one * 4, limits.softDeadlineMin),
       hard: limits.hardDeadline,
       proof: min(limits.resolveMax, max(limits.resolveMin, recompute / 20)))
   }

@@ -29,6 +29,8 @@ public enum PeerState: Equatable, Sendable {
   /// A member whose handshake has not been completed yet.
   case notReady
   case ready(SourceID)
+  /// It does not answer, or nothing is there: its breaker is open.
+  case off
   /// It answered, and may not share with us.
   case refused(Fingerprint.Mismatch)
 }

@@ -9,32 +9,41 @@ internal import Synchronization
 /// The background life of each connection: handshake, heartbeat, death, return.
 extension ControlClient {
   private static let heartbeat: Duration = .milliseconds(500)
-  private static let backoffMin: Duration = .milliseconds(50)
-  private static let backoffMax: Duration = .seconds(1)
+  /// How long a peer that may not share with us is left alone.
+  private static let refusedPause: Duration = .seconds(1)
 
   /// Starts to know a peer. Its state is `notReady` until its handshake is done.
   package func addPeer(_ peer: PeerAddress) throws(CallError) {
     let client = try StoreClient(.tcp(host: peer.host, port: peer.port))
     state.withLock { state in
-      state.peers[peer.name] = Peer(client: client)
+      state.peers[peer.name] = Peer(
+        client: client, breaker: PeerBreaker(limits: limits, at: MonotonicClock.now()))
       state.loops.append(Task { await self.follow(peer, client) })
     }
   }
 
   private func follow(_ peer: PeerAddress, _ client: StoreClient) async {
-    var backoff = Self.backoffMin
     while !Task.isCancelled {
+      let startedAt = MonotonicClock.now()
+      let (mayAsk, retryAt) = state.withLock { state in
+        (
+          state.peers[peer.name]?.breaker.mayAsk(at: startedAt) == true,
+          state.peers[peer.name]?.breaker.retryAt
+        )
+      }
       var pause = Self.heartbeat
-      do throws(CallError) {
-        let introduction = try await client.handshake(
-          as: fingerprint, name: name, incarnation: incarnation, timeout: limits.handshakeTimeout)
-        let isShared = greeted(peer, introduction)
-        if !isShared { pause = Self.backoffMax }
-        backoff = Self.backoffMin
-      } catch {
-        pause = backoff
-        backoff = min(backoff * 2, Self.backoffMax)
-        notAnswered(peer, client, error)
+      if mayAsk {
+        do throws(CallError) {
+          let introduction = try await client.handshake(
+            as: fingerprint, name: name, incarnation: incarnation, timeout: limits.handshakeTimeout)
+          noteAnswer(of: peer.name)
+          if !greeted(peer, introduction) { pause = Self.refusedPause }
+        } catch {
+          notAnswered(peer, client, error, startedAt: startedAt)
+          pause = limits.breakerBackoffMin
+        }
+      } else if let retryAt {
+        pause = max(.milliseconds(1), retryAt - startedAt)
       }
       try? await Task.sleep(for: pause)
     }
@@ -72,15 +81,51 @@ extension ControlClient {
     return true
   }
 
-  private func notAnswered(_ peer: PeerAddress, _ client: StoreClient, _ error: CallError) {
-    if case .unavailable = error, EndpointProbe.look(at: client.address) == .refused,
-      let current = state.withLock({ $0.peers[peer.name]?.current })
-    {
+  private func notAnswered(
+    _ peer: PeerAddress, _ client: StoreClient, _ error: CallError, startedAt: LocalInstant
+  ) {
+    let isRefused = isRefused(error, client)
+    if isRefused, let current = state.withLock({ $0.peers[peer.name]?.current }) {
       declareDead(current)
     }
+    noteFailure(
+      of: peer.name, isRefused: isRefused, timeout: limits.handshakeTimeout, startedAt: startedAt)
     // Silent but not proved dead: nobody new is sent there, and nothing is fenced.
     state.withLock { $0.peers[peer.name]?.state = .notReady }
   }
+
+  // MARK: The breaker
+
+  /// Nobody listens at the address any more.
+  func isRefused(_ error: CallError, _ client: StoreClient) -> Bool {
+    if case .unavailable = error {
+      EndpointProbe.look(at: client.address) == .refused
+    } else {
+      false
+    }
+  }
+
+  func noteAnswer(of name: String) {
+    state.withLock { $0.peers[name]?.breaker.answered(at: MonotonicClock.now()) }
+  }
+
+  func noteFailure(
+    of name: String, isRefused: Bool, timeout: Duration, startedAt: LocalInstant
+  ) {
+    let now = MonotonicClock.now()
+    let chance = Double.random(in: 0...1)
+    state.withLock { state in
+      if isRefused {
+        state.peers[name]?.breaker.refused(at: now, chance: chance)
+      } else {
+        state.peers[name]?.breaker.missed(
+          at: now, lateness: now - startedAt - timeout, chance: chance)
+      }
+    }
+  }
+
+  /// What the breaker of a peer has counted.
+  func breaker(of name: String) -> PeerBreaker? { state.withLock { $0.peers[name]?.breaker } }
 
   // MARK: The local store
 

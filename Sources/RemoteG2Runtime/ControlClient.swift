@@ -26,6 +26,7 @@ package struct PeerAddress: Sendable, Equatable {
 package final class ControlClient: SourceControl {
   struct Peer: Sendable {
     let client: StoreClient
+    var breaker: PeerBreaker
     var state: PeerState = .notReady
     /// The last incarnation that was attached and is not known to be dead.
     var current: SourceID?
@@ -79,7 +80,11 @@ package final class ControlClient: SourceControl {
   // MARK: For the step loop
 
   package func state(ofPeer name: String) -> PeerState {
-    state.withLock { $0.peers[name]?.state ?? .unknown }
+    state.withLock { state in
+      guard let peer = state.peers[name] else { return .unknown }
+      if case .refused = peer.state { return peer.state }
+      return peer.breaker.isClosed ? peer.state : .off
+    }
   }
 
   package var localStore: SourceID? { state.withLock { $0.local } }
@@ -128,23 +133,24 @@ package final class ControlClient: SourceControl {
     switch request {
     case .resolve(let fetch, let source, let keys, let timeout):
       let ttl = state.withLock { $0.leaseTTL }
-      let answer = await answered(by: source) { client throws(CallError) in
+      let answer = await answered(by: source, within: timeout) { client throws(CallError) in
         try await client.resolve(keys, from: source.incarnation, ttl: ttl, timeout: timeout)
       }
       if case .granted(let grant)? = answer { keepRenewing(grant, from: source) }
       answers.post(.resolved(fetch, answer))
     case .confirm(let fetch, let source, let lease, let timeout):
-      let answer = await answered(by: source) { client throws(CallError) in
+      let answer = await answered(by: source, within: timeout) { client throws(CallError) in
         try await client.confirm(lease, timeout: timeout)
       }
       answers.post(.confirmed(fetch, answer))
     case .release(let source, let lease):
       state.withLock { $0.renewals.removeValue(forKey: lease) }?.cancel()
-      _ = await answered(by: source) { client throws(CallError) in
+      _ = await answered(by: source, within: limits.handshakeTimeout) { client throws(CallError) in
         try await client.release(lease, timeout: limits.handshakeTimeout)
       }
     case .reserve(let batch, let source, let keys):
-      let answer = await answered(by: source) { client throws(CallError) in
+      let answer = await answered(by: source, within: limits.handshakeTimeout) {
+        client throws(CallError) in
         try await client.reserve(
           keys, of: source.incarnation, timeout: limits.handshakeTimeout)
       }
@@ -155,23 +161,29 @@ package final class ControlClient: SourceControl {
           SealedSlot(slot: saved.save.slot, generation: saved.save.generation, digest: $0)
         }
       }
-      _ = await answered(by: source) { client throws(CallError) in
+      _ = await answered(by: source, within: limits.handshakeTimeout) { client throws(CallError) in
         try await client.seal(
           slots, rank: rank, of: source.incarnation, timeout: limits.handshakeTimeout)
       }
     }
   }
 
-  /// Makes a call, and learns from its failure. Nil: no answer.
+  /// Makes a call, and learns from how it ends. Nil: no answer.
   private func answered<Answer: Sendable>(
-    by source: SourceID, _ call: (StoreClient) async throws(CallError) -> Answer
+    by source: SourceID, within timeout: Duration,
+    _ call: (StoreClient) async throws(CallError) -> Answer
   ) async -> Answer? {
     guard let client = client(of: source) else { return nil }
+    let startedAt = MonotonicClock.now()
     do throws(CallError) {
-      return try await call(client)
+      let answer = try await call(client)
+      if case .peer(let name, _) = source { noteAnswer(of: name) }
+      return answer
     } catch {
-      if case .unavailable = error, EndpointProbe.look(at: client.address) == .refused {
-        declareDead(source)
+      let isRefused = isRefused(error, client)
+      if isRefused { declareDead(source) }
+      if case .peer(let name, _) = source {
+        noteFailure(of: name, isRefused: isRefused, timeout: timeout, startedAt: startedAt)
       }
       return nil
     }
@@ -196,7 +208,8 @@ package final class ControlClient: SourceControl {
         try? await Task.sleep(for: max(ttl / 3, .milliseconds(10)))
         let (isDropped, wanted) = state.withLock { ($0.dropsRenewals, $0.leaseTTL) }
         guard !Task.isCancelled, !isDropped else { continue }
-        let answer = await answered(by: source) { client throws(CallError) in
+        let answer = await answered(by: source, within: limits.resolveMax) {
+          client throws(CallError) in
           try await client.renew(grant.lease, ttl: wanted, timeout: limits.resolveMax)
         }
         switch answer {

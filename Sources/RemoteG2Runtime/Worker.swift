@@ -115,7 +115,7 @@ package final class Worker: @unchecked Sendable {
         settings: try ConnectorSettings(
           blockBytes: layout.blockBytes, tokensPerBlock: layout.tokensPerBlock,
           targetBlockCount: configuration.blockCount, limits: limits, proof: configuration.proof,
-          policy: configuration.policy),
+          policy: configuration.policy, pullsByCost: configuration.pullsByCost),
         emit: onEvent)
     } catch { throw .settings(error) }
     do throws(GroupCoordinator.Invalid) {

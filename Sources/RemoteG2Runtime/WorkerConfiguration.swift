@@ -17,12 +17,14 @@ package struct WorkerConfiguration: Sendable {
   package var isInsecure: Bool
   package var proof: ProofPolicy
   package var policy: LoadFailurePolicy
+  package var pullsByCost: Bool
   package var limits: Limits
 
   package init(
     name: String, modelPath: String, host: String, port: Int, directory: String,
     peers: [PeerAddress], blockCount: Int, slotCount: Int, threads: Int, linger: Duration,
     nixlPath: String?, isInsecure: Bool, proof: ProofPolicy, policy: LoadFailurePolicy,
+    pullsByCost: Bool = true,
     limits: Limits
   ) {
     self.name = name
@@ -39,6 +41,7 @@ package struct WorkerConfiguration: Sendable {
     self.isInsecure = isInsecure
     self.proof = proof
     self.policy = policy
+    self.pullsByCost = pullsByCost
     self.limits = limits
   }
 }

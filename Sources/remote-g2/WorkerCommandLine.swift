@@ -47,6 +47,12 @@ struct WorkerCommandLine: AsyncParsableCommand {
   var digests = "onFailure"
   @Option(help: "What a failed load does to its request: recompute or fail.")
   var loadFailure = "recompute"
+  @Option(
+    help: """
+      When a hinted prefix is pulled: byCost (when it looks cheaper than computing it) or always (to \
+      show pulls that would not pay).
+      """)
+  var pull = "byCost"
   @OptionGroup var transport: TransportOptions
 
   func run() async throws {
@@ -67,6 +73,9 @@ struct WorkerCommandLine: AsyncParsableCommand {
     guard let digestPolicy = DigestPolicy(rawValue: digests) else {
       fail("--digests '\(digests)' is not one of: off, onFailure, always")
     }
+    guard ["byCost", "always"].contains(pull) else {
+      fail("--pull '\(pull)' is not one of: byCost, always")
+    }
     for peer in peers {
       checkName(peer.address.name)
       TransportOptions.check(host: peer.address.host, port: peer.address.port)
@@ -85,7 +94,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
       directory: runDirectory(runDir), peers: peers.map(\.address), blockCount: g1Blocks,
       slotCount: slots, threads: threads, linger: .nanoseconds(Int64(linger * 1e9)),
       nixlPath: transport.nixlPath, isInsecure: transport.insecure,
-      proof: .proven(digestPolicy), policy: policy, limits: limits)
+      proof: .proven(digestPolicy), policy: policy, pullsByCost: pull == "byCost", limits: limits)
     do throws(WorkerError) {
       try await WorkerConsole(limits: limits).run(configuration, library: discovery.library)
     } catch { fail("\(error)") }

@@ -17,7 +17,7 @@ struct FetchStage: CustomStringConvertible {
   func machine(policy: ProofPolicy = .proven(.onFailure), ranks: Int = 1) -> FetchMachine {
     var fetch = FetchMachine(
       id: FetchID(1), request: RequestID(1), rankCount: ranks, policy: policy,
-      resolveBy: Self.start + .milliseconds(50))
+      at: FetchStage.start, resolveTimeout: .milliseconds(50), lateAfter: .milliseconds(5))
     if description == "resolving" { return fetch }
     _ = fetch.resolveGranted(Self.lease, blocks: 4)
     if description == "granted" { return fetch }
@@ -77,7 +77,15 @@ struct FetchEventCase: Sendable {
     FetchEventCase(name: "no time passed", trapsIn: []) {
       $0.timePassed(at: FetchStage.start)
     },
-    FetchEventCase(name: "every deadline passed", trapsIn: []) { $0.timePassed(at: late) },
+    FetchEventCase(name: "every deadline passed", trapsIn: []) {
+      $0.timePassed(at: FetchStage.start + .milliseconds(51))
+        + $0.timePassed(at: FetchStage.start + .milliseconds(101))
+        + $0.timePassed(at: FetchStage.start + .milliseconds(201))
+    },
+    FetchEventCase(name: "judged a minute late", trapsIn: []) { $0.timePassed(at: late) },
+    FetchEventCase(name: "judged a minute late, twice", trapsIn: []) {
+      $0.timePassed(at: late) + $0.timePassed(at: late + .seconds(1))
+    },
     FetchEventCase(name: "confirm: all intact", trapsIn: ["resolving", "granted"]) {
       $0.confirmAnswered(.intact(4), at: FetchStage.start)
     },
@@ -140,7 +148,7 @@ struct FetchEventCase: Sendable {
       let ranks = Int.random(in: 1...3, using: &generator)
       var fetch = FetchMachine(
         id: FetchID(1), request: RequestID(1), rankCount: ranks, policy: .proven(.onFailure),
-        resolveBy: FetchStage.start + .milliseconds(50))
+        at: FetchStage.start, resolveTimeout: .milliseconds(50), lateAfter: .milliseconds(5))
       var (settles, closes, releases, grants) = (0, 0, 0, 0)
       var now = FetchStage.start
       func count(_ actions: [FetchAction]) {

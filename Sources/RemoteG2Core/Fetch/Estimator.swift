@@ -1,5 +1,5 @@
-/// Running estimates of what a pull and a recompute would cost. Exponentially weighted; values in,
-/// values out.
+/// Running estimates of what a pull and a recompute would cost, per peer. Exponentially weighted;
+/// values in, values out.
 public struct Estimator: Sendable {
   /// Weight of a new observation.
   private static let weight = 0.25
@@ -7,7 +7,9 @@ public struct Estimator: Sendable {
   /// Prefill speed of this engine.
   public private(set) var prefillTokensPerSecond: Double
   private var bytesPerSecond: [String: Double] = [:]
+  private var roundTrip: [String: Double] = [:]
   private let bytesPerSecondInitial: Double
+  private let roundTripInitial = 0.002
 
   /// - Parameters:
   ///   - prefillTokensPerSecond: Before anything was measured.
@@ -32,8 +34,25 @@ public struct Estimator: Sendable {
     bytesPerSecond[source] = old + Self.weight * (rate - old)
   }
 
+  /// The source answered a question after this long.
+  public mutating func answered(_ source: String, after duration: Duration) {
+    let old = roundTrip[source] ?? duration.inSeconds
+    roundTrip[source] = old + Self.weight * (duration.inSeconds - old)
+  }
+
+  /// Nothing was pulled because it looked too slow. Each time it is believed a little less, so that a
+  /// source which was slow once is tried again.
+  public mutating func declined(_ source: String) {
+    guard let rate = bytesPerSecond[source] else { return }
+    bytesPerSecond[source] = rate + 0.05 * (bytesPerSecondInitial - rate)
+    roundTrip[source] = roundTrip[source].map { $0 + 0.05 * (roundTripInitial - $0) }
+  }
+
   /// Forgets a source that has gone, so that the table holds live names only.
-  public mutating func forget(_ source: String) { bytesPerSecond[source] = nil }
+  public mutating func forget(_ source: String) {
+    bytesPerSecond[source] = nil
+    roundTrip[source] = nil
+  }
 
   public func recomputeTime(tokens: Int) -> Duration {
     .nanoseconds(Int64(Double(tokens) / prefillTokensPerSecond * 1e9))
@@ -42,5 +61,12 @@ public struct Estimator: Sendable {
   public func moveTime(bytes: Int, from source: String) -> Duration {
     let rate = bytesPerSecond[source] ?? bytesPerSecondInitial
     return .nanoseconds(Int64(Double(bytes) / rate * 1e9))
+  }
+
+  /// Estimated time from asking to settled: two questions, and the bytes, over `lanes` transfers at
+  /// once.
+  public func pullTime(bytes: Int, from source: String, lanes: Int) -> Duration {
+    let asking = 2 * (roundTrip[source] ?? roundTripInitial)
+    return .nanoseconds(Int64(asking * 1e9)) + moveTime(bytes: bytes, from: source) / max(1, lanes)
   }
 }

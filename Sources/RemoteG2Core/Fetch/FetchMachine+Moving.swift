@@ -92,10 +92,12 @@ extension FetchMachine {
   /// Judges deadlines. Call it after the ranks' reports have been absorbed, never before.
   package mutating func timePassed(at now: LocalInstant) -> [FetchAction] {
     let landing = lastLanding
-    return machine.advance { [ranks, policy] state in
+    return machine.advance { [ranks, policy, lateAfter] state in
       switch consume state {
-      case .resolving(let until):
-        guard now >= until else { return Step(.resolving(until: until), []) }
+      case .resolving(let waiting):
+        if let waiting = Self.stillWaiting(waiting, lateAfter: lateAfter, at: now) {
+          return Step(.resolving(waiting), [])
+        }
         let result = FetchResult(valid: 0, matched: 0, reason: .resolveTimedOut)
         return Step(.closed, [.settle(result), .close])
       case .moving(let moving):
@@ -106,7 +108,16 @@ extension FetchMachine {
           moving.lease, blocks: moving.blocks, ranks, policy, due.reason,
           timeout: moving.deadlines.proof, at: now, sourceAnswers: false, before: [.stopPosting])
       case .proving(let proving):
-        guard now >= proving.until else { return Step(.proving(proving), []) }
+        if let waiting = Self.stillWaiting(proving.waiting, lateAfter: lateAfter, at: now) {
+          let (blocks, landed) = (proving.blocks, proving.landed)
+          let (awaiting, timeout) = (proving.awaiting, proving.proofTimeout)
+          let reason = proving.reason
+          return Step(
+            .proving(
+              Proving(
+                lease: proving.lease, blocks: blocks, landed: landed, awaiting: awaiting,
+                waiting: waiting, proofTimeout: timeout, reason: reason)), [])
+        }
         let (blocks, timeout) = (proving.blocks, proving.proofTimeout)
         let reason = proving.reason ?? .notIntact
         switch proving.awaiting {
@@ -122,6 +133,17 @@ extension FetchMachine {
       case .closed: return Step(.closed, [])
       }
     }
+  }
+
+  /// What is left of a wait; nil when it is over. Our own lateness is not the source's: it extends
+  /// the wait once.
+  static func stillWaiting(
+    _ waiting: Waiting, lateAfter: Duration, at now: LocalInstant
+  ) -> Waiting? {
+    if now < waiting.until { return waiting }
+    let lateness = now - waiting.until
+    guard lateness > lateAfter, waiting.grace > .zero else { return nil }
+    return Waiting(until: now + min(lateness, waiting.grace), grace: .zero)
   }
 
   /// The source said which of the granted blocks have kept their bytes; nil when it could not be
@@ -179,8 +201,9 @@ extension FetchMachine {
       if sourceAnswers {
         let id = lease.id
         let proving = Proving(
-          lease: lease, blocks: blocks, landed: landed, awaiting: .confirm, until: now + timeout,
-          proofTimeout: timeout, reason: reason)
+          lease: lease, blocks: blocks, landed: landed, awaiting: .confirm,
+          waiting: Waiting(until: now + timeout, grace: timeout), proofTimeout: timeout,
+          reason: reason)
         return Step(.proving(proving), before + [.confirm(id)])
       }
       if digests == .off {
@@ -200,8 +223,8 @@ extension FetchMachine {
       return settled(lease, valid: 0, of: blocks, reason ?? .notIntact, ranks, before: before)
     }
     let proving = Proving(
-      lease: lease, blocks: blocks, landed: landed, awaiting: .digests, until: now + timeout,
-      proofTimeout: timeout, reason: reason)
+      lease: lease, blocks: blocks, landed: landed, awaiting: .digests,
+      waiting: Waiting(until: now + timeout, grace: timeout), proofTimeout: timeout, reason: reason)
     return Step(.proving(proving), before + [.checkDigests(leading: landed)])
   }
 

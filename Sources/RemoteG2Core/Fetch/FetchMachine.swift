@@ -13,7 +13,7 @@
 package struct FetchMachine: ~Copyable {
   enum State: ~Copyable {
     /// Asked the source. Can transition to: granted; closed (refused, late, cancelled).
-    case resolving(until: LocalInstant)
+    case resolving(Waiting)
     /// Has a lease, has no blocks. Can transition to: moving; closed (no blocks, cancelled).
     case granted(Granted)
     /// Ranks are reading. Can transition to: proving; draining (cancelled, nothing landed).
@@ -23,6 +23,13 @@ package struct FetchMachine: ~Copyable {
     /// Settled; some rank is not quiet. Can transition to: closed.
     case draining
     case closed
+  }
+
+  /// A question without an answer yet.
+  struct Waiting {
+    let until: LocalInstant
+    /// How much longer it may take when our own timer was late; none the second time.
+    let grace: Duration
   }
 
   struct Granted: ~Copyable {
@@ -42,7 +49,7 @@ package struct FetchMachine: ~Copyable {
     let blocks: Int
     let landed: Int
     let awaiting: Awaiting
-    let until: LocalInstant
+    let waiting: Waiting
     let proofTimeout: Duration
     let reason: FallbackReason?
   }
@@ -52,19 +59,26 @@ package struct FetchMachine: ~Copyable {
   package let id: FetchID
   package let request: RequestID
   let policy: ProofPolicy
+  /// Later than this, our own timer is to blame for a missed deadline.
+  let lateAfter: Duration
   var ranks: [RankProgress]
   var machine: Machine<State>
 
+  /// - Parameters:
+  ///   - timeout: How long the source may take to answer, from `now`.
+  ///   - lateAfter: A deadline judged later than this is extended once, by as much, at most doubled:
+  ///     the answer may be waiting for the processor that we were holding.
   package init(
-    id: FetchID, request: RequestID, rankCount: Int, policy: ProofPolicy,
-    resolveBy deadline: LocalInstant
+    id: FetchID, request: RequestID, rankCount: Int, policy: ProofPolicy, at now: LocalInstant,
+    resolveTimeout timeout: Duration, lateAfter: Duration
   ) {
     precondition(rankCount > 0, "a group has at least one rank")
     self.id = id
     self.request = request
     self.policy = policy
     ranks = Array(repeating: RankProgress(), count: rankCount)
-    machine = Machine(.resolving(until: deadline))
+    self.lateAfter = lateAfter
+    machine = Machine(.resolving(Waiting(until: now + timeout, grace: timeout)))
   }
 
   // MARK: Events before anything moves
@@ -197,9 +211,9 @@ package struct FetchMachine: ~Copyable {
     let landing = lastLanding
     return machine.read { state in
       switch state {
-      case .resolving(let until): until
+      case .resolving(let waiting): waiting.until
       case .moving(let moving): Self.deadline(of: moving, lastLanding: landing).at
-      case .proving(let proving): proving.until
+      case .proving(let proving): proving.waiting.until
       case .granted: nil
       case .draining: nil
       case .closed: nil

@@ -3,6 +3,8 @@ public enum FallbackReason: String, Error, Sendable, CaseIterable {
   case gone, overBudget, refused
   case incompatible, peerNotReady, unknownPeer, peerOff, quarantineFull
   case resolveTimedOut, unreachable
+  /// Estimated to cost more than computing it, or the peer serves enough of our fetches already.
+  case slower, busy
   case noBlocks
   case transferFailed, softDeadline, hardDeadline, peerDown
   /// Bytes came, but the source has reused some of the blocks and the digests say so.

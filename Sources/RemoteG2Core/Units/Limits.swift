@@ -24,9 +24,20 @@ public struct Limits: Sendable, Equatable {
   public var hardDeadline: Duration = .seconds(30)
   public var handshakeTimeout: Duration = .seconds(1)
   public var peerNotReadyWaitMax: Duration = .milliseconds(100)
-  /// Target blocks that may sit in quarantine, as a share of G1.
+  /// Target blocks that may sit in quarantine, as a share of G1: in all, and for one source.
   public var quarantineFractionMax = 0.5
+  public var quarantinePerSourceFractionMax = 0.25
   public var agentsMax = 64
+  /// Fetches from one peer at a time; more would only wait for each other at the source.
+  public var fetchesPerPeerMax = 16
+  /// Our own timer may be this late before a missed deadline stops to say something about the peer.
+  public var timerLatenessMax: Duration = .milliseconds(5)
+
+  // Breaker, one per peer.
+  public var breakerMissesMax = 3
+  public var breakerSilence: Duration = .seconds(1)
+  public var breakerBackoffMin: Duration = .milliseconds(50)
+  public var breakerBackoffMax: Duration = .seconds(10)
 
   // Engine.
   public var stepTokensMax = 128
@@ -59,6 +70,12 @@ public struct Limits: Sendable, Equatable {
       "an owner must always be able to evict something")
     precondition(
       blocksPerFetchMax * 64 <= messageBytesMax, "a grant for the longest fetch must fit a message")
+    precondition(
+      quarantinePerSourceFractionMax <= quarantineFractionMax && quarantineFractionMax < 1,
+      "one peer must never be able to take the whole of G1")
+    precondition(
+      breakerBackoffMin > .zero && breakerBackoffMin <= breakerBackoffMax,
+      "a peer that came back must be asked again")
     precondition(stepTokensMax >= 1 && promptTokensMax >= 2, "a request must be able to step")
   }
 }

@@ -45,6 +45,7 @@ final class Fleet {
       "--model", settings.model, "--port", "\(ports[name] ?? 0)", "--run-dir", settings.directory,
       "--peer", "\(other)=127.0.0.1:\(ports[other] ?? 0)", "--g1-blocks", "\(settings.blockCount)",
       "--slots", "\(settings.slotCount)", "--threads", "\(settings.threads)", "--linger", "60",
+      "--pull", "always",
     ]
     if let path = settings.nixlPath { arguments += ["--nixl-path", path] }
     if let transport = settings.transport { arguments += ["--ucx-tls", transport] }
