@@ -66,6 +66,13 @@ let package = Package(
     module(
       "RemoteG2Engine",
       on: ["Collectives", "ContentDigest", "KVConnector", "KVLayout", "OSThreads", "RemoteG2Core"]),
+    // The shipped code in a seeded world.
+    module(
+      "Simulation",
+      on: [
+        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "RemoteG2Core",
+        "RemoteG2Engine",
+      ]),
     .target(
       name: "RemoteG2Control",
       dependencies: [
@@ -92,7 +99,7 @@ let package = Package(
       name: "remote-g2",
       dependencies: [
         "KVConnector", "Linear", "LlamaModel", "NIXL", "OSThreads", "RemoteG2Core",
-        "RemoteG2Runtime", "RemoteG2Store",
+        "RemoteG2Runtime", "RemoteG2Store", "Simulation",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       resources: [.copy("Resources/text.txt")],
@@ -132,8 +139,9 @@ let package = Package(
       "RemoteG2EngineTests",
       on: [
         "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "RemoteG2Core",
-        "RemoteG2Engine",
+        "RemoteG2Engine", "Simulation",
       ]),
+    tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
     tests(
       "RemoteG2StoreTests",
       on: ["OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Store"]),

@@ -47,4 +47,6 @@ struct LoadHistory {
   var hasTriedPeer = false
   /// Until when an unfinished handshake is waited for.
   var notReadyUntil: LocalInstant?
+  /// It waits for the handshake, and not for another request's load meanwhile.
+  var isWaitingForPeer = false
 }

@@ -49,9 +49,12 @@ public final class RemoteG2Connector: SchedulerConnector {
       if let record = activeRecord(of: request.id) {
         perform(record.machine.cancelled(), record, at: now)
       }
+      // Nor must a wait for its peer.
+      history[request.id]?.isWaitingForPeer = false
       return .none
     }
     var past = history[request.id] ?? LoadHistory()
+    past.isWaitingForPeer = false
     defer { history[request.id] = past }
     if let active = past.active, let record = records[active] {
       return matchActive(record, computed: computed, at: now)
@@ -85,7 +88,10 @@ public final class RemoteG2Connector: SchedulerConnector {
         past.notReadyUntil
         ?? now + min(settings.limits.peerNotReadyWaitMax, recompute / 10)
       past.notReadyUntil = until
-      if now < until { return .undecided }
+      if now < until {
+        past.isWaitingForPeer = true
+        return .undecided
+      }
       past.hasTriedPeer = true
       count(.peerNotReady, request.id, peer: hint.store, at: now)
       return .none
@@ -233,13 +239,33 @@ public final class RemoteG2Connector: SchedulerConnector {
     if let active = history.removeValue(forKey: request)?.active { abandoned.append(active) }
   }
 
+  /// The engine ends: every open load is cancelled and every lease is given back.
+  public func shutDown(at now: LocalInstant) {
+    isOff = true
+    for fetch in records.keys.sorted() {
+      guard let record = records[fetch] else { continue }
+      perform(record.machine.cancelled(), record, at: now)
+    }
+  }
+
   /// Turns the feature off: recompute only. Serving goes on.
   public func turnOff() { isOff = true }
 
   public var nextDeadline: LocalInstant? {
     let fetches = records.values.compactMap { $0.machine.nextDeadline }.min()
-    let waits = history.values.compactMap { $0.hasTriedPeer ? nil : $0.notReadyUntil }.min()
+    let waits = history.values.compactMap { $0.isWaitingForPeer ? $0.notReadyUntil : nil }.min()
     return [fetches, waits].compactMap { $0 }.min()
+  }
+
+  /// What is overdue, in words.
+  package func overdue(at now: LocalInstant) -> [String] {
+    records.values.compactMap { record in
+      guard let due = record.machine.nextDeadline, due <= now else { return nil }
+      return "\(record.machine.id) is \(record.machine.stateName), due \(now - due) ago"
+    }
+      + history.compactMap { id, past in
+        past.isWaitingForPeer && (past.notReadyUntil ?? now) <= now ? "\(id) waits for a peer" : nil
+      }
   }
 
   public var wantsStep: Bool { !orders.isEmpty || hasNews || !abandoned.isEmpty }
@@ -270,6 +296,12 @@ public final class RemoteG2Connector: SchedulerConnector {
 
   public func observePrefill(tokens: Int, in duration: Duration) {
     estimator.prefilled(tokens: tokens, in: duration)
+  }
+
+  /// Whether a load of this fetch may still write this block.
+  package func mayWrite(_ block: BlockIndex, _ fetch: FetchID) -> Bool {
+    guard let record = records[fetch] else { return false }
+    return (record.machine.isSettled ? record.unquiet : record.targets).contains(block)
   }
 
   func activeRecord(of request: RequestID) -> FetchRecord? {

@@ -3,12 +3,12 @@ public import RemoteG2Core
 
 /// The worker half: hands orders to its rank's pump, and the pump's news to the leader.
 public final class RemoteG2Worker: WorkerConnector {
-  private let pump: TransferPump
+  private let pump: any PumpPort
   private let onTrace: (TransferTrace) -> Void
   private var loadErrors: [BlockIndex] = []
 
   /// - Parameter onTrace: Told every transfer's moments while the pump traces.
-  public init(pump: TransferPump, onTrace: @escaping (TransferTrace) -> Void = { _ in }) {
+  public init(pump: any PumpPort, onTrace: @escaping (TransferTrace) -> Void = { _ in }) {
     self.pump = pump
     self.onTrace = onTrace
   }

@@ -146,6 +146,19 @@ public final class FaultyTransport: Transport {
     }
   }
 
+  /// What hung goes on, as after SIGCONT: it lands late, into whatever its target has become.
+  public func resumeHung(at now: LocalInstant) {
+    for transfer in pending.keys.sorted() {
+      guard let state = pending[transfer], state.fault == .hang, !state.isFenced else { continue }
+      do throws(TransferFailure) {
+        try inner.post(transfer, from: state.source, state.moves, at: now)
+        pending[transfer] = nil
+      } catch {
+        pending[transfer]?.isFenced = true
+      }
+    }
+  }
+
   public func fence(_ source: SourceID) {
     for (transfer, state) in pending where state.source == source {
       pending[transfer]?.isFenced = true

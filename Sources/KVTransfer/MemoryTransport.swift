@@ -4,12 +4,21 @@ public import RemoteG2Core
 /// The pools that ``MemoryTransport``s of one process read from, and which of them are alive.
 public final class MemoryFabric {
   private var pools: [SourceID: BlockRegion] = [:]
+  private var stopped: Set<SourceID> = []
 
   public init() {}
 
+  /// The source stops, as by SIGSTOP: what is in flight from it neither lands nor fails.
+  public func stop(_ source: SourceID) { stopped.insert(source) }
+  public func resume(_ source: SourceID) { stopped.remove(source) }
+  func isStopped(_ source: SourceID) -> Bool { stopped.contains(source) }
+
   public func publish(_ source: SourceID, _ region: BlockRegion) { pools[source] = region }
   /// The source dies: what is in flight from it fails.
-  public func kill(_ source: SourceID) { pools[source] = nil }
+  public func kill(_ source: SourceID) {
+    pools[source] = nil
+    stopped.remove(source)
+  }
   func region(of source: SourceID) -> BlockRegion? { pools[source] }
 }
 
@@ -28,6 +37,8 @@ public final class MemoryTransport: Transport {
   private var attached: Set<SourceID> = []
   private var inFlight: [InFlight] = []
   private var ended: [TransferEvent] = []
+  /// Told before every copy, with the block that is about to be written.
+  public var onCopy: (TransferID, BlockIndex) -> Void = { _, _ in }
 
   public init(target: BlockRegion, fabric: MemoryFabric, blocksPerPoll: Int = 4) {
     precondition(blocksPerPoll > 0, "a poll that moves nothing never ends")
@@ -60,24 +71,31 @@ public final class MemoryTransport: Transport {
     events.append(contentsOf: ended)
     ended = []
     var budget = blocksPerPoll
-    while let current = inFlight.first {
+    var index = 0
+    while index < inFlight.count {
+      let current = inFlight[index]
+      if fabric.isStopped(current.source) {
+        index += 1
+        continue
+      }
       guard let region = fabric.region(of: current.source) else {
         events.append(.failed(current.transfer, .backend("the source died"), at: now))
         events.append(.quiet(current.transfer, at: now))
-        inFlight.removeFirst()
+        inFlight.remove(at: index)
         continue
       }
-      while budget > 0, inFlight[0].moved < current.moves.count {
-        let move = current.moves[inFlight[0].moved]
+      while budget > 0, inFlight[index].moved < current.moves.count {
+        let move = current.moves[inFlight[index].moved]
+        onCopy(current.transfer, move.target)
         memcpy(
           target.pointer(to: move.target.index), region.pointer(to: move.source.index),
           target.blockBytes)
-        inFlight[0].moved += 1
+        inFlight[index].moved += 1
         budget -= 1
       }
-      guard inFlight[0].moved == current.moves.count else { return }
+      guard inFlight[index].moved == current.moves.count else { return }
       events.append(.landed(current.transfer, at: now))
-      inFlight.removeFirst()
+      inFlight.remove(at: index)
     }
   }
 

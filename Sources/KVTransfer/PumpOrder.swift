@@ -65,3 +65,10 @@ public struct PumpStats: Equatable, Sendable {
 
   public init() {}
 }
+
+/// A pump as its rank's worker half sees it: orders in, news out, nothing waits.
+public protocol PumpPort: AnyObject, Sendable {
+  func post(_ order: PumpOrder)
+  /// Everything that happened since the last call.
+  func takeReport() -> PumpReport
+}

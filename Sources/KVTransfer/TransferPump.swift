@@ -6,7 +6,7 @@ internal import Synchronization
 ///
 /// While bytes come it spins; when none do it sleeps, 0.1 ms growing to 1 ms; with nothing to do it
 /// waits for an order.
-public final class TransferPump: Sendable {
+public final class TransferPump: PumpPort {
   private struct Shared {
     var report = PumpReport()
     var stats = PumpStats()

@@ -87,6 +87,8 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     var report = worker.end(rank: channel.rank, sequence: plan.sequence)
     report.loadErrors += worker.takeLoadErrors()
     let reports = channel.gather(report)
+    precondition(
+      reports.allSatisfy { $0.sequence == plan.sequence }, "a report answers another plan")
     let now = clock()
     apply(logits, to: chosen, startedAt: startedAt, at: now)
     coordinator.absorb(reports, connector: connector, engine: scheduler, at: now)
@@ -170,6 +172,13 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
         kvDigest: request.kvDigest)
     }
   }
+
+  /// The blocks in requests' tables: of those that compute or load, and of those that left while
+  /// their load was open.
+  package var tables: [[BlockIndex]] {
+    scheduler.requests.map(\.blocks) + scheduler.leaving.values.map(\.blocks)
+  }
+  package func holds(of block: BlockIndex) -> Int { scheduler.pool.holds(of: block) }
 
   public var hasRequests: Bool { !scheduler.requests.isEmpty || !scheduler.leaving.isEmpty }
   public var poolCounts: (free: Int, cached: Int, held: Int) {

@@ -74,6 +74,9 @@ public struct PrefixPool: Sendable {
     return true
   }
 
+  /// How many hold a block.
+  package func holds(of block: BlockIndex) -> Int { blocks[block.index].holds }
+
   public func isSealed(_ block: BlockIndex) -> Bool { blocks[block.index].key != nil }
 
   /// The longest prefix of `keys` that is here, at most `most` blocks. Nothing is held by asking.

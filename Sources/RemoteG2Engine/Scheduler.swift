@@ -15,6 +15,7 @@ final class Scheduler {
   var leaving: [RequestID: RunningRequest] = [:]
   /// Since when nothing could be computed for want of blocks.
   private var starvedSince: LocalInstant?
+  private var lastChoiceAt: LocalInstant?
   var finished: [(request: RunningRequest, error: RequestError?)] = []
 
   init(
@@ -137,6 +138,9 @@ final class Scheduler {
   /// Ends the first request when nothing could be computed for `hardDeadline` though nothing is
   /// loading: what it needs is in quarantine, and a silent peer may keep it there for ever.
   private func endStarved(_ chosen: [RunningRequest], at now: LocalInstant) {
+    defer { lastChoiceAt = now }
+    // A pause of this process is not time in which blocks could have come free.
+    if let last = lastChoiceAt, now - last > limits.hardDeadline / 10 { starvedSince = nil }
     let isStarving =
       chosen.isEmpty && !requests.isEmpty
       && !requests.contains { $0.phase == .loading } && pool.availableCount < pool.blockCount

@@ -52,6 +52,8 @@ extension ControlClient {
   /// - Returns: Whether the peer may share with us.
   private func greeted(_ peer: PeerAddress, _ introduction: Introduction) -> Bool {
     let source = SourceID.peer(name: peer.name, introduction.incarnation)
+    // An answer that was under way when its sender was found dead must not bring it back.
+    if state.withLock({ $0.dead.contains(source) }) { return false }
     let previous = state.withLock { $0.peers[peer.name]?.current }
     // The same address answers under another name: the one before is dead.
     if let previous, previous != source { declareDead(previous) }
@@ -156,7 +158,9 @@ extension ControlClient {
       let attachment = try await client.attach(timeout: limits.handshakeTimeout)
       let source = SourceID.local(attachment.incarnation)
       let previous = state.withLock { $0.local }
-      guard previous != source else { return }
+      // Or an answer that was under way when its sender was found dead.
+      let isDead = state.withLock { $0.dead.contains(source) }
+      guard previous != source, !isDead else { return }
       if let previous { declareDead(previous) }
       if let mismatch = fingerprint.mismatch(with: attachment.fingerprint) {
         onIncompatible(attachment.process, mismatch.description)

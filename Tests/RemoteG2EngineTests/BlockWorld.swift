@@ -1,14 +1,17 @@
+import Collectives
 import KVConnector
 import KVLayout
+import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import Simulation
 
 /// One engine over a connector of the test's own, with a shelf of blocks in memory.
 final class BlockWorld {
   let model: ToyModel
   let engine: Engine<ToyWorld.ToyChannel>
-  private let memory: Memory
-  private let shelf: Memory
+  private let memory: BlockMemory
+  private let shelf: BlockMemory
   private let clock = ToyWorld.Clock()
   private var results: [RequestID: RequestResult] = [:]
 
@@ -18,7 +21,7 @@ final class BlockWorld {
   convenience init(prompts: [[Int32]], failing: Set<Int>) throws {
     let model = try ToyModel()
     let chain = try ToyWorld().chain
-    let shelf = Memory(blockBytes: model.layout.blockBytes, blockCount: 64)
+    let shelf = BlockMemory(blockBytes: model.layout.blockBytes, blockCount: 64)
     var index: [BlockKey: SlotIndex] = [:]
     var next = 0
     for prompt in prompts {
@@ -31,7 +34,7 @@ final class BlockWorld {
         next += 1
       }
     }
-    let target = Memory(blockBytes: model.layout.blockBytes, blockCount: 64)
+    let target = BlockMemory(blockBytes: model.layout.blockBytes, blockCount: 64)
     try self.init(
       connector: BlockConnector(shelf: index, steps: 4),
       worker: BlockWorker(
@@ -42,12 +45,13 @@ final class BlockWorld {
   convenience init(connector: any SchedulerConnector, worker: any WorkerConnector) throws {
     let bytes = try ToyModel().layout.blockBytes
     try self.init(
-      connector: connector, worker: worker, shelf: Memory(blockBytes: bytes, blockCount: 1),
-      memory: Memory(blockBytes: bytes, blockCount: 64))
+      connector: connector, worker: worker, shelf: BlockMemory(blockBytes: bytes, blockCount: 1),
+      memory: BlockMemory(blockBytes: bytes, blockCount: 64))
   }
 
   private init(
-    connector: any SchedulerConnector, worker: any WorkerConnector, shelf: Memory, memory: Memory
+    connector: any SchedulerConnector, worker: any WorkerConnector, shelf: BlockMemory,
+    memory: BlockMemory
   ) throws {
     model = try ToyModel()
     self.memory = memory

@@ -3,6 +3,7 @@ import KVConnector
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import Simulation
 import Testing
 
 /// The behaviours of the change this project grew from, in its words. Where ours differs is said in

@@ -6,81 +6,7 @@ import KVLayout
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
-
-/// A model whose KV is a function of its tokens, and whose next token is a function of all its KV:
-/// one wrong byte anywhere in a block is a wrong token.
-final class ToyModel: ForwardPass {
-  let layout: BlockLayout
-  let contextLength = 4096
-  let vocabularySize = 97
-  let endTokens: Set<Int32> = []
-  private(set) var steps = 0
-  private(set) var tokensComputed = 0
-
-  init(tokensPerBlock: Int = 4) throws {
-    layout = try BlockLayout(
-      layerCount: 1, kvHeadsPerRank: 1, headSize: 4, tokensPerBlock: tokensPerBlock)
-  }
-
-  func forward(_ spans: [SequenceSpan], pool: UnsafeMutableRawPointer) -> [[Float]] {
-    steps += 1
-    var logits: [[Float]] = []
-    for span in spans {
-      var state = position(span.position, of: span, pool)
-      for (index, token) in span.tokens.enumerated() {
-        tokensComputed += 1
-        state = state &* 1_000_003 &+ UInt64(UInt32(bitPattern: token)) &+ 17
-        write(state, at: span.position + index, span, pool)
-      }
-      guard span.wantsLogits else { continue }
-      // Everything the sequence has in the pool decides: read it all again.
-      var hash: UInt64 = 7
-      for place in 0..<span.position + span.tokens.count {
-        hash = hash &* 31 &+ read(at: place, span, pool)
-      }
-      var row = [Float](repeating: 0, count: vocabularySize)
-      row[Int(hash % UInt64(vocabularySize))] = 1
-      logits.append(row)
-    }
-    return logits
-  }
-
-  private func position(
-    _ start: Int, of span: SequenceSpan, _ pool: UnsafeMutableRawPointer
-  ) -> UInt64 { start == 0 ? 1 : read(at: start - 1, span, pool) }
-
-  /// A token's share of its block, K then V, all of which is written and read.
-  private func places(
-    _ place: Int, _ span: SequenceSpan, _ pool: UnsafeMutableRawPointer
-  ) -> [UnsafeMutablePointer<UInt64>] {
-    let block = Int(span.blocks[place / layout.tokensPerBlock])
-    let row = layout.blockBytes / layout.tokensPerBlock / 2
-    let key = pool + block * layout.blockBytes + place % layout.tokensPerBlock * row
-    return [key, key + layout.blockBytes / 2].flatMap { start in
-      stride(from: 0, to: row, by: 8).map { (start + $0).assumingMemoryBound(to: UInt64.self) }
-    }
-  }
-
-  private static func word(_ state: UInt64, _ index: Int) -> UInt64 {
-    state &+ UInt64(index) &* 0x9E37_79B9_7F4A_7C15
-  }
-
-  private func write(
-    _ state: UInt64, at place: Int, _ span: SequenceSpan, _ pool: UnsafeMutableRawPointer
-  ) {
-    for (index, word) in places(place, span, pool).enumerated() {
-      word.pointee = Self.word(state, index)
-    }
-  }
-
-  /// The state as it was written; another one if any byte was changed.
-  private func read(
-    at place: Int, _ span: SequenceSpan, _ pool: UnsafeMutableRawPointer
-  ) -> UInt64 {
-    let words = places(place, span, pool).map(\.pointee)
-    return words.indices.reduce(words[0]) { $0 ^ words[$1] ^ Self.word(words[0], $1) }
-  }
-}
+import Simulation
 
 /// A control client that answers from ledgers in this process, when the test says so.
 final class ToyControl: SourceControl, @unchecked Sendable {
@@ -178,19 +104,6 @@ final class ToyWorker: WorkerConnector {
   }
 }
 
-/// Memory that ends with its owner.
-final class Memory: @unchecked Sendable {
-  // @unchecked: used by one test on one thread.
-  let region: BlockRegion
-  init(blockBytes: Int, blockCount: Int) {
-    let base = UnsafeMutableRawPointer.allocate(
-      byteCount: blockBytes * blockCount, alignment: 4096)
-    memset(base, 0, blockBytes * blockCount)
-    region = BlockRegion(base: base, blockBytes: blockBytes, blockCount: blockCount)
-  }
-  deinit { region.base.deallocate() }
-}
-
 /// One engine over the shipped scheduler, connector, pump core and store ledgers, with a clock that
 /// the test moves.
 final class ToyWorld {
@@ -200,9 +113,9 @@ final class ToyWorld {
   let model: ToyModel
   let clock = Clock()
   let control = ToyControl()
-  let memory: Memory
-  let peerMemory: Memory
-  let localMemory: Memory
+  let memory: BlockMemory
+  let peerMemory: BlockMemory
+  let localMemory: BlockMemory
   let peer = SourceID.peer(name: "P", Incarnation(high: 1, low: 1))
   let fabric = MemoryFabric()
   let faulty: FaultyTransport
@@ -225,9 +138,9 @@ final class ToyWorld {
   ) throws {
     model = try ToyModel()
     let bytes = model.layout.blockBytes
-    memory = Memory(blockBytes: bytes, blockCount: blocks)
-    peerMemory = Memory(blockBytes: bytes, blockCount: 64)
-    localMemory = Memory(blockBytes: bytes, blockCount: 64)
+    memory = BlockMemory(blockBytes: bytes, blockCount: blocks)
+    peerMemory = BlockMemory(blockBytes: bytes, blockCount: 64)
+    localMemory = BlockMemory(blockBytes: bytes, blockCount: 64)
     chain = KeyChain(
       scope: KeyScope(modelDigest: "toy", layoutDigest: model.layout.canonicalText, numerics: "t"),
       tokensPerBlock: model.layout.tokensPerBlock,
@@ -271,7 +184,7 @@ final class ToyWorld {
   /// Fills the peer's store with the blocks of a prompt, as its own engine would have.
   func fillPeer(_ prompt: [Int32], blocks: Int? = nil) throws {
     let other = try ToyModel()
-    let scratch = Memory(blockBytes: other.layout.blockBytes, blockCount: prompt.count / 4 + 1)
+    let scratch = BlockMemory(blockBytes: other.layout.blockBytes, blockCount: prompt.count / 4 + 1)
     _ = other.forward(
       [
         SequenceSpan(

@@ -71,7 +71,8 @@ import Testing
     let order = [
       "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "NIXL", "Linear", "LlamaModel",
       "KVTransfer", "KVTransferTesting", "KVConnector", "Collectives", "RemoteG2Engine",
-      "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "remote-g2", "remote-g2-testhost",
+      "Simulation", "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "remote-g2",
+      "remote-g2-testhost",
     ]
     let rank = Dictionary(uniqueKeysWithValues: order.enumerated().map { ($1, $0) })
     for source in Self.sources("Sources") {

@@ -1,0 +1,40 @@
+import Collectives
+import KVConnector
+import RemoteG2Core
+import RemoteG2Engine
+
+/// The group's two collectives, seen from the leader; the other ranks' worker halves obey inline.
+final class SimChannel: StepChannel {
+  let rank = 0
+  let rankCount: Int
+  /// Of ranks 1 and up.
+  private let followers: [any WorkerConnector]
+  private(set) var broadcastCount = 0
+  private(set) var gatherCount = 0
+  /// A planted bug: every rank's account of its loads is taken to be the leader's.
+  var ignoresFollowers = false
+
+  init(followers: [any WorkerConnector]) {
+    self.followers = followers
+    rankCount = 1 + followers.count
+  }
+
+  func broadcast(_ plan: StepPlan?) -> StepPlan {
+    guard let plan else { preconditionFailure("the leader broadcasts its plan") }
+    broadcastCount += 1
+    for follower in followers { follower.begin(plan.orders) }
+    return plan
+  }
+
+  func gather(_ report: RankReport) -> [RankReport] {
+    gatherCount += 1
+    precondition(gatherCount == broadcastCount, "a gather without its broadcast")
+    var reports = [report]
+    for (index, follower) in followers.enumerated() {
+      var other = follower.end(rank: index + 1, sequence: report.sequence)
+      if ignoresFollowers { other.progress = report.progress }
+      reports.append(other)
+    }
+    return reports
+  }
+}

@@ -1,0 +1,124 @@
+import ContentDigest
+import KVConnector
+import KVLayout
+import KVTransfer
+import RemoteG2Core
+import RemoteG2Engine
+
+/// One engine process: a rank group's memory, pumps and control client, and the shipped engine over
+/// them. It ends with its process; another one takes its place.
+final class SimEngine {
+  let worker: Int
+  let control: SimControl
+  let spy: SpyConnector
+  let connector: RemoteG2Connector
+  let engine: Engine<SimChannel>
+  let channel: SimChannel
+  let pumps: [SimPump]
+  let memories: [BlockMemory]
+  let blockCount: Int
+  let policy: LoadFailurePolicy
+  var isAlive = true
+  var pausedUntil: Int64 = 0
+  /// Requests given to it and not ended, with their prompts.
+  var running: [RequestID: [Int32]] = [:]
+  /// Requests that were cancelled: whatever they gave is nobody's.
+  var cancelled: Set<RequestID> = []
+  /// A planned step counts only if its number is still this.
+  var stepToken = 0
+  var stepPlannedAt = Int64.max
+  var busyUntil: Int64 = 0
+
+  private final class Clock { var now = LocalInstant(nanoseconds: 0) }
+  private let clock: Clock
+  var events: [FetchEvent] { log.events }
+  private let log: Log
+  private final class Log { var events: [FetchEvent] = [] }
+
+  struct Configuration {
+    let worker: Int
+    let rankCount: Int
+    let blockCount: Int
+    let limits: Limits
+    let proof: ProofPolicy
+    let policy: LoadFailurePolicy
+    let transferBlocks: Int
+    let bug: PlantedBug?
+  }
+
+  init(
+    _ configuration: Configuration, control: SimControl, chain: KeyChain, fabrics: [MemoryFabric],
+    fault: @escaping (TransferID) -> TransferFault?
+  ) {
+    worker = configuration.worker
+    self.control = control
+    blockCount = configuration.blockCount
+    policy = configuration.policy
+    do {
+      let bytes = try ToyModel().layout.blockBytes
+      let memories = (0..<configuration.rankCount).map { _ in
+        BlockMemory(blockBytes: bytes, blockCount: configuration.blockCount)
+      }
+      self.memories = memories
+      let model = try ToyModel(others: memories.dropFirst().map { $0.region.base })
+      pumps = memories.indices.map { rank in
+        let memory = MemoryTransport(
+          target: memories[rank].region, fabric: fabrics[rank], blocksPerPoll: 1)
+        let faulty = FaultyTransport(memory, target: memories[rank].region, fault: fault)
+        let core = PumpCore(
+          target: memories[rank].region, peers: faulty, rank: rank, limits: configuration.limits)
+        core.handle(
+          .transferBlocksMax(configuration.transferBlocks), at: LocalInstant(nanoseconds: 0))
+        return SimPump(core: core, memory: memory, faulty: faulty)
+      }
+      var settings = try ConnectorSettings(
+        rankCount: configuration.rankCount, blockBytes: bytes, tokensPerBlock: 4,
+        targetBlockCount: configuration.blockCount, limits: configuration.limits,
+        proof: configuration.bug == .sealBeforeProof ? .unsafelyTrusting : configuration.proof,
+        policy: configuration.policy)
+      settings.transferBlocks = configuration.transferBlocks
+      let (clock, log) = (Clock(), Log())
+      self.clock = clock
+      self.log = log
+      connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
+      spy = SpyConnector(connector, bug: configuration.bug)
+      let halves = pumps.map { RemoteG2Worker(pump: $0) }
+      channel = SimChannel(followers: Array(halves.dropFirst()))
+      channel.ignoresFollowers = configuration.bug == .rankFailureIgnored
+      control.releasesTwice = configuration.bug == .doubleRelease
+      engine = try Engine(
+        model: model, memory: memories[0].region.base, blockCount: configuration.blockCount,
+        chain: chain, channel: channel, worker: halves[0], connector: spy,
+        policy: configuration.policy, limits: configuration.limits, clock: { clock.now })
+    } catch {
+      preconditionFailure("a simulated engine is possible: \(error)")
+    }
+  }
+
+  /// Sets the engine's clock, everywhere it is read.
+  func setClock(_ now: LocalInstant) {
+    clock.now = now
+    control.now = now
+  }
+
+  var now: LocalInstant { clock.now }
+
+  /// What is held though nothing should be.
+  var leftovers: [String] {
+    var found: [String] = []
+    let open = connector.open
+    if open.fetches > 0 { found.append("\(open.fetches) fetches") }
+    if open.quarantined > 0 { found.append("\(open.quarantined) quarantined blocks") }
+    if open.saving > 0 { found.append("\(open.saving) saves") }
+    if engine.poolCounts.held > 0 { found.append("\(engine.poolCounts.held) held blocks") }
+    for (rank, pump) in pumps.enumerated() {
+      let stats = pump.core.stats
+      if stats.transfersInFlight > 0 {
+        found.append("\(stats.transfersInFlight) transfers on rank \(rank)")
+      }
+      if stats.loads > 0 { found.append("\(stats.loads) loads on rank \(rank)") }
+    }
+    if !control.renewing.isEmpty { found.append("\(control.renewing.count) renewals") }
+    return found
+  }
+}

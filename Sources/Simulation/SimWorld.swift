@@ -1,0 +1,204 @@
+import ContentDigest
+import KVConnector
+import KVTransfer
+import RemoteG2Core
+import RemoteG2Engine
+
+/// Some workers, their stores and the network between them, moved by one queue of events.
+final class SimWorld {
+  let profile: Profile
+  let bug: PlantedBug?
+  let weights: Weights
+  let limits: Limits
+  let rankCount: Int
+  let proof: ProofPolicy
+  let policy: LoadFailurePolicy
+  let chain: KeyChain
+  let golden: Golden
+  var chance: Chance
+  var now: Int64 = 0
+  var queue = EventQueue()
+  private(set) var steps = 0
+  private(set) var trace: UInt64 = 0xCBF2_9CE4_8422_2325
+  var isHealed = false
+  var violation: Violation?
+  var stats = SimStats()
+  var nodes: [SimNode] = []
+  /// Every store there ever was, by incarnation: a mapping outlives its store.
+  var storesEver: [Incarnation: SimStore] = [:]
+  var requestNext: UInt64 = 1
+  /// Pairs of nodes that cannot reach each other.
+  var partitions: Set<[Int]> = []
+  var clogFactor = 1
+
+  init(seed: UInt64, profile: Profile, bug: PlantedBug?) {
+    self.profile = profile
+    self.bug = bug
+    var chance = Chance(seed: seed)
+    weights = Weights(profile, &chance)
+    limits = Self.drawLimits(&chance)
+    rankCount = bug == .rankFailureIgnored ? 2 : chance.pick([1, 1, 2, 3])
+    // Corruption in flight is what `always` is for: the other policies do not promise to see it.
+    let corrupts = weights.transferFault.contains { $0.fault == .corrupt }
+    let lies = weights.hostile > 0
+    proof = .proven(
+      corrupts || lies ? .always : chance.pick([.onFailure, .onFailure, .always, .off]))
+    policy = chance.happens(0.9) ? .recompute : .fail
+    chain = Self.makeChain()
+    golden = Golden(chain: chain, rankCount: rankCount)
+    self.chance = chance
+    let count = self.chance.between(2...4)
+    for index in 0..<count {
+      nodes.append(
+        SimNode(
+          index: index, drift: (self.chance.unit() * 2 - 1) * weights.driftMax,
+          blockCount: self.chance.between(weights.blocksMin...weights.blocksMin + 40),
+          slotCount: self.chance.between(16...96)))
+    }
+    for node in nodes { startStore(node) }
+    for node in nodes { startEngine(node) }
+    planArrival()
+    if !weights.ambient.isEmpty { planAmbient() }
+    for node in nodes { planReaper(node) }
+  }
+
+  /// Short enough for every deadline to matter within a run.
+  private static func drawLimits(_ chance: inout Chance) -> Limits {
+    var limits = Limits()
+    limits.leaseTTL = chance.duration(.milliseconds(300)...(.milliseconds(1200)))
+    limits.leaseTTLMax = .seconds(4)
+    limits.hardDeadline = chance.duration(.milliseconds(300)...(.milliseconds(2000)))
+    limits.resolveMin = .milliseconds(10)
+    limits.resolveMax = .milliseconds(80)
+    limits.softDeadlineMin = .milliseconds(15)
+    limits.handshakeTimeout = .milliseconds(100)
+    limits.breakerSilence = .milliseconds(200)
+    limits.breakerBackoffMax = .milliseconds(800)
+    limits.reservationMax = .milliseconds(1500)
+    limits.transfersPostedMax = chance.between(1...4)
+    limits.stepTokensMax = chance.pick([8, 32, 128])
+    limits.leasesMax = chance.pick([2, 8, 1024])
+    limits.pinnedFractionMax = chance.pick([0.3, 0.75])
+    limits.fetchesPerPeerMax = chance.pick([1, 4, 16])
+    limits.check()
+    return limits
+  }
+
+  private static func makeChain() -> KeyChain {
+    KeyChain(
+      scope: KeyScope(modelDigest: "toy", layoutDigest: "toy", numerics: "toy"), tokensPerBlock: 4,
+      hash: HashFunction(name: "xxh3") { bytes in
+        let digest = ContentDigest.of(bytes)
+        return [digest.high, digest.low].flatMap { word in
+          stride(from: UInt64(56), through: 0, by: -8).map { UInt8(truncatingIfNeeded: word >> $0) }
+        }
+      })
+  }
+
+  // MARK: Time
+
+  func plan(after delay: Duration, _ run: @escaping () -> Void) {
+    queue.plan(at: now + max(0, delay.nanoseconds), run)
+  }
+
+  /// Delivers one event. False when there is none.
+  func step() -> Bool {
+    guard let entry = queue.pop() else { return false }
+    now = max(now, entry.at)
+    steps += 1
+    note(UInt64(bitPattern: now))
+    entry.run()
+    return true
+  }
+
+  /// Adds to the trace by which two runs are compared.
+  func note(_ word: UInt64) { trace = (trace ^ word) &* 0x0000_0100_0000_01B3 }
+
+  func violate(_ invariant: Invariant, _ what: @autoclosure () -> String) {
+    guard violation == nil else { return }
+    violation = Violation(invariant: invariant, what: what(), step: steps)
+  }
+
+  // MARK: The run
+
+  /// Runs `count` events with faults, then heals the world and runs until nothing is left to do.
+  func run(steps count: Int) {
+    while steps < count, violation == nil, step() {}
+    guard violation == nil else { return }
+    heal()
+    let until = now + 30_000_000_000
+    let most = steps + 500_000
+    while violation == nil, now < until, steps < most {
+      for _ in 0..<64 where violation == nil { _ = step() }
+      if isAtRest { break }
+    }
+    if violation == nil { checkEnd() }
+  }
+
+  /// Takes the world apart: its events hold its processes and those hold it.
+  func end() {
+    queue = EventQueue()
+    for node in nodes {
+      killEngine(node)
+      node.held = []
+    }
+  }
+
+  private var isAtRest: Bool {
+    nodes.allSatisfy { node in
+      guard let engine = node.engine, let store = node.store else { return false }
+      return engine.running.isEmpty && engine.leftovers.isEmpty && store.ledger.stats.leases == 0
+        && store.ledger.stats.writing == 0 && engine.control.localStore != nil
+        && engine.control.peers.values.allSatisfy {
+          if case .ready = $0.state { $0.breaker.isClosed } else { false }
+        }
+    }
+  }
+}
+
+/// What a run came across: a simulation that never hedges shows nothing about hedging.
+package struct SimStats: Sendable, Equatable {
+  package var requests = 0
+  package var finished = 0
+  package var pulls = 0
+  package var hedges = 0
+  package var fences = 0
+  package var salvages = 0
+  package var restarts = 0
+  package var preemptions = 0
+  package var cancels = 0
+  package var failures = 0
+  package var faults = 0
+  package init() {}
+}
+
+/// One worker's machine: its clock, its engine process, its store process.
+final class SimNode {
+  let index: Int
+  let name: String
+  let drift: Double
+  var jump: Int64 = 0
+  let blockCount: Int
+  let slotCount: Int
+  var engine: SimEngine?
+  var fabrics: [MemoryFabric] = []
+  var store: SimStore?
+  /// Calls that wait for a stopped store.
+  var held: [() -> Void] = []
+
+  init(index: Int, drift: Double, blockCount: Int, slotCount: Int) {
+    self.index = index
+    self.drift = drift
+    self.blockCount = blockCount
+    self.slotCount = slotCount
+    name = "W\(index)"
+  }
+
+  func localTime(_ now: Int64) -> LocalInstant {
+    LocalInstant(nanoseconds: Int64(Double(now) * (1 + drift)) + jump + 1)
+  }
+
+  func globalTime(_ local: LocalInstant) -> Int64 {
+    Int64(Double(local.nanoseconds - jump) / (1 + drift))
+  }
+}

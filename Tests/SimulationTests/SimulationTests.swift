@@ -1,0 +1,39 @@
+import RemoteG2Core
+import Simulation
+import Testing
+
+@Suite struct `A simulated world` {
+  @Test(arguments: Profile.all.map(\.name))
+  func `no seed breaks an invariant`(profile: String) throws {
+    let profile = try #require(Profile.named(profile))
+    var stats = SimStats()
+    for seed in UInt64(1)...60 {
+      let outcome = Simulation.run(seed: seed, steps: 2000, profile: profile)
+      #expect(
+        outcome.violation == nil,
+        "remote-g2 sim --profile \(profile.name) --steps 2000 --seed \(seed)")
+      stats.requests += outcome.stats.requests
+      stats.finished += outcome.stats.finished
+      stats.pulls += outcome.stats.pulls
+    }
+    #expect(stats.requests > 1000 && stats.pulls > 500, "too little happened: \(stats)")
+  }
+
+  @Test(arguments: PlantedBug.allCases)
+  func `a planted bug is caught`(bug: PlantedBug) throws {
+    let profile = try #require(Profile.named("swarm"))
+    let caught = (UInt64(1)...200).first { seed in
+      Simulation.run(seed: seed, steps: 2000, profile: profile, bug: bug).violation != nil
+    }
+    #expect(caught != nil, "200 seeds did not catch \(bug)")
+  }
+
+  @Test func `a seed gives the same run twice`() throws {
+    let profile = try #require(Profile.named("swarm"))
+    for seed in UInt64(1)...20 {
+      let first = Simulation.run(seed: seed, steps: 1000, profile: profile)
+      let second = Simulation.run(seed: seed, steps: 1000, profile: profile)
+      #expect(first.trace == second.trace && first.stats == second.stats, "seed \(seed)")
+    }
+  }
+}
