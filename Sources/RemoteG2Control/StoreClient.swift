@@ -40,11 +40,14 @@ package final class StoreClient: Sendable {
         case .tcp(let host, let port): .ipv4(address: host, port: port)
         case .unix(let path): .unixDomainSocket(path: path, authority: "localhost")
         }
+      // One's own store is back within a second of its death; an attempt on this machine costs nothing.
+      let isLocal = if case .unix = address { true } else { false }
       let transport = try Transport(
         target: target, transportSecurity: .plaintext,
         config: .defaults {
           $0.backoff = .init(
-            initial: .milliseconds(50), max: .seconds(1), multiplier: 1.6, jitter: 0.2)
+            initial: .milliseconds(isLocal ? 20 : 50), max: isLocal ? .milliseconds(50) : .seconds(1),
+            multiplier: 1.6, jitter: 0.2)
           $0.connection.flushCoalescing = nil
         })
       let client = GRPCClient(transport: transport)

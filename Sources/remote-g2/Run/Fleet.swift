@@ -14,6 +14,8 @@ final class Fleet {
     var blockCount: Int
     var slotCount: Int
     var generate: Int
+    /// Nil: both on loopback.
+    var link: Link? = nil
   }
 
   let settings: Settings
@@ -41,16 +43,21 @@ final class Fleet {
 
   func start(_ name: String) throws {
     let other = name == "A" ? "B" : "A"
+    let host = { (name: String) in self.settings.link?.address(of: name) ?? "127.0.0.1" }
     var arguments = [
-      "--model", settings.model, "--port", "\(ports[name] ?? 0)", "--run-dir", settings.directory,
-      "--peer", "\(other)=127.0.0.1:\(ports[other] ?? 0)", "--g1-blocks", "\(settings.blockCount)",
+      "--model", settings.model, "--host", host(name), "--port", "\(ports[name] ?? 0)",
+      "--run-dir", settings.directory, "--peer", "\(other)=\(host(other)):\(ports[other] ?? 0)",
+      "--g1-blocks", "\(settings.blockCount)",
       "--slots", "\(settings.slotCount)", "--threads", "\(settings.threads)", "--linger", "60",
       "--pull", "always",
     ]
     if let path = settings.nixlPath { arguments += ["--nixl-path", path] }
     if let transport = settings.transport { arguments += ["--ucx-tls", transport] }
+    if settings.link != nil { arguments.append("--insecure") }
     workers[name] = try WorkerProcess(
-      name: name, arguments: arguments, log: "\(settings.directory)/worker-\(name).log")
+      name: name, arguments: arguments, log: "\(settings.directory)/worker-\(name).log",
+      wrapper: settings.link?.wrapper(of: name) ?? [],
+      environment: settings.link?.environment(of: name) ?? [:])
   }
 
   /// Waits until `name`'s engine has its store, and, if asked, its peer.

@@ -61,41 +61,12 @@ final class Stage {
 
   // MARK: Proofs
 
-  /// Moments of the fetches from A, which are those that move more than one transfer's worth.
-  func landedBytes(at instant: Int64 = .max) -> Int {
-    fleet.b.trace.filter { $0.moment == "landed" && $0.at <= instant }.reduce(0) { $0 + $1.bytes }
-  }
-
-  /// Whether a transfer was posted and not terminal at `instant`.
-  func wasInFlight(at instant: Int64) -> Bool {
-    let posted = fleet.b.trace.filter { $0.moment == "posted" && $0.at <= instant }
-    return posted.contains { start in
-      !fleet.b.trace.contains {
-        $0.fetch == start.fetch && $0.ordinal == start.ordinal && $0.at <= instant
-          && ($0.moment == "landed" || $0.moment == "failed")
-      }
-    }
-  }
-
-  /// Leading blocks whose transfers had landed at `instant`: what digests can prove.
+  func landedBytes(at instant: Int64 = .max) -> Int { fleet.b.landedBytes(at: instant) }
+  func wasInFlight(at instant: Int64) -> Bool { fleet.b.wasInFlight(at: instant) }
   func leadingLanded(at instant: Int64) -> Int {
-    let landed = fleet.b.trace.filter { $0.moment == "landed" && $0.at <= instant }
-      .sorted { $0.ordinal < $1.ordinal }
-    var count = 0
-    for (index, transfer) in landed.enumerated() {
-      guard transfer.ordinal == index else { break }
-      count += transfer.bytes / blockBytes
-    }
-    return count
+    fleet.b.leadingLanded(at: instant, blockBytes: blockBytes)
   }
-
-  /// From the first post to the last landing.
-  var pullSeconds: Double? {
-    guard let first = fleet.b.trace.map(\.at).min(),
-      let last = fleet.b.trace.filter({ $0.moment == "landed" }).map(\.at).max(), last > first
-    else { return nil }
-    return Double(last - first) / 1e9
-  }
+  var pullSeconds: Double? { fleet.b.pullSeconds }
 
   /// Waits until a share of the pull has landed, while the rest is in flight.
   func waitForLanded(share: Double) throws {

@@ -22,14 +22,21 @@ final class WorkerProcess {
   private(set) var fetchEvents: [WireFetch] = []
   private var idNext: UInt64 = 1
 
-  init(name: String, arguments: [String], log: String) throws {
+  /// - Parameters:
+  ///   - wrapper: A program that replaces itself by the worker, with its arguments.
+  ///   - environment: Added to this process's own.
+  init(
+    name: String, arguments: [String], log: String, wrapper: [String] = [],
+    environment: [String: String] = [:]
+  ) throws {
     self.name = name
     let toChild = Pipe()
     let fromChild = Pipe()
     let log = open(log, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0o600)
     defer { if log >= 0 { close(log) } }
+    let command = wrapper + ["/proc/self/exe".resolved, "worker", "--name", name] + arguments
     process = try ChildProcess(
-      "/proc/self/exe".resolved, ["worker", "--name", name] + arguments,
+      command[0], Array(command.dropFirst()), environment: environment,
       input: toChild.fileHandleForReading.fileDescriptor,
       output: fromChild.fileHandleForWriting.fileDescriptor, error: log >= 0 ? log : nil)
     try toChild.fileHandleForReading.close()
@@ -137,6 +144,9 @@ final class WorkerProcess {
       $0.hint = hint.map { .init(store: $0) }
     }
   }
+
+  /// Not answered by itself: the request's result follows.
+  func cancel(_ id: UInt64) throws { try send(WorkerCommand(.cancel, id: id)) }
 
   func result(of id: UInt64) throws -> WireResult {
     let event = try event(id, "result", seconds: 180)

@@ -1,0 +1,129 @@
+import ArgumentParser
+import Foundation
+import LlamaModel
+import OSThreads
+import RemoteG2Core
+import RemoteG2Runtime
+import Simulation
+
+struct Chaos: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Throws faults at two real workers in the middle of real pulls, at random moments.",
+    discussion: """
+      Every fault is preceded by a clean recompute of the same prompt, proved to have fallen into a \
+      transfer, and followed by a leak audit. Exit status 0 means: no wrong token, nothing stuck, \
+      nothing leaked, and no process died that was not killed. With root and iproute2 the workers run \
+      in network namespaces, whose link is cut and slowed down too.
+      """)
+
+  @Option(help: "How many.") var faults = 22
+  @Option(help: "Draws kinds, prompts and moments.") var seed: UInt64 = 1
+  @Option(
+    help: ArgumentHelp(
+      "Comma-separated kinds: \(ChaosFault.allCases.map(\.rawValue).joined(separator: ", "))."))
+  var kinds: String?
+  @Option(help: "Tokens to generate for each prompt.") var generate = 8
+  @Option(help: "A GGUF file.") var model: String?
+  @Option(help: "Path of libnixl_capi.so, or of an unpacked wheel.") var nixlPath: String?
+  @Option(help: "Write every round to this file.") var json: String?
+  @Flag(help: "On loopback, without the network faults.") var loopback = false
+
+  func run() throws {
+    checkRange("--faults", faults, 1...100_000)
+    checkRange("--generate", generate, 1...256)
+    signal(SIGPIPE, SIG_IGN)
+    var wanted = try chosenKinds()
+    let discovery = NIXLDiscovery(explicitPath: nixlPath)
+    guard discovery.library != nil else { fail(discovery.explanation) }
+    let path = ModelLocation.find(model)
+    let (prompts, blockBytes) = Self.prompts(path)
+    let directory = FileManager.default.temporaryDirectory.path + "/rg2-chaos-\(getpid())"
+    try FileManager.default.createDirectory(
+      atPath: directory, withIntermediateDirectories: true,
+      attributes: [.posixPermissions: 0o700])
+    var link: Link?
+    if !loopback, wanted.contains(where: \.needsLink) {
+      do { link = try Link() } catch {
+        Self.say("network faults are left out: \(error)")
+      }
+    }
+    if link == nil { wanted.removeAll(where: \.needsLink) }
+    guard !wanted.isEmpty else { fail("no fault is left to play") }
+    let fleet = Fleet(
+      Fleet.Settings(
+        model: path, nixlPath: nixlPath, directory: directory, transport: "tcp",
+        threads: ProcessInfo.processInfo.activeProcessorCount, blockCount: 320, slotCount: 256,
+        generate: generate, link: link))
+    defer {
+      fleet.stop()
+      link?.remove()
+    }
+    let stage = ChaosStage(
+      fleet: fleet, prompts: prompts, blockBytes: blockBytes, seed: seed, say: Self.say)
+    let began = MonotonicClock.now()
+    var rounds: [ChaosRound] = []
+    var stuck: String?
+    do {
+      try stage.prepare()
+      for number in 1...faults {
+        let fault = wanted[(number - 1) % wanted.count]
+        let started = MonotonicClock.now()
+        let round = try stage.play(fault, number: number)
+        rounds.append(round)
+        Self.say(
+          String(
+            format: "%4d %@ at %2.0f %%, kept %d of %d, ratio %@, %.1f s%@", number,
+            fault.rawValue, round.landed_share * 100, round.tokens_kept, round.tokens_pulled,
+            round.ratio.map { String(format: "%.2f", $0) } ?? "-",
+            (MonotonicClock.now() - started).inSeconds, round.ok ? "" : " NOT as expected: \(round.unmet)"))
+      }
+    } catch { stuck = "\(error)" }
+    let report = ChaosReport(
+      rounds: rounds, stuck: stuck, deaths: stage.unexpectedDeaths,
+      seconds: (MonotonicClock.now() - began).inSeconds)
+    print(report.text)
+    if let json { try report.write(to: json) }
+    if report.ok {
+      try? FileManager.default.removeItem(atPath: directory)
+    } else {
+      Self.say("logs are in \(directory)")
+      throw ExitCode(1)
+    }
+  }
+
+  private func chosenKinds() throws -> [ChaosFault] {
+    guard let kinds else { return ChaosFault.allCases }
+    return kinds.split(separator: ",").map { name in
+      guard let kind = ChaosFault(rawValue: name.trimmingCharacters(in: .whitespaces)) else {
+        fail(
+          "--kinds: there is no '\(name)'; the kinds are: "
+            + ChaosFault.allCases.map(\.rawValue).joined(separator: ", "))
+      }
+      return kind
+    }
+  }
+
+  private static func say(_ words: String) {
+    FileHandle.standardError.write(Data((words + "\n").utf8))
+  }
+
+  /// Pieces of the text that ships with the program, 256 to 512 tokens long, and the bytes of a block.
+  private static func prompts(_ path: String) -> ([[Int32]], Int) {
+    do {
+      let file = try GGUFFile(path: path)
+      let tokenizer = try Tokenizer(file)
+      let configuration = try LlamaConfiguration(file)
+      guard let url = Bundle.module.url(forResource: "text", withExtension: "txt"),
+        let text = try? String(contentsOf: url, encoding: .utf8)
+      else { fail("the text that ships with this program is missing: build it again") }
+      let tokens = tokenizer.encode(text, parsesControls: false)
+      let lengths = [256, 300, 345, 400, 460, 512]
+      let prompts = lengths.enumerated().map { index, length in
+        Array(tokens[(index * 97)..<(index * 97 + length)])
+      }
+      let bytes =
+        configuration.layerCount * 2 * configuration.kvHeadCount * 16 * configuration.headSize * 4
+      return (prompts, bytes)
+    } catch { fail("\(error)") }
+  }
+}
