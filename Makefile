@@ -3,7 +3,7 @@
 SWIFT_BUILD = swift build -c release --build-tests
 BIN = .build/release
 
-.PHONY: all setup build run test check bench format reference clean
+.PHONY: all setup build run test check bench format reference sim chaos sanitize mutants clean
 
 all: build
 
@@ -18,6 +18,14 @@ run: build
 	@$(BIN)/remote-g2 run $(RUN_FLAGS)
 	@echo 'the same pull over the transports that UCX chooses (cma on one host):'
 	@$(BIN)/remote-g2 run --transport auto --scenes pull
+
+# Ten thousand seeded worlds; SIM_FLAGS adds flags, e.g. --profile crash.
+sim: build
+	@$(BIN)/remote-g2 sim --seeds 10000 --steps 2000 $(SIM_FLAGS)
+
+# Faults thrown at real workers; CHAOS_FLAGS adds flags, e.g. --faults 22.
+chaos: build
+	@$(BIN)/remote-g2 chaos --faults 330 $(CHAOS_FLAGS)
 
 # All tests, in the same configuration and folder as run and bench.
 test: build

@@ -74,7 +74,8 @@ package struct SealedSlot: Equatable, Sendable {
 
 /// What a store answers. Every call returns at once: a store never computes and never waits.
 package protocol StoreBackend: Sendable {
-  func introduce(to fingerprint: Fingerprint) -> Introduction
+  /// Nil while the agent that serves peers is still being made.
+  func introduce(to fingerprint: Fingerprint) -> Introduction?
   /// A nil incarnation in a request means "whoever you are".
   func resolve(_ keys: [BlockKey], by incarnation: Incarnation, ttl: Duration?) -> ResolveAnswer
   func renew(_ lease: LeaseID, ttl: Duration?) -> RenewAnswer

@@ -10,7 +10,9 @@ struct StoreService: RemoteG2_V1_Store.SimpleServiceProtocol {
   func handshake(
     request: RemoteG2_V1_HandshakeRequest, context: ServerContext
   ) async throws -> RemoteG2_V1_HandshakeReply {
-    let introduction = backend.introduce(to: Fingerprint(request.fingerprint))
+    guard let introduction = backend.introduce(to: Fingerprint(request.fingerprint)) else {
+      throw RPCError(code: .unavailable, message: "the store is starting")
+    }
     return .with { reply in
       reply.incarnation = introduction.incarnation.wire
       reply.name = introduction.name

@@ -64,21 +64,27 @@ package enum StoreProcess {
             owner: incarnation))
       }
     } catch { throw .pool(error) }
-    var agent: ServingAgent?
-    if let library {
-      do throws(NIXLError) {
-        agent = try ServingAgent(
-          name: "store-\(incarnation)", pools: pools, library: library)
-      } catch { throw .nixl(error) }
-    }
     let service = StoreService(
-      configuration, incarnation: incarnation, pools: pools, metadata: agent?.metadata)
+      configuration, incarnation: incarnation, pools: pools, willServePeers: library != nil)
     let server: StoreServer
     do throws(ServeError) {
       server = try await StoreServer.start(
         backend: service, host: host, port: port, socketPath: paths.socket,
         limits: configuration.limits)
     } catch { throw .serve(error) }
+    // The local engine is served already: making the first UCX backend takes half a second.
+    var agent: ServingAgent?
+    if let library {
+      switch await servingAgent("store-\(incarnation)", pools, library) {
+      case .success(let made):
+        agent = made
+        service.serve(made.metadata)
+      case .failure(let error):
+        unlink(paths.socket)
+        await server.stop()
+        throw .nixl(error)
+      }
+    }
     ready(server.port, incarnation)
     // Never from under a reader: the last lease ends by release or by its deadline.
     while service.timeSinceLocalCall() < linger || service.stats().1.leases > 0 {
@@ -91,5 +97,19 @@ package enum StoreProcess {
     unlink(paths.socket)
     await server.stop()
     withExtendedLifetime((agent, pools)) {}
+  }
+
+  /// Makes the agent on a thread of its own: the tasks that answer calls must not wait for it.
+  private static func servingAgent(
+    _ name: String, _ pools: [PoolMemory], _ library: NIXLLibrary
+  ) async -> Result<ServingAgent, NIXLError> {
+    await withCheckedContinuation { continuation in
+      _ = OSThread.start("serving-agent") {
+        do throws(NIXLError) {
+          continuation.resume(
+            returning: .success(try ServingAgent(name: name, pools: pools, library: library)))
+        } catch { continuation.resume(returning: .failure(error)) }
+      }
+    }
   }
 }

@@ -32,28 +32,22 @@ package final class StoreService: StoreBackend {
   package let incarnation: Incarnation
   private let configuration: StoreConfiguration
   private let pools: [PoolMemory]
-  private let announced: [RankPool]
+  /// What peers read from: nil while the serving agent is being made, empty without NIXL.
+  private let announced: Mutex<[RankPool]?>
   private let ledger: Mutex<StoreLedger>
   /// When the local engine last called.
   private let lastLocalCall: Mutex<LocalInstant>
 
-  /// - Parameter serving: What peers need to read each rank's pool; empty without NIXL.
+  /// - Parameter willServePeers: ``serve(_:)`` follows.
   package init(
     _ configuration: StoreConfiguration, incarnation: Incarnation, pools: [PoolMemory],
-    metadata: [UInt8]?
+    willServePeers: Bool
   ) {
     precondition(pools.count == configuration.rankCount, "one pool per rank")
     self.configuration = configuration
     self.incarnation = incarnation
     self.pools = pools
-    announced =
-      metadata.map { frame in
-        pools.map {
-          RankPool(
-            metadata: frame, address: UInt64(UInt(bitPattern: $0.base)), slotCount: $0.slotCount,
-            blockBytes: $0.blockBytes)
-        }
-      } ?? []
+    announced = Mutex(willServePeers ? nil : [])
     ledger = Mutex(
       StoreLedger(
         incarnation: incarnation, slotCount: configuration.slotCount,
@@ -63,7 +57,18 @@ package final class StoreService: StoreBackend {
 
   // MARK: For peers
 
-  package func introduce(to fingerprint: Fingerprint) -> Introduction {
+  /// The serving agent is there: peers may read.
+  package func serve(_ metadata: [UInt8]) {
+    let pools = pools.map {
+      RankPool(
+        metadata: metadata, address: UInt64(UInt(bitPattern: $0.base)), slotCount: $0.slotCount,
+        blockBytes: $0.blockBytes)
+    }
+    announced.withLock { $0 = pools }
+  }
+
+  package func introduce(to fingerprint: Fingerprint) -> Introduction? {
+    guard let announced = announced.withLock({ $0 }) else { return nil }
     let isCompatible = configuration.fingerprint.mismatch(with: fingerprint) == nil
     return Introduction(
       incarnation: incarnation, name: configuration.name,

@@ -18,14 +18,15 @@ func same<Value: Equatable>(
 
   /// A served store, without NIXL, and a client on each of its addresses.
   static func serve(
-    _ body: (StoreService, StoreClient, StoreClient) async throws -> Void
+    servesPeers: Bool = true, _ body: (StoreService, StoreClient, StoreClient) async throws -> Void
   ) async throws {
     let owner = Incarnation(high: 3, low: 4)
     let pool = try PoolMemory(slotCount: 8, blockBytes: 4096, owner: owner)
     let service = StoreService(
       StoreConfiguration(
         name: "S", fingerprint: fingerprint, slotCount: 8, blockBytes: 4096, rankCount: 1,
-        limits: Limits()), incarnation: owner, pools: [pool], metadata: [1, 2, 3])
+        limits: Limits()), incarnation: owner, pools: [pool], willServePeers: true)
+    if servesPeers { service.serve([1, 2, 3]) }
     let path = FileManager.default.temporaryDirectory.path + "/rg2-\(UUID().uuidString.prefix(8))"
     let server = try await StoreServer.start(
       backend: service, host: "127.0.0.1", port: 0, socketPath: path, limits: Limits())
@@ -39,6 +40,25 @@ func same<Value: Equatable>(
   }
 
   static let second: Duration = .seconds(5)
+
+  @Test func `a store that is still starting serves its engine, and tells peers to come again`()
+    async throws
+  {
+    try await Self.serve(servesPeers: false) { service, peer, engine in
+      let attached = try await engine.attach(timeout: Self.second).incarnation
+      #expect(attached == service.incarnation)
+      await #expect(throws: CallError.unavailable("the store is starting")) {
+        try await peer.handshake(
+          as: Self.fingerprint, name: "T", incarnation: Incarnation(high: 1, low: 1),
+          timeout: Self.second)
+      }
+      service.serve([1, 2, 3])
+      let introduced = try await peer.handshake(
+        as: Self.fingerprint, name: "T", incarnation: Incarnation(high: 1, low: 1),
+        timeout: Self.second)
+      #expect(introduced.pools.count == 1)
+    }
+  }
 
   @Test func `a block travels from reserve to confirm`() async throws {
     try await Self.serve { service, peer, engine in

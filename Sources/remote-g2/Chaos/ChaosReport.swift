@@ -17,6 +17,7 @@ struct ChaosReport: Codable {
     self.seconds = seconds
   }
 
+  /// A round whose fault was not proved counts for its tokens and leaks, and for nothing else.
   var ok: Bool { stuck == nil && deaths.isEmpty && rounds.allSatisfy(\.ok) }
 
   private static func quantile(_ values: [Double], _ share: Double) -> Double? {
@@ -49,7 +50,7 @@ struct ChaosReport: Codable {
           Self.words(some.compactMap(\.fault_to_settle_s), "%.0f", scale: 1e3),
         ].joined(separator: "  "))
     }
-    let ratios = rounds.compactMap(\.ratio)
+    let ratios = rounds.filter(\.is_proved).compactMap(\.ratio)
     lines.append("")
     lines.append(
       String(
