@@ -2,6 +2,8 @@
 
 SWIFT_BUILD = swift build -c release --build-tests
 BIN = .build/release
+# About two minutes of chaos come before the tests; `make chaos` is the whole of it.
+CHAOS_FAULTS = 22
 
 .PHONY: all setup build run test check bench format reference sim chaos sanitize mutants clean
 
@@ -29,6 +31,7 @@ chaos: build
 
 # All tests, in the same configuration and folder as run and bench.
 test: build
+	@$(BIN)/remote-g2 chaos --if-possible --faults $(CHAOS_FAULTS)
 	@swift test -c release --skip-build --no-parallel $(TEST_FLAGS)
 
 # Warnings are errors in every build; here also the format and the tidy tests.
@@ -41,6 +44,14 @@ format:
 
 bench: setup
 	@scripts/bench $(BENCH_FLAGS)
+
+# The unit and simulation suites under the thread and address sanitizers.
+sanitize: setup
+	@scripts/sanitize
+
+# Ten one-line changes of the code, each of which the tests must notice.
+mutants: setup
+	@scripts/mutants
 
 # Compares 64 greedy tokens with llama.cpp on an F32 file of the same weights.
 reference: build

@@ -119,7 +119,7 @@ let package = Package(
     .executableTarget(
       name: "remote-g2-bench",
       dependencies: [
-        "CAllocations", "KVConnector", "KVLayout", "KVTransfer", "KVTransferTesting", "Linear",
+        "CAllocations", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVTransferTesting", "Linear",
         "LlamaModel", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Runtime",
         "RemoteG2Store",
       ],
@@ -144,8 +144,24 @@ let package = Package(
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
     tests(
       "RemoteG2StoreTests",
-      on: ["OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Store"]),
+      on: [
+        "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Store",
+        .product(name: "GRPCCore", package: "grpc-swift-2"),
+        .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
+      ]),
     tests("CommandLineTests", on: ["RemoteG2Runtime", "remote-g2"]),
   ],
   cLanguageStandard: .c11
 )
+
+// The suites that sanitizers and mutants run need none of the heavy dependencies, nor their builds.
+if Context.environment["REMOTE_G2_SUITES"] == "pure" {
+  let heavy: Set<String> = [
+    "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "remote-g2", "remote-g2-testhost",
+    "remote-g2-bench", "CAllocations", "Linear", "LlamaModel", "CKernels", "TidyTests", "NIXLTests",
+    "LlamaModelTests", "RemoteG2StoreTests", "CommandLineTests",
+  ]
+  package.dependencies = []
+  package.products = []
+  package.targets.removeAll { heavy.contains($0.name) }
+}

@@ -23,6 +23,7 @@ enum Bench {
     switch arguments.first {
     case "serve": try ReadBench.serve(arguments.dropFirst().compactMap { Int($0) })
     case "read": try ReadBench.run()
+    case "pump": PumpBench.run()
     case "connector": try ConnectorBench.run()
     case "control": try await ControlBench.run(model: arguments.dropFirst().first)
     case "compute": try ControlBench.computeForever(arguments.dropFirst().first)

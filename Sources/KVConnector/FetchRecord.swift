@@ -8,7 +8,6 @@ final class FetchRecord {
   /// Keys asked for, and their place in the request's block table.
   let keys: [BlockKey]
   let first: Int
-  let askedAt: LocalInstant
   var grant: Grant?
   /// The source has answered the resolve; every resolve is answered once.
   var isAnswered = false
@@ -22,9 +21,8 @@ final class FetchRecord {
 
   init(
     machine: consuming FetchMachine, request: RequestID, source: SourceID, keys: [BlockKey],
-    first: Int, at now: LocalInstant
+    first: Int
   ) {
-    askedAt = now
     self.machine = machine
     self.request = request
     self.source = source

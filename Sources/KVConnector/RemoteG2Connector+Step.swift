@@ -63,7 +63,8 @@ extension RemoteG2Connector {
 
   private func absorb(_ answer: ControlAnswer, at now: LocalInstant) {
     switch answer {
-    case .resolved(let fetch, let answer): resolved(fetch, answer, at: now)
+    case .resolved(let fetch, let answer, let duration):
+      resolved(fetch, answer, after: duration, at: now)
     case .confirmed(let fetch, let answer):
       guard let record = records[fetch] else { return }
       var counted = answer
@@ -106,7 +107,9 @@ extension RemoteG2Connector {
     emit(event(.expired, record, at: now))
   }
 
-  private func resolved(_ fetch: FetchID, _ answer: ResolveAnswer?, at now: LocalInstant) {
+  private func resolved(
+    _ fetch: FetchID, _ answer: ResolveAnswer?, after duration: Duration, at now: LocalInstant
+  ) {
     guard let record = records[fetch] else {
       // The fetch ended while the source was being asked. Its lease must still end.
       let source = lateSources.removeValue(forKey: fetch)
@@ -115,8 +118,15 @@ extension RemoteG2Connector {
       }
       return
     }
+    guard !record.isAnswered else {
+      // A call that was answered twice. Its one lease is the record's own; another is given back.
+      if case .granted(let grant)? = answer, grant.lease != record.grant?.lease {
+        control.post(.release(record.source, grant.lease))
+      }
+      return
+    }
     record.isAnswered = true
-    if answer != nil { estimator.answered(record.source.description, after: now - record.askedAt) }
+    if answer != nil { estimator.answered(record.source.description, after: duration) }
     switch answer {
     case .granted(let grant) where !grant.blocks.isEmpty && grant.blocks.count <= record.keys.count:
       record.grant = grant

@@ -74,7 +74,7 @@ public final class RemoteG2Connector: SchedulerConnector {
     case .success(let source):
       past.hasTriedPeer = true
       if let reason = declines(request, source, computed: computed, blocksMax: hint.blocksMax) {
-        estimator.declined(source.description)
+        if reason == .slower { estimator.declined(source.description) }
         count(reason, request.id, peer: hint.store, at: now)
         return .none
       }
@@ -171,8 +171,7 @@ public final class RemoteG2Connector: SchedulerConnector {
       id: id, request: request.id, rankCount: settings.rankCount, policy: settings.proof,
       at: now, resolveTimeout: timeout, lateAfter: settings.limits.timerLatenessMax)
     records[id] = FetchRecord(
-      machine: machine, request: request.id, source: source, keys: keys, first: computed,
-      at: now)
+      machine: machine, request: request.id, source: source, keys: keys, first: computed)
     for key in keys { loading[key] = loading[key] ?? id }
     emit(
       FetchEvent(

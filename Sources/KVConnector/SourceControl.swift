@@ -12,8 +12,9 @@ public enum ControlRequest: Equatable, Sendable {
 }
 
 public enum ControlAnswer: Equatable, Sendable {
-  /// Nil: no answer in time, or no connection.
-  case resolved(FetchID, ResolveAnswer?)
+  /// Nil: no answer in time, or no connection. `after` is the question's own time, without the wait
+  /// for the step that hears of it.
+  case resolved(FetchID, ResolveAnswer?, after: Duration)
   case confirmed(FetchID, ConfirmAnswer?)
   case reserved(batch: UInt64, [Reservation]?)
   /// A renewal was refused: the lease is over.

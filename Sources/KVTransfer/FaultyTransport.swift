@@ -30,6 +30,7 @@ public final class FaultyTransport: Transport {
     var hasFailed = false
     var innerEnded = false
     var isFenced = false
+    var isFailing = false
   }
 
   private static let delayPolls = 20
@@ -120,6 +121,11 @@ public final class FaultyTransport: Transport {
       fail()
       return quiet()
     }
+    if state.isFailing {
+      if state.hasFailed { return quiet() }
+      fail()
+      return false
+    }
     switch state.fault {
     case .hang, .failAtPost: return false
     case .peerGone:
@@ -159,8 +165,19 @@ public final class FaultyTransport: Transport {
     }
   }
 
+  /// What hung fails, and is quiet a poll later.
+  public func failHung() {
+    for (transfer, state) in pending where state.fault == .hang && !state.isFenced {
+      pending[transfer]?.isFailing = true
+    }
+  }
+
+  /// Transfers that a fence found going wrong.
+  public private(set) var fencedCount = 0
+
   public func fence(_ source: SourceID) {
     for (transfer, state) in pending where state.source == source {
+      fencedCount += 1
       pending[transfer]?.isFenced = true
     }
     inner.fence(source)

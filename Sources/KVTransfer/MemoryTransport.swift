@@ -99,7 +99,11 @@ public final class MemoryTransport: Transport {
     }
   }
 
+  /// Transfers that a fence ended in flight.
+  public private(set) var fencedCount = 0
+
   public func fence(_ source: SourceID) {
+    fencedCount += inFlight.count { $0.source == source }
     for current in inFlight where current.source == source {
       let now = LocalInstant(nanoseconds: 0)
       ended.append(.failed(current.transfer, .backend("fenced"), at: now))

@@ -21,6 +21,8 @@ package enum CallError: Error, Equatable, Sendable {
   /// No connection, or it broke: ask the address whether anyone is left.
   case unavailable(String)
   case timedOut
+  /// It is there, and cannot serve peers yet.
+  case starting
   /// It answered with something that is not an answer.
   case invalid(String)
 }
@@ -77,6 +79,7 @@ package final class StoreClient: Sendable {
     } catch let error as RPCError {
       switch error.code {
       case .deadlineExceeded: throw .timedOut
+      case .failedPrecondition: throw .starting
       case .unavailable: throw .unavailable(error.message)
       default: throw .invalid("\(error.code): \(error.message)")
       }

@@ -11,7 +11,7 @@ struct StoreService: RemoteG2_V1_Store.SimpleServiceProtocol {
     request: RemoteG2_V1_HandshakeRequest, context: ServerContext
   ) async throws -> RemoteG2_V1_HandshakeReply {
     guard let introduction = backend.introduce(to: Fingerprint(request.fingerprint)) else {
-      throw RPCError(code: .unavailable, message: "the store is starting")
+      throw RPCError(code: .failedPrecondition, message: "the store is starting")
     }
     return .with { reply in
       reply.incarnation = introduction.incarnation.wire

@@ -90,8 +90,9 @@ extension ControlClient {
     if isRefused, let current = state.withLock({ $0.peers[peer.name]?.current }) {
       declareDead(current)
     }
-    noteFailure(
-      of: peer.name, isRefused: isRefused, timeout: limits.handshakeTimeout, startedAt: startedAt)
+    note(
+      error, of: peer.name, isRefused: isRefused, timeout: limits.handshakeTimeout,
+      startedAt: startedAt)
     // Silent but not proved dead: nobody new is sent there, and nothing is fenced.
     state.withLock { $0.peers[peer.name]?.state = .notReady }
   }
@@ -111,15 +112,21 @@ extension ControlClient {
     state.withLock { $0.peers[name]?.breaker.answered(at: MonotonicClock.now()) }
   }
 
-  func noteFailure(
-    of name: String, isRefused: Bool, timeout: Duration, startedAt: LocalInstant
+  /// What a call that was not answered as it should says about its peer.
+  func note(
+    _ error: CallError, of name: String, isRefused: Bool, timeout: Duration,
+    startedAt: LocalInstant
   ) {
+    // Ended by ourselves: it says nothing.
+    if Task.isCancelled { return }
     let now = MonotonicClock.now()
     let chance = Double.random(in: 0...1)
     state.withLock { state in
-      if isRefused {
-        state.peers[name]?.breaker.refused(at: now, chance: chance)
-      } else {
+      switch error {
+      case _ where isRefused: state.peers[name]?.breaker.refused(at: now, chance: chance)
+      // Nonsense is an answer, and so is a store that says it is starting.
+      case .invalid, .starting: state.peers[name]?.breaker.answered(at: now)
+      case .timedOut, .unavailable:
         state.peers[name]?.breaker.missed(
           at: now, lateness: now - startedAt - timeout, chance: chance)
       }

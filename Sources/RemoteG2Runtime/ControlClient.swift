@@ -1,3 +1,4 @@
+internal import Glibc
 package import KVConnector
 package import KVTransfer
 package import OSThreads
@@ -61,6 +62,7 @@ package final class ControlClient: SourceControl {
   let limits: Limits
   let state = Mutex(State())
   let answers: Mailbox<ControlAnswer>
+  private let openCalls = Mutex(0)
   /// Tells every rank's pump.
   let attach: @Sendable (SourceID, SourceDescription, Int) -> Void
 
@@ -97,7 +99,17 @@ package final class ControlClient: SourceControl {
   package func drain() -> [ControlAnswer] { answers.drain() }
 
   package func post(_ request: ControlRequest) {
-    Task { await perform(request) }
+    openCalls.withLock { $0 += 1 }
+    Task {
+      await perform(request)
+      openCalls.withLock { $0 -= 1 }
+    }
+  }
+
+  /// Blocks its thread until everything posted was answered, or for `limit`.
+  package func finishCalls(within limit: Duration) {
+    let deadline = MonotonicClock.now() + limit
+    while openCalls.withLock({ $0 > 0 }), MonotonicClock.now() < deadline { usleep(1000) }
   }
 
   // MARK: Switches
@@ -133,11 +145,12 @@ package final class ControlClient: SourceControl {
     switch request {
     case .resolve(let fetch, let source, let keys, let timeout):
       let ttl = state.withLock { $0.leaseTTL }
+      let askedAt = MonotonicClock.now()
       let answer = await answered(by: source, within: timeout) { client throws(CallError) in
         try await client.resolve(keys, from: source.incarnation, ttl: ttl, timeout: timeout)
       }
       if case .granted(let grant)? = answer { keepRenewing(grant, from: source) }
-      answers.post(.resolved(fetch, answer))
+      answers.post(.resolved(fetch, answer, after: MonotonicClock.now() - askedAt))
     case .confirm(let fetch, let source, let lease, let timeout):
       let answer = await answered(by: source, within: timeout) { client throws(CallError) in
         try await client.confirm(lease, timeout: timeout)
@@ -183,7 +196,7 @@ package final class ControlClient: SourceControl {
       let isRefused = isRefused(error, client)
       if isRefused { declareDead(source) }
       if case .peer(let name, _) = source {
-        noteFailure(of: name, isRefused: isRefused, timeout: timeout, startedAt: startedAt)
+        note(error, of: name, isRefused: isRefused, timeout: timeout, startedAt: startedAt)
       }
       return nil
     }
@@ -222,6 +235,7 @@ package final class ControlClient: SourceControl {
         }
       }
     }
-    state.withLock { $0.renewals[grant.lease] = task }
+    // A peer that grants one lease twice is renewed once.
+    state.withLock { $0.renewals.updateValue(task, forKey: grant.lease) }?.cancel()
   }
 }

@@ -56,7 +56,13 @@ package final class StoreSupervisor: Sendable {
     var store: ChildProcess?
     var startCount = 0
     var failure: String?
+    var startedAt = LocalInstant(nanoseconds: 0)
+    /// Starts in a row whose store ended at once.
+    var shortStarts = 0
   }
+
+  /// A store that ends sooner than this has not really started.
+  private static let startMin: Duration = .seconds(5)
 
   private let launch: StoreLaunch
   private let paths: StorePaths
@@ -108,7 +114,17 @@ package final class StoreSupervisor: Sendable {
   private func look() async -> Bool {
     if let store = state.withLock({ $0.store }) {
       guard store.hasEnded() else { return true }
-      state.withLock { $0.store = nil }
+      let shortStarts = state.withLock { state in
+        state.store = nil
+        let lived = MonotonicClock.now() - state.startedAt
+        state.shortStarts = lived < Self.startMin ? state.shortStarts + 1 : 0
+        return state.shortStarts
+      }
+      if shortStarts > 0 { noteFailure() }
+      // The first death is made good at once; one start after another is not.
+      if shortStarts > 1 {
+        try? await Task.sleep(for: min(.milliseconds(50) * (1 << min(shortStarts, 6)), .seconds(1)))
+      }
     }
     // One that another worker of this name left behind.
     if EndpointProbe.look(at: .unix(path: paths.socket)) == .listening {
@@ -116,6 +132,13 @@ package final class StoreSupervisor: Sendable {
       return true
     }
     return await spawn()
+  }
+
+  /// Keeps the last words of a store that did not start.
+  private func noteFailure() {
+    let words = ProcFile.text("\(launch.directory)/\(launch.name).log") ?? ""
+    let last = words.split(separator: "\n").last.map(String.init)
+    state.withLock { $0.failure = last ?? "the store ended" }
   }
 
   private func adopt() async {
@@ -136,15 +159,13 @@ package final class StoreSupervisor: Sendable {
       state.withLock {
         $0.store = store
         $0.startCount += 1
+        $0.startedAt = MonotonicClock.now()
       }
       // Until it listens or ends; a start takes about half a second.
       for _ in 0..<200 {
         if store.hasEnded() {
-          let words = ProcFile.text("\(launch.directory)/\(launch.name).log") ?? ""
-          state.withLock {
-            $0.store = nil
-            $0.failure = words.split(separator: "\n").last.map(String.init) ?? "the store ended"
-          }
+          state.withLock { $0.store = nil }
+          noteFailure()
           return false
         }
         if EndpointProbe.look(at: .unix(path: paths.socket)) == .listening { return true }

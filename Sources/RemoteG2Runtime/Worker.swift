@@ -155,6 +155,12 @@ package final class Worker: @unchecked Sendable {
     isStopping.store(true, ordering: .releasing)
     doorbell.ring()
     thread.withLock { $0.take() }?.join()
+    // Leases are given back, where their owners still listen; the others end by their deadlines.
+    connector.shutDown(at: MonotonicClock.now())
+    control.finishCalls(within: .milliseconds(300))
+    // A grant that came meanwhile is given back too.
+    _ = connector.absorb([], at: MonotonicClock.now())
+    control.finishCalls(within: .milliseconds(300))
     supervisor.stop()
     control.stop()
     pump.stop()

@@ -8,7 +8,7 @@ package enum Invariant: String, Sendable, CaseIterable {
   case oneTerminalResult = "I3"
   /// F10 F14 F23 F29 F30 F32 F33 F51 F54 F76: after a step nothing is overdue.
   case noWaitWithoutDeadline = "I4"
-  /// F63 F64 F65 F66: ranks make the same collective calls, and one outcome holds for all of them.
+  /// F63 F64 F65 F66: one outcome holds for all ranks: what is valid is right on each of them.
   case leaderDecides = "I5"
   /// F05 F08 F40 F71 F72 F75 F77 F85: fetches, leases and incarnations are never named twice.
   case namesNeverReused = "I6"
@@ -16,7 +16,8 @@ package enum Invariant: String, Sendable, CaseIterable {
   case visibleOnlyWhenSealed = "I7"
   /// F45 F49 F50 F51 F52 F53 F54: once faults heal, every request ends with its tokens.
   case recomputeIsNormal = "I8"
-  /// F13 F18 F81 F82 F09: pins, leases, fetches and quarantine stay within their budgets.
+  /// F13 F18 F81 F82 F09: pins, leases and fetches stay within their budgets; what is counted as
+  /// quarantined is what is.
   case budgets = "I9"
   /// F01 F02 F35 F36 F77 F78 F79 F80: a service that vanishes and returns is used again.
   case sideServiceMayVanish = "I10"

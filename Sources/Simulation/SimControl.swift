@@ -83,9 +83,10 @@ final class SimControl: SourceControl, @unchecked Sendable {
   func post(_ request: ControlRequest) {
     switch request {
     case .resolve(let fetch, let source, let keys, let timeout):
+      let askedAt = now
       call(source, .resolve(keys, from: source.incarnation), within: timeout) { control, reply in
         guard case .resolved(let answer)? = reply else {
-          control.tell(.resolved(fetch, nil))
+          control.tell(.resolved(fetch, nil, after: control.now - askedAt))
           return
         }
         if case .granted(let grant) = answer {
@@ -93,7 +94,7 @@ final class SimControl: SourceControl, @unchecked Sendable {
           control.renewing[grant.lease] = source
           control.renewAt(grant.lease, control.now + max(grant.ttl / 3, .milliseconds(10)))
         }
-        control.tell(.resolved(fetch, answer))
+        control.tell(.resolved(fetch, answer, after: control.now - askedAt))
       }
     case .confirm(let fetch, let source, let lease, let timeout):
       call(source, .confirm(lease), within: timeout) { control, reply in

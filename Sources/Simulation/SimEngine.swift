@@ -20,8 +20,8 @@ final class SimEngine {
   let policy: LoadFailurePolicy
   var isAlive = true
   var pausedUntil: Int64 = 0
-  /// Requests given to it and not ended, with their prompts.
-  var running: [RequestID: [Int32]] = [:]
+  /// Requests given to it and not ended, with their prompts and how much they want.
+  var running: [RequestID: (prompt: [Int32], generateMax: Int)] = [:]
   /// Requests that were cancelled: whatever they gave is nobody's.
   var cancelled: Set<RequestID> = []
   /// A planned step counts only if its number is still this.

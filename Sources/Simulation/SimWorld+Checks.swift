@@ -7,7 +7,9 @@ import RemoteG2Engine
 /// The checkers.
 extension SimWorld {
   /// I1: the tokens are those of a run that shares nothing.
-  func checkResult(_ result: RequestResult, _ prompt: [Int32], on engine: SimEngine) {
+  func checkResult(
+    _ result: RequestResult, _ prompt: [Int32], _ generateMax: Int, on engine: SimEngine
+  ) {
     if let error = result.error {
       stats.failures += 1
       switch error {
@@ -18,7 +20,7 @@ extension SimWorld {
       }
       return
     }
-    let expected = golden.answer(prompt).generated.prefix(result.generated.count)
+    let expected = golden.answer(prompt).generated.prefix(generateMax)
     if !expected.elementsEqual(result.generated) {
       violate(
         weights.hostile > 0 ? .trustBoundary : .failClosed,
@@ -27,7 +29,8 @@ extension SimWorld {
     }
   }
 
-  /// I7, and I1 for what was pulled: a block that gets its name has the bytes of that name.
+  /// I7, I5, and I1 for what was pulled: a block that gets its name has the bytes of that name, on
+  /// every rank.
   func checkSealed(_ blocks: [SealedBlock], on engine: SimEngine) {
     for block in blocks {
       for (rank, memory) in engine.memories.enumerated() {
@@ -36,8 +39,14 @@ extension SimWorld {
           return
         }
         if ContentDigest.of(memory.region.bytes(of: block.block.index)) != expected {
+          // Right on one rank and wrong on another: the group did not have one outcome.
+          let isRight = engine.memories.indices.contains { other in
+            ContentDigest.of(engine.memories[other].region.bytes(of: block.block.index))
+              == golden.digest(block.key, rank: other)
+          }
           violate(
-            .failClosed, "\(block.block) was sealed on rank \(rank) with the wrong bytes")
+            isRight ? .leaderDecides : .failClosed,
+            "\(block.block) was sealed on rank \(rank) with the wrong bytes")
           return
         }
       }
@@ -56,8 +65,8 @@ extension SimWorld {
         }
       }
     }
-    if grant.lease.owner != store.incarnation {
-      violate(.namesNeverReused, "\(grant.lease) is not of the store that granted it")
+    if grant.lease.owner != store.incarnation || !leasesEver.insert(grant.lease).inserted {
+      violate(.namesNeverReused, "\(grant.lease) was granted before, or by another store")
     }
   }
 
@@ -80,9 +89,6 @@ extension SimWorld {
     }
     for (lease, count) in engine.control.releases where count > 1 {
       violate(.oneTerminalResult, "\(lease) was released \(count) times")
-    }
-    if engine.channel.broadcastCount != engine.channel.gatherCount {
-      violate(.leaderDecides, "a rank entered a collective that another did not")
     }
     let open = engine.connector.open
     if open.fetches > limits.fetchesInFlightMax + engine.running.count {
@@ -151,7 +157,9 @@ extension SimWorld {
         default: break
         }
       }
-      stats.fences += engine.spy.fences
+      stats.fences += engine.pumps.reduce(0) {
+        $0 + $1.faulty.fencedCount + $1.memory.fencedCount
+      }
     }
   }
 }

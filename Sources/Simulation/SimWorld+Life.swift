@@ -47,7 +47,7 @@ extension SimWorld {
         try engine.engine.submit(
           RequestSpec(
             id: id, prompt: prompt, generateMax: generateMax, hint: hint, ignoresEnd: true))
-        engine.running[id] = prompt
+        engine.running[id] = (prompt, generateMax)
         stats.requests += 1
         planStep(engine, at: max(now + 5_000, engine.busyUntil))
       } catch {

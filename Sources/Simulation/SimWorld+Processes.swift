@@ -212,7 +212,7 @@ extension SimWorld {
   }
 
   private func finished(_ result: RequestResult, on engine: SimEngine) {
-    guard let prompt = engine.running.removeValue(forKey: result.id) else {
+    guard let wanted = engine.running.removeValue(forKey: result.id) else {
       violate(.oneTerminalResult, "\(result.id) ended twice, or was never given")
       return
     }
@@ -220,6 +220,6 @@ extension SimWorld {
     stats.preemptions += result.account.preemptions > 0 ? 1 : 0
     for token in result.generated { note(UInt64(bitPattern: Int64(token))) }
     if engine.cancelled.remove(result.id) != nil { return }
-    checkResult(result, prompt, on: engine)
+    checkResult(result, wanted.prompt, wanted.generateMax, on: engine)
   }
 }

@@ -27,6 +27,8 @@ final class SimWorld {
   /// Every store there ever was, by incarnation: a mapping outlives its store.
   var storesEver: [Incarnation: SimStore] = [:]
   var requestNext: UInt64 = 1
+  /// Every lease there ever was.
+  var leasesEver: Set<LeaseID> = []
   /// Pairs of nodes that cannot reach each other.
   var partitions: Set<[Int]> = []
   var clogFactor = 1

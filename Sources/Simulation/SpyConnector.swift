@@ -34,15 +34,7 @@ final class SpyConnector: SchedulerConnector {
     return inner.sealed(blocks, at: now)
   }
 
-  /// Deaths that were told to the ranks while blocks of theirs might still have been written.
-  private(set) var fences = 0
-
-  func plan(at now: LocalInstant) -> [RankOrder] {
-    let orders = inner.plan(at: now)
-    let hasOpen = inner.open.fetches > 0
-    fences += orders.count { if case .sourceDied = $0 { hasOpen } else { false } }
-    return orders
-  }
+  func plan(at now: LocalInstant) -> [RankOrder] { inner.plan(at: now) }
 
   func absorb(_ reports: [RankReport], at now: LocalInstant) -> ConnectorOutcome {
     var outcome = inner.absorb(reports, at: now)

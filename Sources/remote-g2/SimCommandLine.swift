@@ -144,6 +144,14 @@ private struct SimFleet {
       if let running { failures.append((running, "the process was trapped or killed")) }
     }
     report(totals, failures, seconds: (MonotonicClock.now() - began).inSeconds)
+    // A thousand runs that never came to one of these show nothing about it.
+    let rare = Self.names.indices.filter {
+      (3...7).contains($0) && totals.reached[$0] * 100 < totals.runs
+    }
+    if command.profile == "swarm", command.seeds >= 1000, !rare.isEmpty {
+      print("too rare: \(rare.map { Self.names[$0] }.joined(separator: ", "))")
+      throw ExitCode(1)
+    }
     if !failures.isEmpty { throw ExitCode(1) }
   }
 
@@ -157,19 +165,20 @@ private struct SimFleet {
     }
   }
 
+  private static let names = [
+    "requests", "finished", "pulls", "hedge", "fence", "salvage", "restart", "preemption",
+    "cancel", "failure", "fault",
+  ]
+
   private func report(
     _ totals: Totals, _ failures: [(seed: UInt64, what: String)], seconds: Double
   ) {
-    let names = [
-      "requests", "finished", "pulls", "hedge", "fence", "salvage", "restart", "preemption",
-      "cancel", "failure", "fault",
-    ]
     print(
       String(
         format: "%d seeds, %d events, %.1f s (%.1f us an event)", totals.runs, totals.steps,
         seconds,
         seconds * 1e6 * Double(command.jobs) / Double(max(1, totals.steps))))
-    for (index, name) in names.enumerated() {
+    for (index, name) in Self.names.enumerated() {
       let share = 100 * Double(totals.reached[index]) / Double(max(1, totals.runs))
       print(
         "  \(name.padding(toLength: 11, withPad: " ", startingAt: 0)) "

@@ -111,6 +111,39 @@ let hasModel = FileManager.default.fileExists(atPath: model)
     #expect(words.contains("truncated"), "\(words)")
   }
 
+  @Test func `no JSON crashes the decoder of commands`() {
+    let sound = Array(
+      ("{\"cmd\":\"generate\",\"id\":5,\"prompt\":[1,9690],\"max\":1,"
+        + "\"hint\":{\"v\":1,\"store\":\"A\",\"blocks\":3},\"bytesPerSecond\":1e9}").utf8)
+    var state: UInt64 = 1
+    func below(_ count: Int) -> Int {
+      state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+      return Int((state >> 33) % UInt64(count))
+    }
+    let pieces = [
+      "null", "-1", "1e400", "99999999999999999999", "\"", "{", "]", "\u{0}", "[[[[", "true", "\\u12",
+    ].map { Array($0.utf8) }
+    var (taken, refused) = (0, 0)
+    for _ in 0..<5000 {
+      var bytes = sound
+      for _ in 0...below(3) {
+        let at = below(bytes.count)
+        switch below(3) {
+        case 0: bytes[at] = UInt8(below(256))
+        case 1: bytes.removeSubrange(at..<min(bytes.count, at + 1 + below(6)))
+        default: bytes.insert(contentsOf: pieces[below(pieces.count)], at: at)
+        }
+        if bytes.isEmpty { bytes = [0] }
+      }
+      if (try? JSONDecoder().decode(WorkerCommand.self, from: Data(bytes))) == nil {
+        refused += 1
+      } else {
+        taken += 1
+      }
+    }
+    #expect(taken > 50 && refused > 1000, "\(taken) taken, \(refused) refused")
+  }
+
   @Test(.enabled(if: hasModel, "no model"))
   func `a worker answers bad commands and bad hints with one error each, and serves on`() throws {
     let commands = [

@@ -170,8 +170,8 @@ import Testing
       let answers = world.control.answers
       for answer in answers {
         switch answer {
-        case .confirmed, .sourceDied: world.control.answers.append(answer)
-        default: break
+        case .resolved, .confirmed, .sourceDied, .leaseEnded: world.control.answers.append(answer)
+        case .reserved: break
         }
       }
       world.run(1)

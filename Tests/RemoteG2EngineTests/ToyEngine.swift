@@ -38,7 +38,7 @@ final class ToyControl: SourceControl, @unchecked Sendable {
     case .resolve(let fetch, let source, let keys, _):
       let answer = ledgers[source]?.resolve(keys, ttl: nil, at: now)
       if let answer { grants.append(answer) }
-      answers.append(.resolved(fetch, answer))
+      answers.append(.resolved(fetch, answer, after: .milliseconds(1)))
     case .confirm(let fetch, let source, let lease, _):
       if let confirmAnswer {
         answers.append(.confirmed(fetch, confirmAnswer))
@@ -257,5 +257,15 @@ final class ToyWorld {
       leaks.append("\(ledger.stats.leases) leases of \(source)")
     }
     return leaks
+  }
+}
+
+/// Prompts that share nothing.
+func samplePrompts(_ count: Int, tokens: Int) -> [[Int32]] {
+  (0..<count).map { seed in
+    (0..<tokens).map { place -> Int32 in
+      let value = place * (seed + 2) + seed
+      return Int32(value % 90)
+    }
   }
 }

@@ -47,7 +47,7 @@ func same<Value: Equatable>(
     try await Self.serve(servesPeers: false) { service, peer, engine in
       let attached = try await engine.attach(timeout: Self.second).incarnation
       #expect(attached == service.incarnation)
-      await #expect(throws: CallError.unavailable("the store is starting")) {
+      await #expect(throws: CallError.starting) {
         try await peer.handshake(
           as: Self.fingerprint, name: "T", incarnation: Incarnation(high: 1, low: 1),
           timeout: Self.second)

@@ -157,4 +157,51 @@ import Testing
       }
     }
   }
+
+  @Test func `every test that docs/failures.md names exists, and every row is answered`() throws {
+    let text = try String(
+      contentsOf: Self.root.appendingPathComponent("docs/failures.md"), encoding: .utf8)
+    let declared = Set(
+      Self.sources("Tests").flatMap { source in
+        source.text.components(separatedBy: "func `").dropFirst().compactMap {
+          $0.split(separator: "`").first.map(String.init)
+        }
+      })
+    var (byTest, rows) = (0, 0)
+    for line in text.split(separator: "\n") where line.hasPrefix("| F") {
+      let cells = line.split(separator: "|").map { $0.trimmingCharacters(in: .whitespaces) }
+      rows += 1
+      #expect(cells.count == 4 && !cells[3].isEmpty, "\(cells.first ?? "") has an empty cell")
+      let names = cells[2].components(separatedBy: "`").enumerated()
+        .filter { $0.offset % 2 == 1 }.map(\.element)
+      for name in names where !declared.contains(name) {
+        Issue.record("\(cells[0]) names the test '\(name)', which does not exist")
+      }
+      if names.isEmpty {
+        let isArgued = ["cannot exist here", "issue"].contains { cells[1].hasPrefix($0) }
+        #expect(isArgued, "\(cells[0]) has neither a test nor a reason")
+      } else {
+        byTest += 1
+      }
+    }
+    #expect(rows == 90 && byTest >= 70, "\(byTest) of \(rows) rows are answered by tests")
+  }
+
+  @Test func `every mutation changes a line that is there, once`() throws {
+    let text = try String(
+      contentsOf: Self.root.appendingPathComponent("docs/mutations.txt"), encoding: .utf8)
+    let blocks = text.components(separatedBy: "\n\n").filter { $0.hasPrefix("M") }
+    #expect(blocks.count >= 50)
+    for block in blocks {
+      let lines = block.split(separator: "\n")
+      guard lines.count >= 5, lines[1].hasPrefix("file: "), lines[2].hasPrefix("- ") else {
+        Issue.record("\(lines.first ?? "") is not a mutation")
+        continue
+      }
+      let file = Self.root.appendingPathComponent(String(lines[1].dropFirst(6)))
+      let code = (try? String(contentsOf: file, encoding: .utf8)) ?? ""
+      let count = code.components(separatedBy: lines[2].dropFirst(2)).count - 1
+      #expect(count == 1, "\(lines[0]): its line occurs \(count) times in \(lines[1].dropFirst(6))")
+    }
+  }
 }

@@ -43,8 +43,7 @@ public struct Estimator: Sendable {
   /// Nothing was pulled because it looked too slow. Each time it is believed a little less, so that a
   /// source which was slow once is tried again.
   public mutating func declined(_ source: String) {
-    guard let rate = bytesPerSecond[source] else { return }
-    bytesPerSecond[source] = rate + 0.05 * (bytesPerSecondInitial - rate)
+    bytesPerSecond[source] = bytesPerSecond[source].map { $0 + 0.05 * (bytesPerSecondInitial - $0) }
     roundTrip[source] = roundTrip[source].map { $0 + 0.05 * (roundTripInitial - $0) }
   }
 

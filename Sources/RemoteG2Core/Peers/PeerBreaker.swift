@@ -89,6 +89,8 @@ public struct PeerBreaker: Equatable, Sendable {
   }
 
   private mutating func open(at now: LocalInstant, _ chance: Double) {
+    // Many calls to one dead peer fail together: that is one death.
+    if case .open = phase { return }
     if phase == .closed { openedCount += 1 }
     // Half to all of the back-off.
     let share = 0.5 + 0.5 * min(max(chance, 0), 1)

@@ -25,8 +25,12 @@ struct Chaos: ParsableCommand {
   @Option(help: "Tokens to generate for each prompt.") var generate = 8
   @Option(help: "A GGUF file.") var model: String?
   @Option(help: "Path of libnixl_capi.so, or of an unpacked wheel.") var nixlPath: String?
+  @Option(
+    help: "At the end: seconds to measure an idle engine for, with a fetch open from a stopped store.")
+  var idleSeconds = 0.0
   @Option(help: "Write every round to this file.") var json: String?
   @Flag(help: "On loopback, without the network faults.") var loopback = false
+  @Flag(help: "Where NIXL is missing: say so, and succeed.") var ifPossible = false
 
   func run() throws {
     checkRange("--faults", faults, 1...100_000)
@@ -34,7 +38,11 @@ struct Chaos: ParsableCommand {
     signal(SIGPIPE, SIG_IGN)
     var wanted = try chosenKinds()
     let discovery = NIXLDiscovery(explicitPath: nixlPath)
-    guard discovery.library != nil else { fail(discovery.explanation) }
+    guard discovery.library != nil else {
+      guard ifPossible else { fail(discovery.explanation) }
+      Self.say("chaos is left out: \(discovery.explanation)")
+      return
+    }
     let path = ModelLocation.find(model)
     let (prompts, blockBytes) = Self.prompts(path)
     let directory = FileManager.default.temporaryDirectory.path + "/rg2-chaos-\(getpid())"
@@ -48,6 +56,11 @@ struct Chaos: ParsableCommand {
       }
     }
     if link == nil { wanted.removeAll(where: \.needsLink) }
+    let links = [link].compactMap { $0 }
+    Interruption.clean {
+      Fleet.killAll(in: directory)
+      for link in links { link.remove() }
+    }
     guard !wanted.isEmpty else { fail("no fault is left to play") }
     let fleet = Fleet(
       Fleet.Settings(
@@ -85,7 +98,17 @@ struct Chaos: ParsableCommand {
             (MonotonicClock.now() - started).inSeconds, round.is_proved ? "" : " (not proved)",
             round.ok ? "" : " NOT as expected: \(round.unmet)"))
       }
-    } catch { stuck = "\(error)" }
+      if idleSeconds > 0 {
+        let (cores, quarantined) = try stage.idleShare(seconds: min(idleSeconds, 600))
+        print(
+          String(
+            format: "idle, with %d blocks in flight from a stopped store: %.3f core over %.0f s",
+            quarantined, cores, idleSeconds))
+      }
+    } catch {
+      stuck = "\(error)"
+      stage.noteDeadEngines()
+    }
     let report = ChaosReport(
       rounds: rounds, stuck: stuck, deaths: stage.unexpectedDeaths,
       seconds: (MonotonicClock.now() - began).inSeconds)

@@ -4,7 +4,8 @@ import RemoteG2Runtime
 
 /// Two network namespaces of this process's own, joined by a pair of virtual interfaces that can be
 /// cut and slowed down. Gone when it is removed; needs root and iproute2.
-final class Link {
+final class Link: @unchecked Sendable {
+  // @unchecked: its name never changes; what it names is the kernel's.
   private let tag: String
   private static let program = "/usr/sbin/ip"
   private static let shaper = "/usr/sbin/tc"

@@ -104,13 +104,20 @@ final class Fleet {
   }
 
   /// Processes of this demonstration, found by their run directory.
-  func members() -> [Int32] {
+  func members() -> [Int32] { Self.members(of: settings.directory) }
+
+  private static func members(of directory: String) -> [Int32] {
     ProcFile.names(in: "/proc").compactMap { Int32($0) }.filter { pid in
       guard pid != getpid(), let command = ProcFile.text("/proc/\(pid)/cmdline") else {
         return false
       }
-      return command.split(separator: "\0").contains(Substring(settings.directory))
+      return command.split(separator: "\0").contains(Substring(directory))
     }
+  }
+
+  /// Kills whatever runs in a run directory, for a command that is told to end.
+  static func killAll(in directory: String) {
+    for pid in members(of: directory) { ChildProcess(running: pid)?.signal(SIGKILL) }
   }
 
   // MARK: Leak audit

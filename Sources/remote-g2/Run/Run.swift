@@ -49,6 +49,7 @@ struct Run: ParsableCommand {
     try FileManager.default.createDirectory(
       atPath: directory, withIntermediateDirectories: true,
       attributes: [.posixPermissions: 0o700])
+    Interruption.clean { Fleet.killAll(in: directory) }
     let blockCount = 3 * (stranger.count + generate) / 16 + 64
     let fleet = Fleet(
       Fleet.Settings(

@@ -58,7 +58,8 @@ final class WorkerProcess {
 
   // MARK: Events
 
-  private func collect() {
+  /// Takes in what the worker has written so far.
+  func collect() {
     for event in inbox.drain() {
       if let transfer = event.transfer {
         trace.append(transfer)

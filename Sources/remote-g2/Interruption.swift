@@ -1,0 +1,20 @@
+import Foundation
+import NIXL
+
+/// What a command that started processes does when it is told to end: it ends them too.
+enum Interruption {
+  /// Runs `clean` once on SIGINT or SIGTERM, and ends this process.
+  static func clean(_ clean: @escaping @Sendable () -> Void) {
+    for number in [SIGINT, SIGTERM] {
+      signal(number, SIG_IGN)
+      let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
+      source.setEventHandler {
+        clean()
+        NIXLLibrary.endProcess(128 + number)
+      }
+      source.resume()
+      // For the life of the process.
+      _ = Unmanaged.passRetained(source as AnyObject)
+    }
+  }
+}

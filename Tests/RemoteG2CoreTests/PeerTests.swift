@@ -1,0 +1,127 @@
+import RemoteG2Core
+import Testing
+
+@Suite struct `Peer breaker` {
+  static let start = LocalInstant(nanoseconds: 0)
+  static func at(_ milliseconds: Int) -> LocalInstant { start + .milliseconds(milliseconds) }
+
+  @Test func `a refused connection opens it at once`() {
+    var breaker = PeerBreaker(limits: Limits(), at: Self.start)
+    breaker.refused(at: Self.at(1), chance: 1)
+    #expect(!breaker.isClosed)
+    #expect(breaker.retryAt == Self.at(51))
+    let isAllowed = breaker.mayAsk(at: Self.at(50))
+    #expect(!isAllowed)
+  }
+
+  @Test func `many calls that fail together are one death`() {
+    var breaker = PeerBreaker(limits: Limits(), at: Self.start)
+    for _ in 0..<20 {
+      breaker.refused(at: Self.at(5), chance: 1)
+      breaker.missed(at: Self.at(5), lateness: .zero, chance: 1)
+    }
+    #expect(breaker.retryAt == Self.at(55) && breaker.openedCount == 1)
+  }
+
+  @Test func `three missed deadlines open it only after a second without any answer`() {
+    var breaker = PeerBreaker(limits: Limits(), at: Self.start)
+    for time in [100, 200, 300, 900] {
+      breaker.missed(at: Self.at(time), lateness: .zero, chance: 1)
+      #expect(breaker.isClosed, "it opened after \(time) ms")
+    }
+    breaker.missed(at: Self.at(1000), lateness: .zero, chance: 1)
+    #expect(!breaker.isClosed)
+    #expect(breaker.peerSilent == 5)
+  }
+
+  @Test func `an answer of any kind starts the count again`() {
+    var breaker = PeerBreaker(limits: Limits(), at: Self.start)
+    for round in 0..<10 {
+      breaker.missed(at: Self.at(round * 3000 + 1200), lateness: .zero, chance: 1)
+      breaker.missed(at: Self.at(round * 3000 + 1300), lateness: .zero, chance: 1)
+      breaker.answered(at: Self.at(round * 3000 + 1400))
+    }
+    #expect(breaker.isClosed && breaker.openedCount == 0)
+  }
+
+  @Test func `our own lateness says nothing about the peer`() {
+    var breaker = PeerBreaker(limits: Limits(), at: Self.start)
+    for time in 1...20 {
+      breaker.missed(at: Self.at(time * 1000), lateness: .milliseconds(6), chance: 1)
+    }
+    #expect(breaker.isClosed)
+    #expect(breaker.weWereLate == 20 && breaker.peerSilent == 0)
+  }
+
+  @Test func `one probe at a time, and back-off doubles to its limit`() {
+    let limits = Limits()
+    var breaker = PeerBreaker(limits: limits, at: Self.start)
+    breaker.refused(at: Self.start, chance: 1)
+    var waits: [Duration] = []
+    var now = Self.start
+    for _ in 0..<12 {
+      let retry = breaker.retryAt ?? now
+      waits.append(retry - now)
+      now = retry
+      let first = breaker.mayAsk(at: now)
+      let second = breaker.mayAsk(at: now)
+      #expect(first && !second, "two probes went at once")
+      breaker.missed(at: now, lateness: .zero, chance: 1)
+    }
+    #expect(waits.first == limits.breakerBackoffMin)
+    #expect(waits.last == limits.breakerBackoffMax)
+    for (a, b) in zip(waits, waits.dropFirst()) {
+      #expect(b == min(a * 2, limits.breakerBackoffMax))
+    }
+    breaker.answered(at: now)
+    let isAllowed = breaker.mayAsk(at: now)
+    #expect(breaker.isClosed && isAllowed, "it healed without a restart")
+  }
+
+  @Test func `chance spreads the back-off over its upper half`() {
+    for chance in [0.0, 0.5, 1.0] {
+      var breaker = PeerBreaker(limits: Limits(), at: Self.start)
+      breaker.refused(at: Self.start, chance: chance)
+      #expect(breaker.retryAt == Self.start + .milliseconds(25) + .microseconds(Int(25_000 * chance)))
+    }
+  }
+}
+
+@Suite struct `What pulls cost` {
+  @Test func `a pull costs two questions and its bytes over the lanes`() {
+    var estimator = Estimator(prefillTokensPerSecond: 1000, bytesPerSecond: 1e6)
+    estimator.answered("P", after: .milliseconds(10))
+    estimator.moved(bytes: 1_000_000, from: "P", in: .seconds(1))
+    #expect(estimator.pullTime(bytes: 4_000_000, from: "P", lanes: 4) == .milliseconds(1020))
+    #expect(estimator.recomputeTime(tokens: 500) == .milliseconds(500))
+  }
+
+  @Test func `one peer's slowness is not another's`() {
+    var estimator = Estimator(bytesPerSecond: 1e8)
+    for _ in 0..<50 { estimator.moved(bytes: 1000, from: "slow", in: .seconds(1)) }
+    let slow = estimator.pullTime(bytes: 1 << 20, from: "slow", lanes: 1)
+    let other = estimator.pullTime(bytes: 1 << 20, from: "other", lanes: 1)
+    #expect(slow > other * 100)
+  }
+
+  @Test(arguments: [true, false])
+  func `a peer that was too slow once is tried again`(hasMoved: Bool) {
+    var estimator = Estimator(prefillTokensPerSecond: 200, bytesPerSecond: 1e8)
+    // Slow to move, or slow to answer and nothing moved at all.
+    if hasMoved {
+      estimator.moved(bytes: 1000, from: "P", in: .seconds(1))
+    } else {
+      estimator.answered("P", after: .seconds(20))
+    }
+    func isWorth() -> Bool {
+      estimator.pullTime(bytes: 1 << 20, from: "P", lanes: 4) < estimator.recomputeTime(tokens: 256)
+    }
+    #expect(!isWorth())
+    var declines = 0
+    while !isWorth(), declines < 1000 {
+      estimator.declined("P")
+      declines += 1
+    }
+    #expect(declines < 100, "it took \(declines) requests to look again")
+  }
+}
