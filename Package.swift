@@ -119,7 +119,8 @@ let package = Package(
     .executableTarget(
       name: "remote-g2-bench",
       dependencies: [
-        "CAllocations", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVTransferTesting", "Linear",
+        "CAllocations", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer",
+        "KVTransferTesting", "Linear",
         "LlamaModel", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Runtime",
         "RemoteG2Store",
       ],

@@ -27,7 +27,8 @@ enum ConnectorBench {
       }
       let lease = LeaseID(serial: fetch.value, owner: source.incarnation)
       answers.append(
-        .resolved(fetch, .granted(Grant(lease: lease, ttl: .seconds(30), blocks: blocks)),
+        .resolved(
+          fetch, .granted(Grant(lease: lease, ttl: .seconds(30), blocks: blocks)),
           after: .milliseconds(1)))
     }
   }

@@ -20,7 +20,8 @@ enum ControlBench {
         modelDigest: "m", layout: "l", hashScheme: "h", rankCount: 1, numerics: "n"),
       slotCount: 256, blockBytes: 4096, rankCount: 1, limits: Limits())
     let pool = try PoolMemory(slotCount: 256, blockBytes: 4096, owner: owner)
-    let service = StoreService(configuration, incarnation: owner, pools: [pool], willServePeers: false)
+    let service = StoreService(
+      configuration, incarnation: owner, pools: [pool], willServePeers: false)
     let path = FileManager.default.temporaryDirectory.path + "/rg2-bench-\(getpid()).sock"
     let server = try await StoreServer.start(
       backend: service, host: "127.0.0.1", port: 0, socketPath: path, limits: Limits())

@@ -46,7 +46,8 @@ enum PumpBench {
       gate.open.store(false, ordering: .releasing)
       pump.post(
         .rank(
-          .load(fetch, from: source, moves: [BlockMove(target: BlockIndex(0), source: SlotIndex(0))])))
+          .load(
+            fetch, from: source, moves: [BlockMove(target: BlockIndex(0), source: SlotIndex(0))])))
       // Long enough for its naps to have grown to their longest.
       usleep(20_000)
       let ended = MonotonicClock.now()
@@ -76,7 +77,9 @@ enum PumpBench {
     var ratios: [Double] = []
     var rate = 0.0
     for _ in 0..<60 {
-      let hashing = Bench.seconds { for block in 0..<8 { _ = ContentDigest.of(target.bytes(of: block)) } }
+      let hashing = Bench.seconds {
+        for block in 0..<8 { _ = ContentDigest.of(target.bytes(of: block)) }
+      }
       let copying = Bench.seconds { memcpy(copy, target.base, target.blockBytes * 8) }
       ratios.append(hashing / copying)
       rate = max(rate, Double(target.blockBytes * 8) / hashing / 1e9)

@@ -48,7 +48,8 @@ package final class StoreClient: Sendable {
         target: target, transportSecurity: .plaintext,
         config: .defaults {
           $0.backoff = .init(
-            initial: .milliseconds(isLocal ? 20 : 50), max: isLocal ? .milliseconds(50) : .seconds(1),
+            initial: .milliseconds(isLocal ? 20 : 50),
+            max: isLocal ? .milliseconds(50) : .seconds(1),
             multiplier: 1.6, jitter: 0.2)
           $0.connection.flushCoalescing = nil
         })

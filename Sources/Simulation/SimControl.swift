@@ -26,6 +26,7 @@ final class SimControl: SourceControl, @unchecked Sendable {
   private var answers: [ControlAnswer] = []
   var pending: [UInt64: Pending] = [:]
   private var dead: Set<SourceID> = []
+  private var handshaking: Set<String> = []
   private(set) var renewing: [LeaseID: SourceID] = [:]
   private var callNext: UInt64 = 1
   var chance: Chance
@@ -210,8 +211,11 @@ final class SimControl: SourceControl, @unchecked Sendable {
         return max(.milliseconds(1), (peers[store]?.breaker.retryAt ?? now) - now)
       }
     }
+    // One at a time, as one loop asks: an old answer never comes after a newer one.
+    guard handshaking.insert(store).inserted else { return .milliseconds(5) }
     let source = store == ownStore ? local : peers[store]?.current
     call(store, source, .handshake, within: limits.handshakeTimeout) { control, reply in
+      control.handshaking.remove(store)
       if case .introduction(let incarnation)? = reply {
         control.greeted(store, incarnation)
       } else if store != control.ownStore {

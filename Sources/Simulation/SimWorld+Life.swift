@@ -80,6 +80,8 @@ extension SimWorld {
         clogFactor = 1
       }
     case .storeCrash:
+      // Often its machine goes with it: no socket is closed, and nobody hears of its death.
+      if chance.happens(0.8) { for other in nodes { cut(node, other) } }
       killStore(node)
       stats.restarts += 1
       plan(after: chance.duration(.milliseconds(10)...(.milliseconds(250)))) { [unowned self] in
@@ -111,7 +113,10 @@ extension SimWorld {
   }
 
   private func partition(_ node: SimNode) {
-    let other = chance.pick(nodes)
+    cut(node, chance.pick(nodes))
+  }
+
+  private func cut(_ node: SimNode, _ other: SimNode) {
     guard other !== node else { return }
     let pair = [min(node.index, other.index), max(node.index, other.index)]
     partitions.insert(pair)

@@ -32,7 +32,16 @@ extension SimWorld {
     guard let store = node.store else { return }
     node.store = nil
     node.held = []
-    for other in nodes { for fabric in other.fabrics { fabric.kill(store.source) } }
+    for other in nodes {
+      for fabric in other.fabrics {
+        // Behind a cut its reads stay in progress for ever: only the fence ends them.
+        if isPartitioned(node.index, other.index) {
+          fabric.stop(store.source)
+        } else {
+          fabric.kill(store.source)
+        }
+      }
+    }
   }
 
   /// Sets, for every store, whether this node's reads from it move.
@@ -162,7 +171,7 @@ extension SimWorld {
       if hasNews { ring(engine) }
       if didWork {
         pump.nap = .microseconds(100)
-        planTurn(engine, rank, after: chance.duration(.microseconds(20)...(.microseconds(800))))
+        planTurn(engine, rank, after: chance.duration(.microseconds(20)...(.milliseconds(8))))
       } else if !pump.isIdle {
         planTurn(engine, rank, after: pump.nap)
         pump.nap = min(pump.nap * 2, .milliseconds(10))

@@ -17,7 +17,9 @@ struct RemoteG2: AsyncParsableCommand {
       Start with `remote-g2 run`: it shows that, on this machine, with a real model.
       """,
     version: "0.1.0",
-    subcommands: [Run.self, Sim.self, Chaos.self, Doctor.self, WorkerCommandLine.self, StoreCommandLine.self])
+    subcommands: [
+      Run.self, Sim.self, Chaos.self, Doctor.self, WorkerCommandLine.self, StoreCommandLine.self,
+    ])
 }
 
 /// Ends the process the way one that used UCX must end, saying why on one line.

@@ -121,7 +121,8 @@ let hasModel = FileManager.default.fileExists(atPath: model)
       return Int((state >> 33) % UInt64(count))
     }
     let pieces = [
-      "null", "-1", "1e400", "99999999999999999999", "\"", "{", "]", "\u{0}", "[[[[", "true", "\\u12",
+      "null", "-1", "1e400", "99999999999999999999", "\"", "{", "]", "\u{0}", "[[[[", "true",
+      "\\u12",
     ].map { Array($0.utf8) }
     var (taken, refused) = (0, 0)
     for _ in 0..<5000 {

@@ -82,7 +82,8 @@ import Testing
     for chance in [0.0, 0.5, 1.0] {
       var breaker = PeerBreaker(limits: Limits(), at: Self.start)
       breaker.refused(at: Self.start, chance: chance)
-      #expect(breaker.retryAt == Self.start + .milliseconds(25) + .microseconds(Int(25_000 * chance)))
+      #expect(
+        breaker.retryAt == Self.start + .milliseconds(25) + .microseconds(Int(25_000 * chance)))
     }
   }
 }

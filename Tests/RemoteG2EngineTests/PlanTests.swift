@@ -71,7 +71,10 @@ import Testing
     #expect(try desk.match(5) == .available(blocks: 7))
     desk.connector.bind(RequestID(1), to: (20..<27).map { BlockIndex($0) }, at: desk.now)
     let orders = desk.connector.plan(at: desk.now)
-    guard case .load(_, _, let moves)? = orders.first(where: { if case .load = $0 { true } else { false } })
+    guard
+      case .load(_, _, let moves)? = orders.first(where: {
+        if case .load = $0 { true } else { false }
+      })
     else {
       Issue.record("nothing was ordered")
       return
@@ -137,7 +140,8 @@ import Testing
     let old = LeaseID(serial: 1, owner: Incarnation(high: 1, low: 1))
     let now = LocalInstant(nanoseconds: 1)
     let (confirm, renew, release) = (
-      ledger.confirm(old, at: now), ledger.renew(old, ttl: nil, at: now), ledger.release(old, at: now)
+      ledger.confirm(old, at: now), ledger.renew(old, ttl: nil, at: now),
+      ledger.release(old, at: now)
     )
     #expect(confirm == .gone && renew == .gone && release == .gone)
   }
@@ -154,7 +158,8 @@ import Testing
     `The engine`.expectSame(result, try ToyWorld.golden(prompt))
   }
 
-  @Test(arguments: Array(0..<12)) func `with k of n blocks here, the other n - k land in their places`(
+  @Test(arguments: Array(0..<12))
+  func `with k of n blocks here, the other n - k land in their places`(
     local: Int
   ) throws {
     let prompt = (0..<50).map { Int32($0 % 90) }
@@ -200,7 +205,8 @@ import Testing
     let keys = (0..<4).map { BlockKey(high: UInt64($0), low: 1) }
     for key in [keys[0], keys[2], keys[3]] {
       guard
-        case .reserved(let slot, let generation) = ledger.pool.reserve(key, until: now + .seconds(1))
+        case .reserved(let slot, let generation) = ledger.pool.reserve(
+          key, until: now + .seconds(1))
       else { continue }
       _ = ledger.pool.seal(
         slot, generation: generation, rank: 0, digest: Digest128(high: key.high, low: 1))
@@ -231,7 +237,8 @@ import Testing
       incarnation: Incarnation(high: 2, low: 2), slotCount: 8, rankCount: 1, limits: Limits())
     let now = LocalInstant(nanoseconds: 1)
     let key = BlockKey(high: 1, low: 1)
-    guard case .reserved(let slot, let generation) = ledger.pool.reserve(key, until: now + .seconds(1))
+    guard
+      case .reserved(let slot, let generation) = ledger.pool.reserve(key, until: now + .seconds(1))
     else { return }
     _ = ledger.pool.seal(
       slot, generation: generation, rank: 0, digest: Digest128(high: 1, low: 1))
@@ -348,7 +355,9 @@ import Testing
     #expect(world.finish(2)?.account.keptTokens == 48)
   }
 
-  @Test func `the counted fallbacks are those that were told, each with its peer and reason`() throws {
+  @Test func `the counted fallbacks are those that were told, each with its peer and reason`()
+    throws
+  {
     let prompts = samplePrompts(4, tokens: 50)
     let world = try ToyWorld { $0.fetch.value % 2 == 0 && $0.ordinal == 1 ? .failAtPost : nil }
     for prompt in prompts { try world.fillPeer(prompt) }

@@ -101,7 +101,9 @@ import Testing
 }
 
 @Suite struct `Memory pressure` {
-  @Test(arguments: 14...24) func `loads never lock each other out of a small pool`(blocks: Int) throws {
+  @Test(arguments: 14...24) func `loads never lock each other out of a small pool`(blocks: Int)
+    throws
+  {
     // Six requests of 13 blocks, all with something to pull, and room for one or two of them.
     let world = try ToyWorld(blocks: blocks)
     let prompts = samplePrompts(6, tokens: 48)
@@ -134,7 +136,9 @@ import Testing
     #expect(world.leaks == [])
   }
 
-  @Test func `a preempted request takes a new lease or computes, and never waits on the old one`() throws {
+  @Test func `a preempted request takes a new lease or computes, and never waits on the old one`()
+    throws
+  {
     let world = try ToyWorld(blocks: 17) { _ in .slow }
     let prompts = samplePrompts(3, tokens: 40)
     for prompt in prompts { try world.fillPeer(prompt) }

@@ -49,7 +49,9 @@ private struct RawCoder: MessageSerializer, MessageDeserializer {
     return bytes
   }
 
-  @Test func `no protobuf of any kind stops a store, and none takes its slots for good`() async throws {
+  @Test func `no protobuf of any kind stops a store, and none takes its slots for good`()
+    async throws
+  {
     try await `Store over the wire`.serve { service, peer, engine in
       guard case .tcp(let host, let port) = peer.address else { return }
       let transport = try HTTP2ClientTransport.Posix(

@@ -22,7 +22,9 @@ enum SimulationSize {
       stats.finished += outcome.stats.finished
       stats.pulls += outcome.stats.pulls
     }
-    #expect(stats.requests > SimulationSize.seeds * 20 && stats.pulls > SimulationSize.seeds * 2, "too little happened: \(stats)")
+    #expect(
+      stats.requests > SimulationSize.seeds * 20 && stats.pulls > SimulationSize.seeds * 2,
+      "too little happened: \(stats)")
   }
 
   @Test(arguments: PlantedBug.allCases)

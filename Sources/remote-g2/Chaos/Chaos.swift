@@ -26,7 +26,8 @@ struct Chaos: ParsableCommand {
   @Option(help: "A GGUF file.") var model: String?
   @Option(help: "Path of libnixl_capi.so, or of an unpacked wheel.") var nixlPath: String?
   @Option(
-    help: "At the end: seconds to measure an idle engine for, with a fetch open from a stopped store.")
+    help:
+      "At the end: seconds to measure an idle engine for, with a fetch open from a stopped store.")
   var idleSeconds = 0.0
   @Option(help: "Write every round to this file.") var json: String?
   @Flag(help: "On loopback, without the network faults.") var loopback = false

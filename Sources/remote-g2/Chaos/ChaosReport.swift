@@ -34,7 +34,8 @@ struct ChaosReport: Codable {
   var text: String {
     var lines: [String] = []
     lines.append(
-      "fault                 rounds  proved  kept/pulled  TTFT ratio p50/p95/max  settle ms p50/p95/max")
+      "fault                 rounds  proved  kept/pulled  TTFT ratio p50/p95/max  settle ms p50/p95/max"
+    )
     for fault in ChaosFault.allCases {
       let some = rounds.filter { $0.fault == fault }
       guard !some.isEmpty else { continue }
@@ -56,9 +57,12 @@ struct ChaosReport: Codable {
       String(
         format: "%d faults in %.1f min, %d proved; %d wrong, %d leaks, %d deaths nobody caused, %@",
         rounds.count, seconds / 60, rounds.count { $0.is_proved }, rounds.count { !$0.identical },
-        rounds.reduce(0) { $0 + $1.leaks }, deaths.count, stuck.map { "STUCK: \($0)" } ?? "0 stuck"))
-    lines.append("TTFT(faulted)/TTFT(clean just before), p50/p95/max: \(Self.words(ratios, "%.3f"))")
-    let worst = rounds.filter { $0.ratio != nil }.sorted { $0.ratio ?? 0 > $1.ratio ?? 0 }.prefix(10)
+        rounds.reduce(0) { $0 + $1.leaks }, deaths.count, stuck.map { "STUCK: \($0)" } ?? "0 stuck")
+    )
+    lines.append(
+      "TTFT(faulted)/TTFT(clean just before), p50/p95/max: \(Self.words(ratios, "%.3f"))")
+    let worst = rounds.filter { $0.ratio != nil }.sorted { $0.ratio ?? 0 > $1.ratio ?? 0 }.prefix(
+      10)
     lines.append(
       "the worst ten: "
         + worst.map { String(format: "%.2f %@ (%d)", $0.ratio ?? 0, $0.fault.rawValue, $0.number) }
