@@ -231,6 +231,19 @@ struct FetchEventCase: Sendable {
     #expect(
       actions.contains(.settle(FetchResult(valid: 2, matched: 4, reason: .transferFailed))))
     drain(&fetch)
+    // The same where digests decide, and prove different prefixes.
+    var proved = FetchStage(description: "moving").machine(policy: .proven(.always), ranks: 3)
+    func report(_ rank: Int, _ prefix: Int?) -> [FetchAction] {
+      proved.rankReported(
+        rank,
+        RankProgress(landed: 4, isTerminal: true, isStopped: true, proved: prefix),
+        at: FetchStage.start)
+    }
+    for rank in 0..<3 { _ = report(rank, nil) }
+    _ = proved.confirmAnswered(.intact(4), at: FetchStage.start)
+    let last = [4, 1, 3].enumerated().map { report($0, $1) }.last ?? []
+    #expect(last.contains(.settle(FetchResult(valid: 1, matched: 4, reason: .notIntact))))
+    drain(&proved)
   }
 
   @Test func `a grant that comes too late is given back`() {

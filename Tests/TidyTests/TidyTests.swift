@@ -183,8 +183,30 @@ import Testing
       } else {
         byTest += 1
       }
+      // A change that is named must be there, and be noticed by a test that the row names.
+      for word in cells[3].split(whereSeparator: { $0 == "," || $0 == " " })
+      where word.first == "M" && word.dropFirst().allSatisfy(\.isNumber) {
+        let parts = try #require(Self.mutationTests()[String(word)], "\(cells[0]) names \(word)")
+        let isNamed = names.contains { name in parts.contains { name.contains($0) } }
+        #expect(isNamed, "\(cells[0]) names \(word), whose test is another: \(parts)")
+      }
     }
     #expect(rows == 90 && byTest >= 70, "\(byTest) of \(rows) rows are answered by tests")
+  }
+
+  /// By number: what the names of the tests that notice it contain.
+  static func mutationTests() throws -> [String: [String]] {
+    let text = try String(
+      contentsOf: root.appendingPathComponent("docs/mutations.txt"), encoding: .utf8)
+    var found: [String: [String]] = [:]
+    for block in text.components(separatedBy: "\n\n") where block.hasPrefix("M") {
+      let lines = block.split(separator: "\n")
+      guard let number = lines.first, let test = lines.last, test.hasPrefix("test: ") else {
+        continue
+      }
+      found[String(number)] = test.dropFirst(6).split(separator: "|").map(String.init)
+    }
+    return found
   }
 
   @Test func `every mutation changes a line that is there, once`() throws {
