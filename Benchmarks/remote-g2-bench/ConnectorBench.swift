@@ -54,8 +54,10 @@ enum ConnectorBench {
       let blockBytes = 4096
       var limits = Limits()
       limits.fetchesInFlightMax = 128
+      limits.fetchesPerPeerMax = 128
       let settings = try ConnectorSettings(
-        blockBytes: blockBytes, tokensPerBlock: 16, targetBlockCount: 2048, limits: limits)
+        blockBytes: blockBytes, tokensPerBlock: 16, targetBlockCount: 2048, limits: limits,
+        pullsByCost: false)
       let connector = RemoteG2Connector(control: control, settings: settings)
       var now = LocalInstant(nanoseconds: 1)
       var attach = RankReport(rank: 0, sequence: 0)

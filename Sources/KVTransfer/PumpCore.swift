@@ -268,6 +268,11 @@ public final class PumpCore {
       && loads.values.allSatisfy { $0.nextToPost == nil && $0.check == nil && $0.isQuiet }
   }
 
+  /// Whether somebody waits for what is in flight.
+  public var isAwaited: Bool {
+    !saves.isEmpty || loads.values.contains { !$0.isStopped && $0.failure == nil && !$0.isQuiet }
+  }
+
   public func shutDown() {
     peers.shutDown()
     local.shutDown()

@@ -4,8 +4,8 @@ internal import Synchronization
 
 /// The thread that owns a rank's transports. Nobody else touches them, and it waits for nobody.
 ///
-/// While bytes come it spins; when none do it sleeps, 0.1 ms growing to 1 ms; with nothing to do it
-/// waits for an order.
+/// While bytes come it spins; when none do it sleeps, 0.1 ms growing to 1 ms, or to 5 ms when only
+/// loads are in flight that were given up; with nothing to do it waits for an order.
 public final class TransferPump: PumpPort {
   private struct Shared {
     var report = PumpReport()
@@ -15,6 +15,8 @@ public final class TransferPump: PumpPort {
 
   private static let napMin: Duration = .microseconds(100)
   private static let napMax: Duration = .milliseconds(1)
+  /// When what is in flight was given up: its end only frees memory.
+  private static let napUnawaitedMax: Duration = .milliseconds(5)
 
   private let shared = Mutex(Shared())
   private let doorbell = Doorbell()
@@ -60,14 +62,20 @@ public final class TransferPump: PumpPort {
       let arrived = orders.drain()
       for order in arrived { core.handle(order, at: now) }
       let didWork = core.run(at: now)
-      let report = core.takeReport()
-      let stats = core.stats
-      let isStopping = shared.withLock { shared in
-        shared.report.merge(report)
-        shared.stats = stats
-        return shared.isStopping
+      let isStopping: Bool
+      if didWork || !arrived.isEmpty {
+        let report = core.takeReport()
+        let stats = core.stats
+        isStopping = shared.withLock { shared in
+          shared.report.merge(report)
+          shared.stats = stats
+          return shared.isStopping
+        }
+        if !report.isEmpty { listener.ring() }
+      } else {
+        // Nothing happened, a thousand times a second: there is nothing to tell.
+        isStopping = shared.withLock { $0.isStopping }
       }
-      if !report.isEmpty { listener.ring() }
       if isStopping {
         core.shutDown()
         return
@@ -78,7 +86,7 @@ public final class TransferPump: PumpPort {
       }
       let idle: Duration = core.isIdle ? .seconds(3600) : nap
       doorbell.wait(until: MonotonicClock.now() + idle)
-      nap = min(nap * 2, Self.napMax)
+      nap = min(nap * 2, core.isAwaited ? Self.napMax : Self.napUnawaitedMax)
     }
   }
 }
