@@ -9,10 +9,6 @@ struct EventQueue {
   private var entries: [Entry] = []
   private var orderNext: UInt64 = 0
 
-  var isEmpty: Bool { entries.isEmpty }
-  var count: Int { entries.count }
-  var firstTime: Int64? { entries.first?.at }
-
   mutating func plan(at time: Int64, _ run: @escaping () -> Void) {
     entries.append(Entry(at: time, order: orderNext, run: run))
     orderNext += 1

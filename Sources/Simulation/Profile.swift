@@ -5,7 +5,6 @@ import RemoteG2Core
 /// with everything at once hides what two of them do together.
 package struct Profile: Sendable {
   package let name: String
-  let hasFaults: Bool
   let crashes: Bool
   let network: Bool
   let transfers: Bool
@@ -14,19 +13,19 @@ package struct Profile: Sendable {
 
   package static let all = [
     Profile(
-      name: "swarm", hasFaults: true, crashes: true, network: true, transfers: true, pressure: true,
+      name: "swarm", crashes: true, network: true, transfers: true, pressure: true,
       hostile: true),
     Profile(
-      name: "crash", hasFaults: true, crashes: true, network: false, transfers: false,
+      name: "crash", crashes: true, network: false, transfers: false,
       pressure: false, hostile: false),
     Profile(
-      name: "network", hasFaults: true, crashes: false, network: true, transfers: false,
+      name: "network", crashes: false, network: true, transfers: false,
       pressure: false, hostile: false),
     Profile(
-      name: "transfer", hasFaults: true, crashes: false, network: false, transfers: true,
+      name: "transfer", crashes: false, network: false, transfers: true,
       pressure: false, hostile: false),
     Profile(
-      name: "calm", hasFaults: false, crashes: false, network: false, transfers: false,
+      name: "calm", crashes: false, network: false, transfers: false,
       pressure: false, hostile: false),
   ]
 

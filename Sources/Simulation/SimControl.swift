@@ -34,7 +34,6 @@ final class SimControl: SourceControl, @unchecked Sendable {
   var now = LocalInstant(nanoseconds: 0)
   /// Releases ordered, by lease: each must be ordered once.
   private(set) var releases: [LeaseID: Int] = [:]
-  private(set) var grantCount = 0
   var renewalsDropped = false
   /// A planted bug: every release is ordered twice.
   var releasesTwice = false
@@ -91,7 +90,6 @@ final class SimControl: SourceControl, @unchecked Sendable {
           return
         }
         if case .granted(let grant) = answer {
-          control.grantCount += 1
           control.renewing[grant.lease] = source
           control.renewAt(grant.lease, control.now + max(grant.ttl / 3, .milliseconds(10)))
         }

@@ -18,7 +18,17 @@ struct ChaosReport: Codable {
   }
 
   /// A round whose fault was not proved counts for its tokens and leaks, and for nothing else.
-  var ok: Bool { stuck == nil && deaths.isEmpty && rounds.allSatisfy(\.ok) }
+  var ok: Bool {
+    stuck == nil && deaths.isEmpty && rounds.allSatisfy(\.ok) && hedges <= max(1, rounds.count / 50)
+  }
+
+  /// Rounds whose source was well, and that hedged all the same.
+  private var hedges: Int {
+    let isWell: Set<ChaosFault> = [
+      .sourceEngineKilled, .ownStoreKilled, .ownStoreAborted, .evictionStorm,
+    ]
+    return rounds.count { isWell.contains($0.fault) && $0.reasons == ["softDeadline"] }
+  }
 
   private static func quantile(_ values: [Double], _ share: Double) -> Double? {
     let sorted = values.sorted()
@@ -79,6 +89,7 @@ struct ChaosReport: Codable {
     )
     let back = rounds.compactMap(\.own_store_back_s)
     lines.append("own store back, p50/p95/max s: \(Self.words(back, "%.2f"))")
+    lines.append("hedges though the source was well: \(hedges)")
     for death in deaths { lines.append("DIED: \(death)") }
     for round in rounds where !round.ok {
       lines.append("NOT as expected: \(round.number) \(round.fault.rawValue): \(round.unmet)")
