@@ -55,7 +55,7 @@ let package = Package(
     .target(name: "CNIXL"),
     module("OSThreads", on: ["CLinuxShims", "RemoteG2Core"]),
     module("ContentDigest", on: ["CXXHash", "RemoteG2Core"]),
-    module("NIXL", on: ["CNIXL", "ContentDigest", "RemoteG2Core"]),
+    module("NIXL", on: ["CNIXL", "ContentDigest", "OSThreads", "RemoteG2Core"]),
 
     .target(name: "CKernels"),
     module("Linear", on: ["CKernels", "OSThreads", "RemoteG2Core"]),

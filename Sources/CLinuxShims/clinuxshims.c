@@ -1,12 +1,17 @@
 #define _GNU_SOURCE
 #include "clinuxshims.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -98,4 +103,55 @@ int clinux_lock_file(const char *path) {
     return -error;
   }
   return fd;
+}
+
+int clinux_event(void) {
+  int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  return fd < 0 ? -errno : fd;
+}
+
+void clinux_event_ring(int event) {
+  uint64_t one = 1;
+  // Fails only when it is full, and then it is readable already.
+  ssize_t written = write(event, &one, sizeof one);
+  (void)written;
+}
+
+int clinux_event_wait(int event, const int *others, int other_count, int64_t nanoseconds) {
+  struct pollfd waited[64];
+  int count = 1, heard = 0;
+  struct timespec most = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+  waited[0].fd = event;
+  waited[0].events = POLLIN;
+  for (; count <= other_count && count < 64; count++) {
+    waited[count].fd = others[count - 1];
+    waited[count].events = POLLIN;
+  }
+  if (ppoll(waited, (nfds_t)count, &most, NULL) <= 0) return 0;
+  for (int i = 1; i < count; i++)
+    if (waited[i].revents != 0) heard |= 2;
+  if (waited[0].revents != 0) {
+    uint64_t value;
+    ssize_t taken = read(event, &value, sizeof value);
+    (void)taken;
+    heard |= 1;
+  }
+  return heard;
+}
+
+int clinux_epoll_descriptors(int *descriptors, int capacity) {
+  int count = 0;
+  DIR *folder = opendir("/proc/self/fd");
+  if (folder == NULL) return -errno;
+  for (struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+    char target[32];
+    ssize_t length = readlinkat(dirfd(folder), entry->d_name, target, sizeof target - 1);
+    if (length <= 0) continue;
+    target[length] = 0;
+    if (strcmp(target, "anon_inode:[eventpoll]") != 0) continue;
+    if (count < capacity) descriptors[count] = atoi(entry->d_name);
+    count++;
+  }
+  closedir(folder);
+  return count;
 }

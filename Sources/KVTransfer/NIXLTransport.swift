@@ -1,3 +1,4 @@
+internal import Glibc
 package import NIXL
 public import RemoteG2Core
 
@@ -19,12 +20,14 @@ public final class NIXLTransport: Transport {
     let remote: DescriptorList
     let local: DescriptorList
     var agent: Agent?
+    let eventDescriptors: [Int32]
     var lastUse: LocalInstant
 
     init(
       agent: consuming Agent, local: consuming DescriptorList, remote: consuming DescriptorList,
       at now: LocalInstant
     ) {
+      eventDescriptors = agent.eventDescriptors
       self.agent = consume agent
       self.local = local
       self.remote = remote
@@ -50,9 +53,16 @@ public final class NIXLTransport: Transport {
   private var bindings: [SourceID: Binding] = [:]
   private var ended: [(TransferID, TransferFailure)] = []
   private var agentSerial = 0
+  private let isOverTCP: Bool
 
-  /// - Parameter name: Prefix of this process's agent names; an incarnation, so never reused.
-  package init(target: BlockRegion, library: NIXLLibrary, name: String, limits: Limits) {
+  /// - Parameters:
+  ///   - name: Prefix of this process's agent names; an incarnation, so never reused.
+  ///   - isOverTCP: Whether UCX was told to move everything over tcp (`UCX_TLS=tcp`).
+  package init(
+    target: BlockRegion, library: NIXLLibrary, name: String, limits: Limits,
+    isOverTCP: Bool = getenv("UCX_TLS").map { String(cString: $0) == "tcp" } ?? false
+  ) {
+    self.isOverTCP = isOverTCP
     self.target = target
     self.library = library
     self.name = name
@@ -182,6 +192,17 @@ public final class NIXLTransport: Transport {
 
   public var inFlightCount: Int {
     bindings.values.reduce(0) { $0 + $1.inFlight.count + $1.failed.count }
+  }
+
+  /// Known where UCX moves bytes over tcp alone; other transports are only seen by polling.
+  public var eventDescriptors: [Int32]? {
+    guard isOverTCP else { return nil }
+    var all: [Int32] = []
+    for binding in bindings.values where !(binding.inFlight.isEmpty && binding.failed.isEmpty) {
+      guard !binding.eventDescriptors.isEmpty else { return nil }
+      all += binding.eventDescriptors
+    }
+    return all
   }
 
   /// Pulling agents alive; bounded by `agentsMax`.

@@ -48,5 +48,7 @@ public final class PacedTransport: Transport {
   }
 
   public var inFlightCount: Int { inner.inFlightCount }
+  /// A transfer whose time has not come is not polled, whatever has arrived.
+  public var eventDescriptors: [Int32]? { bytesPerSecond == nil ? inner.eventDescriptors : nil }
   public func shutDown() { inner.shutDown() }
 }

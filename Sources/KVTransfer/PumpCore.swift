@@ -23,6 +23,7 @@ public final class PumpCore {
   private var changed: Set<FetchID> = []
   private var report = PumpReport()
   private var bytesMoved: UInt64 = 0
+  private var bytesLate: UInt64 = 0
   private var isTracing = false
   private var postedMax: Int
   /// Called to set the pace, where the peers' transport has one.
@@ -178,6 +179,7 @@ public final class PumpCore {
       trace(id, .landed, at: at, blocks: chunk.range.count)
       let bytes = chunk.range.count * target.blockBytes
       bytesMoved += UInt64(bytes)
+      if load.isStopped { bytesLate += UInt64(bytes) }
       var moved = report.moved[load.source] ?? .init(bytes: 0, duration: .zero)
       moved.bytes += bytes
       moved.duration += at - chunk.postedAt
@@ -259,6 +261,7 @@ public final class PumpCore {
     stats.blocksUnquiet = loads.values.reduce(0) { $0 + $1.unquiet.count }
     stats.savesQueued = saves.count
     stats.bytesMoved = bytesMoved
+    stats.bytesLate = bytesLate
     return stats
   }
 
@@ -268,9 +271,9 @@ public final class PumpCore {
       && loads.values.allSatisfy { $0.nextToPost == nil && $0.check == nil && $0.isQuiet }
   }
 
-  /// Whether somebody waits for what is in flight.
-  public var isAwaited: Bool {
-    !saves.isEmpty || loads.values.contains { !$0.isStopped && $0.failure == nil && !$0.isQuiet }
+  /// What tells that a poll is worth while, or nil when only polling does.
+  public var eventDescriptors: [Int32]? {
+    saves.isEmpty && local.inFlightCount == 0 ? peers.eventDescriptors : nil
   }
 
   public func shutDown() {

@@ -61,6 +61,8 @@ public struct PumpStats: Equatable, Sendable {
   public var savesQueued = 0
   public var agents = 0
   public var bytesMoved: UInt64 = 0
+  /// Of those, landed after their load was given up: nobody reads them.
+  public var bytesLate: UInt64 = 0
   public var isMoving: Bool { loads > 0 || transfersInFlight > 0 || savesQueued > 0 }
 
   public init() {}

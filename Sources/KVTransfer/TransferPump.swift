@@ -4,8 +4,8 @@ internal import Synchronization
 
 /// The thread that owns a rank's transports. Nobody else touches them, and it waits for nobody.
 ///
-/// While bytes come it spins; when none do it sleeps, 0.1 ms growing to 1 ms, or to 5 ms when only
-/// loads are in flight that were given up; with nothing to do it waits for an order.
+/// While bytes come it spins; when none do it sleeps, 0.1 ms growing to 1 ms, or to 20 ms where the
+/// transport's descriptors wake it; with nothing to do it waits for an order.
 public final class TransferPump: PumpPort {
   private struct Shared {
     var report = PumpReport()
@@ -15,11 +15,11 @@ public final class TransferPump: PumpPort {
 
   private static let napMin: Duration = .microseconds(100)
   private static let napMax: Duration = .milliseconds(1)
-  /// When what is in flight was given up: its end only frees memory.
-  private static let napUnawaitedMax: Duration = .milliseconds(5)
+  /// When a descriptor ends the nap as soon as there is something to poll for.
+  private static let napHearingMax: Duration = .milliseconds(20)
 
   private let shared = Mutex(Shared())
-  private let doorbell = Doorbell()
+  private let bell = EventBell()
   private let orders: Mailbox<PumpOrder>
   /// Rung when there is something new to report.
   private let listener: Doorbell
@@ -30,7 +30,7 @@ public final class TransferPump: PumpPort {
     name: String, ringing listener: Doorbell, makeCore: @escaping @Sendable () -> PumpCore
   ) {
     self.listener = listener
-    orders = Mailbox(ringing: doorbell)
+    orders = Mailbox(ringing: bell)
     let started = OSThread.start(name) { [self] in loop(makeCore()) }
     thread.withLock { $0 = started }
   }
@@ -51,12 +51,16 @@ public final class TransferPump: PumpPort {
   /// Ends the thread and, with it, everything posted: after this nothing writes the target again.
   public func stop() {
     shared.withLock { $0.isStopping = true }
-    doorbell.ring()
+    bell.ring()
     thread.withLock { $0.take() }?.join()
   }
 
   private func loop(_ core: PumpCore) {
     var nap = Self.napMin
+    // Heard, polled, and nothing had ended: bytes come, or a descriptor tells of something else. Then
+    // it is not listened to for a nap that grows, so that it costs no more than polling does.
+    var deafNap = Self.napMin
+    var isDeaf = false
     while true {
       let now = MonotonicClock.now()
       let arrived = orders.drain()
@@ -81,12 +85,28 @@ public final class TransferPump: PumpPort {
         return
       }
       if didWork || !arrived.isEmpty {
-        nap = Self.napMin
+        (nap, deafNap, isDeaf) = (Self.napMin, Self.napMin, false)
         continue
       }
-      let idle: Duration = core.isIdle ? .seconds(3600) : nap
-      doorbell.wait(until: MonotonicClock.now() + idle)
-      nap = min(nap * 2, core.isAwaited ? Self.napMax : Self.napUnawaitedMax)
+      let slept = MonotonicClock.now()
+      if core.isIdle {
+        _ = bell.wait(until: slept + .seconds(3600))
+      } else if isDeaf {
+        _ = bell.wait(until: slept + deafNap)
+        deafNap = min(deafNap * 2, Self.napMax)
+        isDeaf = false
+      } else if let descriptors = core.eventDescriptors {
+        switch bell.wait(until: slept + nap, hearing: descriptors) {
+        case .descriptor: isDeaf = true
+        case .ring: break
+        case .nothing:
+          nap = min(nap * 2, Self.napHearingMax)
+          deafNap = Self.napMin
+        }
+      } else {
+        _ = bell.wait(until: slept + nap)
+        nap = min(nap * 2, Self.napMax)
+      }
     }
   }
 }

@@ -92,5 +92,13 @@ public protocol Transport: AnyObject {
   /// Posted, and neither landed nor quiet.
   var inFlightCount: Int { get }
 
+  /// Descriptors of which one becomes readable whenever there is something to poll for, or nil when
+  /// only polling tells.
+  var eventDescriptors: [Int32]? { get }
+
   func shutDown()
+}
+
+extension Transport {
+  public var eventDescriptors: [Int32]? { nil }
 }

@@ -1,5 +1,6 @@
 internal import CNIXL
 internal import Glibc
+internal import OSThreads
 
 /// One NIXL agent with one UCX backend, and the only owner of both.
 ///
@@ -19,6 +20,9 @@ package struct Agent: ~Copyable {
   }
 
   package var name: String { core.name }
+
+  /// What becomes readable when something arrives for this agent over tcp. Polls still drive it.
+  package var eventDescriptors: [Int32] { core.eventDescriptors }
 
   /// This agent's connection data and registered regions, framed for travel.
   package func metadata() throws(NIXLError) -> [UInt8] {
@@ -77,6 +81,8 @@ final class AgentCore {
   private(set) var handle: cnixl_agent_t?
   private var backend: cnixl_backend_t?
   private(set) var options: cnixl_options_t?
+  /// UCX does not hand its epoll descriptors out: these appeared while the backend was made.
+  private(set) var eventDescriptors: [Int32] = []
   /// Each with the lists it reads through, so that those outlive it.
   var orphans: [(request: cnixl_request_t, lists: [ListBox])] = []
   /// Live handles, so that a fence can end them before the agent they point into.
@@ -100,7 +106,9 @@ final class AgentCore {
         _ = cnixl_destroy_mem_list(memoryKinds)
         _ = cnixl_destroy_params(parameters)
       }
+      let before = EpollDescriptors.open()
       try check("create_backend", cnixl_create_backend(handle, "UCX", parameters, &backend))
+      eventDescriptors = EpollDescriptors.open().subtracting(before).sorted()
       try check("create_opt_args", cnixl_create_opt_args(&options))
       try check("opt_args_add_backend", cnixl_opt_args_add_backend(options, backend))
     } catch {

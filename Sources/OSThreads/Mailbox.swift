@@ -3,14 +3,14 @@ internal import Synchronization
 /// Values handed from any thread to one reader, in order. Neither side ever waits for the other.
 public final class Mailbox<Value: Sendable>: Sendable {
   private let values = Mutex<[Value]>([])
-  private let doorbell: Doorbell?
+  private let bell: (any Bell)?
 
-  /// - Parameter doorbell: Rung after every post.
-  public init(ringing doorbell: Doorbell? = nil) { self.doorbell = doorbell }
+  /// - Parameter bell: Rung after every post.
+  public init(ringing bell: (any Bell)? = nil) { self.bell = bell }
 
   public func post(_ value: Value) {
     values.withLock { $0.append(value) }
-    doorbell?.ring()
+    bell?.ring()
   }
 
   /// Takes everything posted so far.

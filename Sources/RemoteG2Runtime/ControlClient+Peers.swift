@@ -133,8 +133,8 @@ extension ControlClient {
     }
   }
 
-  /// What the breaker of a peer has counted.
-  func breaker(of name: String) -> PeerBreaker? { state.withLock { $0.peers[name]?.breaker } }
+  /// By peer, with what they have counted.
+  var breakers: [String: PeerBreaker] { state.withLock { $0.peers.mapValues(\.breaker) } }
 
   // MARK: The local store
 

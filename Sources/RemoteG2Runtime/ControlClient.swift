@@ -42,7 +42,8 @@ package final class ControlClient: SourceControl {
     var dropsRenewals = false
     var leaseTTL: Duration?
     var loops: [Task<Void, Never>] = []
-    var dead: Set<SourceID> = []
+    /// The last that were proved dead, oldest first: an answer still under way must not revive one.
+    var dead: [SourceID] = []
 
     /// The source is no longer one that could be read from.
     mutating func forget(_ source: SourceID) {
@@ -205,7 +206,9 @@ package final class ControlClient: SourceControl {
   /// The incarnation is proved dead. Told once.
   func declareDead(_ source: SourceID) {
     let isNews = state.withLock { state in
-      guard state.dead.insert(source).inserted else { return false }
+      guard !state.dead.contains(source) else { return false }
+      if state.dead.count >= limits.deadRememberedMax { state.dead.removeFirst() }
+      state.dead.append(source)
       state.forget(source)
       return true
     }

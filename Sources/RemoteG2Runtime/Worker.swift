@@ -208,7 +208,13 @@ package final class Worker: @unchecked Sendable {
   /// What this worker and its store hold right now.
   package func audit() async -> WorkerAudit {
     var audit = snapshot.withLock { $0 }
-    audit.transfersInFlight = pump.stats.transfersInFlight
+    let moving = pump.stats
+    audit.transfersInFlight = moving.transfersInFlight
+    audit.bytesLate = moving.bytesLate
+    for (name, breaker) in control.breakers {
+      audit.peerSilent[name] = breaker.peerSilent
+      audit.weWereLate[name] = breaker.weWereLate
+    }
     audit.descriptors = ProcFile.names(in: "/proc/self/fd").count
     audit.sharedMemory =
       (ProcFile.text("/proc/self/maps") ?? "").split(separator: "\n")

@@ -69,6 +69,11 @@ package struct WorkerAudit: Codable, Equatable, Sendable {
   package var blocksCached = 0
   package var peersReady: [String] = []
   package var isLocalReady = false
+  /// Bytes that landed after they were given up: read by nobody.
+  package var bytesLate: UInt64 = 0
+  /// Deadlines that passed without an answer, by peer: its doing, and ours.
+  package var peerSilent: [String: UInt64] = [:]
+  package var weWereLate: [String: UInt64] = [:]
 
   package init() {}
 }

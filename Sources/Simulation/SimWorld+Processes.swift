@@ -140,7 +140,7 @@ extension SimWorld {
   }
 
   func planFor(_ engine: SimEngine, at time: Int64, _ body: @escaping () -> Void) {
-    queue.plan(at: time) { [self] in
+    let turn = { [self] in
       guard engine.isAlive else { return }
       if engine.pausedUntil > now {
         planFor(engine, at: engine.pausedUntil, body)
@@ -149,6 +149,7 @@ extension SimWorld {
       engine.setClock(nodes[engine.worker].localTime(now))
       body()
     }
+    queue.insert(turn, due: time)
   }
 
   private func beat(_ engine: SimEngine, _ store: String) {

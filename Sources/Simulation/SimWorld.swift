@@ -17,7 +17,8 @@ final class SimWorld {
   let golden: Golden
   var chance: Chance
   var now: Int64 = 0
-  var queue = EventQueue()
+  /// What happens when, in nanoseconds of the world.
+  var queue = DeadlineHeap<Int64, () -> Void>()
   private(set) var steps = 0
   private(set) var trace: UInt64 = 0xCBF2_9CE4_8422_2325
   var isHealed = false
@@ -100,16 +101,16 @@ final class SimWorld {
   // MARK: Time
 
   func plan(after delay: Duration, _ run: @escaping () -> Void) {
-    queue.plan(at: now + max(0, delay.nanoseconds), run)
+    queue.insert(run, due: now + max(0, delay.nanoseconds))
   }
 
   /// Delivers one event. False when there is none.
   func step() -> Bool {
-    guard let entry = queue.pop() else { return false }
-    now = max(now, entry.at)
+    guard let entry = queue.popFirst() else { return false }
+    now = max(now, entry.deadline)
     steps += 1
     note(UInt64(bitPattern: now))
-    entry.run()
+    entry.value()
     return true
   }
 
@@ -139,7 +140,7 @@ final class SimWorld {
 
   /// Takes the world apart: its events hold its processes and those hold it.
   func end() {
-    queue = EventQueue()
+    queue = DeadlineHeap()
     for node in nodes {
       killEngine(node)
       node.held = []

@@ -182,7 +182,19 @@ enum TestHost {
       failures.append("a stopped source was reported: \(pair.events)")
     }
     if pair.transport.inFlightCount == 0 { failures.append("nothing was in flight") }
+    // A pump that sleeps is woken by what arrives, and by nothing else.
+    let bell = EventBell()
+    guard let descriptors = pair.transport.eventDescriptors, !descriptors.isEmpty else {
+      return failures + ["nothing announces what arrives over tcp"]
+    }
+    if bell.wait(until: MonotonicClock.now() + .milliseconds(300), hearing: descriptors) != .nothing
+    {
+      failures.append("a stopped source was heard")
+    }
     pair.source.signal(SIGCONT)
+    if bell.wait(until: MonotonicClock.now() + .seconds(10), hearing: descriptors) != .descriptor {
+      failures.append("a source that goes on is not heard")
+    }
     if !pair.poll(seconds: 10, until: { pair.landed == 4 }) {
       failures.append("\(pair.landed) of 4 landed after the source went on")
     }

@@ -17,11 +17,23 @@ let hasModel = FileManager.default.fileExists(atPath: model)
     "--nixl-path", "/nonexistent",
   ]
 
+  /// An empty folder. Those of test runs that have ended are taken away.
   static func directory() -> String {
-    let path = FileManager.default.temporaryDirectory.path + "/rg2t-\(UUID().uuidString.prefix(8))"
+    _ = oldFoldersAreGone
+    let path = "\(folder)/\(UUID().uuidString.prefix(8))"
     try? FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
     return path
   }
+
+  private static let folder = FileManager.default.temporaryDirectory.path + "/rg2t-\(getpid())"
+  private static let oldFoldersAreGone: Void = {
+    let parent = FileManager.default.temporaryDirectory.path
+    let names = (try? FileManager.default.contentsOfDirectory(atPath: parent)) ?? []
+    for name in names where name.hasPrefix("rg2t-") {
+      if let pid = Int32(name.dropFirst(5)), kill(pid, 0) == 0 { continue }
+      try? FileManager.default.removeItem(atPath: "\(parent)/\(name)")
+    }
+  }()
 
   /// The last line the program said, with its status; fails on anything that looks like a crash.
   static func refusal(_ arguments: [String]) throws -> (status: Int32, words: String) {

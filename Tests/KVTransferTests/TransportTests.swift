@@ -174,6 +174,19 @@ final class MemoryWorld {
     #expect(rig.pump.stats.transfersInFlight == 0)
   }
 
+  @Test func `what lands after it was given up is counted as late`() {
+    var rig = Rig { $0.ordinal == 1 ? .hang : nil }
+    rig.load(1, blocks: 8)
+    rig.run(100)
+    #expect(rig.faulty.applied[.hang] == 1)
+    #expect(rig.pump.stats.bytesLate == 0)
+    rig.pump.handle(.rank(.stopPosting(FetchID(1))), at: rig.now)
+    rig.faulty.resumeHung(at: rig.now)
+    rig.run(100)
+    #expect(rig.pump.stats.bytesLate == UInt64(4 * rig.world.target.blockBytes))
+    #expect(rig.progress(1)?.isQuiet == true)
+  }
+
   @Test func `one fetch's failure does not stop another's`() {
     var rig = Rig { $0.fetch == FetchID(1) ? .halfComplete : nil }
     rig.load(1, blocks: 8)

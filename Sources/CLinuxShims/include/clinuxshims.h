@@ -30,6 +30,20 @@ void clinux_thread_name(const char *name);
 // User + system CPU time of this process, in nanoseconds.
 int64_t clinux_process_cpu_ns(void);
 
+// A counter that is readable once it was written to, close-on-exec, or -errno.
+int clinux_event(void);
+
+// Makes a clinux_event readable. Never waits.
+void clinux_event_ring(int event);
+
+// Waits until `event` or one of `others` is readable, at most `nanoseconds`, and takes what `event`
+// holds. Returns the sum of 1 (event) and 2 (one of the others), or 0 for neither.
+int clinux_event_wait(int event, const int *others, int other_count, int64_t nanoseconds);
+
+// The epoll descriptors open in this process. Returns how many there are, of which at most
+// `capacity` are written, or -errno.
+int clinux_epoll_descriptors(int *descriptors, int capacity);
+
 // Advisory exclusive lock on a file, not waited for. Returns the descriptor, or -errno.
 int clinux_lock_file(const char *path);
 

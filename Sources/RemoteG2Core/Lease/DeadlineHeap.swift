@@ -1,19 +1,23 @@
-/// Serials ordered by deadline, not by insertion: a renewed entry never hides a due one behind it.
-package struct DeadlineHeap: Sendable {
-  package struct Entry: Equatable, Sendable {
-    package let deadline: LocalInstant
-    package let serial: UInt64
+/// Values ordered by deadline, and by insertion among equal ones: a renewed entry never hides a due one
+/// behind it.
+package struct DeadlineHeap<Deadline: Comparable, Value> {
+  package struct Entry {
+    package let deadline: Deadline
+    package let value: Value
+    fileprivate let order: UInt64
   }
 
   private var entries: [Entry] = []
+  private var orderNext: UInt64 = 0
 
   package init() {}
 
   package var first: Entry? { entries.first }
   package var count: Int { entries.count }
 
-  package mutating func insert(_ serial: UInt64, due deadline: LocalInstant) {
-    entries.append(Entry(deadline: deadline, serial: serial))
+  package mutating func insert(_ value: Value, due deadline: Deadline) {
+    entries.append(Entry(deadline: deadline, value: value, order: orderNext))
+    orderNext += 1
     var child = entries.count - 1
     while child > 0 {
       let parent = (child - 1) / 2
@@ -42,6 +46,9 @@ package struct DeadlineHeap: Sendable {
   }
 
   private static func precedes(_ a: Entry, _ b: Entry) -> Bool {
-    (a.deadline, a.serial) < (b.deadline, b.serial)
+    (a.deadline, a.order) < (b.deadline, b.order)
   }
 }
+
+extension DeadlineHeap: Sendable where Deadline: Sendable, Value: Sendable {}
+extension DeadlineHeap.Entry: Sendable where Deadline: Sendable, Value: Sendable {}

@@ -13,7 +13,8 @@ package struct StoreLedger: Sendable {
   package let limits: Limits
   package var pool: SlotPool
   private var leases: [UInt64: Lease] = [:]
-  private var deadlines = DeadlineHeap()
+  /// Serials of leases.
+  private var deadlines = DeadlineHeap<LocalInstant, UInt64>()
   private var serialNext: UInt64 = 1
   private var liveCount = 0
   private var grantedCount: UInt64 = 0
@@ -92,14 +93,14 @@ package struct StoreLedger: Sendable {
   package mutating func expireDue(at now: LocalInstant) {
     while let first = deadlines.first, first.deadline <= now {
       _ = deadlines.popFirst()
-      guard let lease = leases[first.serial] else { continue }
+      guard let lease = leases[first.value] else { continue }
       if lease.isLive {
         // An entry older than a renewal is stale; the renewal's own entry follows.
         guard lease.deadline <= now else { continue }
-        end(first.serial, at: now)
+        end(first.value, at: now)
         expiredCount += 1
       } else if lease.deadline <= now {
-        leases[first.serial] = nil
+        leases[first.value] = nil
       }
     }
     if pool.writingCount > 0 { _ = pool.abandonOverdue(at: now) }

@@ -38,6 +38,8 @@ public struct Limits: Sendable, Equatable {
   public var breakerSilence: Duration = .seconds(1)
   public var breakerBackoffMin: Duration = .milliseconds(50)
   public var breakerBackoffMax: Duration = .seconds(10)
+  /// Dead incarnations whose late answers are still recognised; those take a call's time at most.
+  public var deadRememberedMax = 256
 
   // Engine.
   public var stepTokensMax = 128

@@ -45,7 +45,7 @@ struct Chaos: ParsableCommand {
       return
     }
     let path = ModelLocation.find(model)
-    let (prompts, blockBytes) = Self.prompts(path)
+    let sample = SampleText(model: path)
     let directory = FileManager.default.temporaryDirectory.path + "/rg2-chaos-\(getpid())"
     try FileManager.default.createDirectory(
       atPath: directory, withIntermediateDirectories: true,
@@ -73,7 +73,8 @@ struct Chaos: ParsableCommand {
       link?.remove()
     }
     let stage = ChaosStage(
-      fleet: fleet, prompts: prompts, blockBytes: blockBytes, seed: seed, say: Self.say)
+      fleet: fleet, prompts: Self.prompts(sample), blockBytes: sample.blockBytes, seed: seed,
+      say: Self.say)
     let began = MonotonicClock.now()
     var rounds: [ChaosRound] = []
     var stuck: String?
@@ -139,23 +140,11 @@ struct Chaos: ParsableCommand {
     FileHandle.standardError.write(Data((words + "\n").utf8))
   }
 
-  /// Pieces of the text that ships with the program, 256 to 512 tokens long, and the bytes of a block.
-  private static func prompts(_ path: String) -> ([[Int32]], Int) {
-    do {
-      let file = try GGUFFile(path: path)
-      let tokenizer = try Tokenizer(file)
-      let configuration = try LlamaConfiguration(file)
-      guard let url = Bundle.module.url(forResource: "text", withExtension: "txt"),
-        let text = try? String(contentsOf: url, encoding: .utf8)
-      else { fail("the text that ships with this program is missing: build it again") }
-      let tokens = tokenizer.encode(text, parsesControls: false)
-      let lengths = [256, 300, 345, 400, 460, 512]
-      let prompts = lengths.enumerated().map { index, length in
-        Array(tokens[(index * 97)..<(index * 97 + length)])
-      }
-      let bytes =
-        configuration.layerCount * 2 * configuration.kvHeadCount * 16 * configuration.headSize * 4
-      return (prompts, bytes)
-    } catch { fail("\(error)") }
+  /// Pieces of the text that ships with the program, 256 to 512 tokens long.
+  private static func prompts(_ sample: SampleText) -> [[Int32]] {
+    let tokens = sample.tokenizer.encode(sample.text, parsesControls: false)
+    return [256, 300, 345, 400, 460, 512].enumerated().map { index, length in
+      Array(tokens[(index * 97)..<(index * 97 + length)])
+    }
   }
 }

@@ -55,11 +55,15 @@ extension ChaosStage {
       round.expect(back <= 1, "B's store was back after \(back) s")
       return (at, ["store B"])
     case .evictionStorm:
+      let sealed = try fleet.a.audit().storeSealed ?? 0
       let at = now()
       for _ in 0..<10 {
         try fleet.a.perform(.drop) { $0.store = true }
         Self.wait(seconds: 0.02)
       }
+      // Leased blocks stay, everything else goes: there must have been something else.
+      let left = try fleet.a.audit().storeSealed ?? 0
+      round.expect(left < sealed, "nothing was evicted: \(left) of \(sealed) blocks are left")
       return (at, [])
     case .cancelStorm:
       try cancelStorm(id, prompt, &round)

@@ -17,6 +17,8 @@ extension ChaosStage {
       return audit.requests == 0 && audit.quarantined > 0
     }
     let quarantined = try fleet.b.audit().quarantined
+    // Pacing means not listening: nobody paces in earnest.
+    try fleet.b.perform(.pace)
     let before = Self.processorSeconds(fleet.b.process.pid)
     usleep(UInt32(seconds * 1e6))
     let after = Self.processorSeconds(fleet.b.process.pid)

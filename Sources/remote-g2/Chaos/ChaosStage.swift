@@ -110,6 +110,7 @@ final class ChaosStage {
     let prompt = chance.pick(prompts)
     let golden = golden[index(of: prompt)]
     round.prompt_tokens = prompt.count
+    if fault == .evictionStorm { try fill(prompts[(index(of: prompt) + 1) % prompts.count]) }
     try fill(prompt)
     // The clean recompute, just before.
     try fleet.b.dropCaches()

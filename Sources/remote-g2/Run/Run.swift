@@ -44,7 +44,8 @@ struct Run: ParsableCommand {
     let discovery = NIXLDiscovery(explicitPath: nixlPath)
     guard discovery.library != nil else { fail(discovery.explanation) }
     let path = ModelLocation.find(model)
-    let (prompts, stranger, blockBytes) = Self.prompts(path)
+    let sample = SampleText(model: path)
+    let (prompts, stranger) = Self.prompts(sample)
     let directory = FileManager.default.temporaryDirectory.path + "/rg2-run-\(getpid())"
     try FileManager.default.createDirectory(
       atPath: directory, withIntermediateDirectories: true,
@@ -57,7 +58,7 @@ struct Run: ParsableCommand {
         transport: transport == "auto" ? nil : transport, threads: threads,
         blockCount: blockCount, slotCount: stranger.count / 16 + 40, generate: generate))
     let stage = Stage(
-      fleet: fleet, prompts: prompts, stranger: stranger, blockBytes: blockBytes,
+      fleet: fleet, prompts: prompts, stranger: stranger, blockBytes: sample.blockBytes,
       progress: Self.say)
     var reports: [SceneReport] = []
     do {
@@ -161,32 +162,20 @@ struct Run: ParsableCommand {
     FileHandle.standardError.write(Data((words + "\n").utf8))
   }
 
-  /// Three prompts over one text, a stranger to them, and the bytes of a block.
-  private static func prompts(_ path: String) -> ([[Int32]], [Int32], Int) {
-    do {
-      let file = try GGUFFile(path: path)
-      let tokenizer = try Tokenizer(file)
-      let configuration = try LlamaConfiguration(file)
-      guard let url = Bundle.module.url(forResource: "text", withExtension: "txt"),
-        let text = try? String(contentsOf: url, encoding: .utf8)
-      else { fail("the text that ships with this program is missing: build it again") }
-      let questions = [
-        "Who has taken Netherfield Park?", "What does Mr. Bennet say of his daughters?",
-        "What is the business of Mrs. Bennet's life?",
-      ]
-      let prompts = questions.map { tokenizer.encodeChat(user: text + "\n\n" + $0) }
-      let paragraphs = text.components(separatedBy: "\n\n")
-      let turned = Array(paragraphs.reversed()).joined(separator: "\n\n")
-      var stranger = tokenizer.encode(turned, parsesControls: false)
-      while stranger.count < (prompts.map(\.count).max() ?? 0) + 16 {
-        stranger += stranger.prefix(64)
-      }
-      let bytes =
-        configuration.layerCount * 2 * configuration.kvHeadCount * 16
-        * configuration.headSize * 4
-      return (prompts, stranger, bytes)
-    } catch {
-      fail("\(error)")
+  /// Three prompts over one text, and a stranger to them.
+  private static func prompts(_ sample: SampleText) -> ([[Int32]], [Int32]) {
+    let questions = [
+      "Who has taken Netherfield Park?", "What does Mr. Bennet say of his daughters?",
+      "What is the business of Mrs. Bennet's life?",
+    ]
+    let tokenizer = sample.tokenizer
+    let prompts = questions.map { tokenizer.encodeChat(user: sample.text + "\n\n" + $0) }
+    let paragraphs = sample.text.components(separatedBy: "\n\n")
+    let turned = Array(paragraphs.reversed()).joined(separator: "\n\n")
+    var stranger = tokenizer.encode(turned, parsesControls: false)
+    while stranger.count < (prompts.map(\.count).max() ?? 0) + 16 {
+      stranger += stranger.prefix(64)
     }
+    return (prompts, stranger)
   }
 }
