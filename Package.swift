@@ -57,12 +57,14 @@ let package = Package(
     module("ContentDigest", on: ["CXXHash", "RemoteG2Core"]),
     module("NIXL", on: ["CNIXL", "ContentDigest", "OSThreads", "RemoteG2Core"]),
 
+    .target(name: "CMPI"),
+    module("Collectives", on: ["CMPI", "OSThreads", "RemoteG2Core"]),
     .target(name: "CKernels"),
     module("Linear", on: ["CKernels", "OSThreads", "RemoteG2Core"]),
-    module("LlamaModel", on: ["KVLayout", "Linear"]),
+    module("LlamaModel", on: ["Collectives", "KVLayout", "Linear"]),
     module("KVTransfer", on: ["ContentDigest", "NIXL", "OSThreads", "RemoteG2Core"]),
     module("KVConnector", on: ["KVTransfer", "RemoteG2Core"]),
-    module("Collectives"),
+
     module(
       "RemoteG2Engine",
       on: ["Collectives", "ContentDigest", "KVConnector", "KVLayout", "OSThreads", "RemoteG2Core"]),
@@ -72,6 +74,12 @@ let package = Package(
       on: [
         "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "RemoteG2Core",
         "RemoteG2Engine",
+      ]),
+    module(
+      "RemoteG2EngineTesting",
+      on: [
+        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "Linear",
+        "LlamaModel", "LlamaModelTesting", "RemoteG2Core", "RemoteG2Engine", "Simulation",
       ]),
     .target(
       name: "RemoteG2Control",
@@ -104,13 +112,15 @@ let package = Package(
       ],
       resources: [.copy("Resources/text.txt")],
       swiftSettings: strict),
+    module("LlamaModelTesting", on: ["CLinuxShims", "Linear", "LlamaModel"]),
     module("KVTransferTesting", on: ["KVTransfer", "OSThreads", "RemoteG2Core"]),
     // Runs what touches NIXL for the tests, in a process of its own.
     .executableTarget(
       name: "remote-g2-testhost",
       dependencies: [
-        "KVTransfer", "KVTransferTesting", "NIXL", "OSThreads", "RemoteG2Core", "RemoteG2Runtime",
-        "RemoteG2Store",
+        "Collectives", "KVConnector", "KVTransfer", "KVTransferTesting", "NIXL", "OSThreads",
+        "RemoteG2Core",
+        "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime", "RemoteG2Store",
       ],
       swiftSettings: strict),
 
@@ -131,16 +141,20 @@ let package = Package(
     tests(
       "KVTransferTests",
       on: ["ContentDigest", "KVTransfer", "KVTransferTesting", "NIXL", "OSThreads", "RemoteG2Core"]),
-    tests("NIXLTests", on: ["NIXL", "RemoteG2Runtime", "remote-g2-testhost"]),
+    tests("NIXLTests", on: ["Collectives", "NIXL", "RemoteG2Runtime", "remote-g2-testhost"]),
     tests(
       "LlamaModelTests",
-      on: ["ContentDigest", "KVLayout", "Linear", "LlamaModel", "RemoteG2Core"],
+      on: [
+        "Collectives", "ContentDigest", "KVLayout", "Linear", "LlamaModel", "LlamaModelTesting",
+        "OSThreads", "RemoteG2Core",
+      ],
       exclude: ["Fixtures"]),
     tests(
       "RemoteG2EngineTests",
       on: [
-        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "RemoteG2Core",
-        "RemoteG2Engine", "Simulation",
+        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "Linear",
+        "LlamaModel", "LlamaModelTesting", "OSThreads", "RemoteG2Core", "RemoteG2Engine",
+        "RemoteG2EngineTesting", "Simulation",
       ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
     tests(
@@ -159,7 +173,7 @@ let package = Package(
 if Context.environment["REMOTE_G2_SUITES"] == "pure" {
   let heavy: Set<String> = [
     "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "remote-g2", "remote-g2-testhost",
-    "remote-g2-bench", "CAllocations", "Linear", "LlamaModel", "CKernels", "TidyTests", "NIXLTests",
+    "remote-g2-bench", "CAllocations", "TidyTests", "NIXLTests",
     "LlamaModelTests", "RemoteG2StoreTests", "CommandLineTests",
   ]
   package.dependencies = []

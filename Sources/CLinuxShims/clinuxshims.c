@@ -9,11 +9,14 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -154,4 +157,52 @@ int clinux_epoll_descriptors(int *descriptors, int capacity) {
   }
   closedir(folder);
   return count;
+}
+
+static socklen_t rank_name(struct sockaddr_un *address, uint64_t group, int rank) {
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  // The first byte stays 0: no file, nothing to take away.
+  int length = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "remote-g2-%llu-%d",
+                        (unsigned long long)group, rank);
+  return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+}
+
+int clinux_rank_socket(uint64_t group, int rank) {
+  struct sockaddr_un address;
+  socklen_t length = rank_name(&address, group, rank);
+  int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return -errno;
+  if (bind(fd, (struct sockaddr *)&address, length) != 0) {
+    int error = errno;
+    close(fd);
+    return -error;
+  }
+  return fd;
+}
+
+void clinux_rank_ring(int socket, uint64_t group, int rank) {
+  struct sockaddr_un address;
+  socklen_t length = rank_name(&address, group, rank);
+  char byte = 1;
+  ssize_t sent = sendto(socket, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL,
+                        (struct sockaddr *)&address, length);
+  (void)sent;
+}
+
+int clinux_rank_wait(int socket, int64_t nanoseconds) {
+  struct pollfd waited = {socket, POLLIN, 0};
+  struct timespec most = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+  return ppoll(&waited, 1, &most, NULL) > 0;
+}
+
+void clinux_rank_clear(int socket) {
+  char bytes[16];
+  while (recv(socket, bytes, sizeof bytes, MSG_DONTWAIT) > 0) {
+  }
+}
+
+void clinux_nap(int64_t nanoseconds) {
+  struct timespec most = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+  nanosleep(&most, NULL);
 }

@@ -3,7 +3,7 @@ public import RemoteG2Core
 /// Publication: sealed in G1 → reserved in the store → copied on every rank → sealed there.
 extension RemoteG2Connector {
   public func sealed(_ blocks: [SealedBlock], at now: LocalInstant) -> [BlockIndex] {
-    guard !isOff, let local = control.localStore, attached.contains(local) else { return [] }
+    guard !isOff, let local = control.localStore, isAttached(local) else { return [] }
     let room = settings.limits.storeSavesInFlightMax - savesInFlight.count
     let accepted = blocks.filter { savesInFlight[$0.block] == nil }.prefix(max(0, room))
     guard !accepted.isEmpty else { return [] }

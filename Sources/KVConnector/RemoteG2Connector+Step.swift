@@ -15,13 +15,17 @@ extension RemoteG2Connector {
     for report in reports { absorbSaves(report) }
     for report in reports {
       for (source, isAttached) in report.attached {
-        if isAttached { attached.insert(source) } else { control.attachFailed(source) }
+        noteAttached(source, isAttached, by: report.rank)
       }
       for (source, moved) in report.bytesMoved {
         estimator.moved(bytes: moved.bytes, from: source.description, in: moved.duration)
       }
       for fetch in report.progress.keys.sorted() {
-        guard let record = records[fetch], let progress = report.progress[fetch] else { continue }
+        guard let record = records[fetch], var progress = report.progress[fetch] else { continue }
+        if report.rank > 0, let at = report.at {
+          // Durations travel, instants do not: how long ago it was is told in the leader's time.
+          progress.lastLanding = progress.lastLanding.map { now + ($0 - at) }
+        }
         perform(
           record.machine.rankReported(report.rank, progress, at: now), record, at: now)
         narrowQuarantine(of: record, at: now)
@@ -91,7 +95,7 @@ extension RemoteG2Connector {
       expired(record, at: now)
       perform(record.machine.leaseEnded(at: now), record, at: now)
     case .sourceDied(let source):
-      attached.remove(source)
+      attachedRanks[source] = nil
       estimator.forget(source.description)
       orders.append(.sourceDied(source))
       for fetch in records.keys.sorted() {
@@ -99,6 +103,20 @@ extension RemoteG2Connector {
         perform(record.machine.peerWentDown(at: now), record, at: now)
       }
     }
+  }
+
+  private func noteAttached(_ source: SourceID, _ isAttached: Bool, by rank: Int) {
+    if isAttached {
+      attachedRanks[source, default: []].insert(rank)
+    } else {
+      // One rank that cannot read it is enough: it is announced to all of them again.
+      attachedRanks[source] = nil
+      control.attachFailed(source)
+    }
+  }
+
+  func isAttached(_ source: SourceID) -> Bool {
+    attachedRanks[source]?.count == settings.rankCount
   }
 
   private func expired(_ record: FetchRecord, at now: LocalInstant) {

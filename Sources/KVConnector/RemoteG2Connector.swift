@@ -13,7 +13,8 @@ public final class RemoteG2Connector: SchedulerConnector {
   var loading: [BlockKey: FetchID] = [:]
   var orders: [RankOrder] = []
   var outcome = ConnectorOutcome()
-  var attached: Set<SourceID> = []
+  /// By source: the ranks that can read it. It is asked once all of them can.
+  var attachedRanks: [SourceID: Set<Int>] = [:]
   var saves: [UInt64: [SealedBlock]] = [:]
   /// Blocks being saved, with how many ranks have still to copy them.
   var savesInFlight: [BlockIndex: Int] = [:]
@@ -64,7 +65,7 @@ public final class RemoteG2Connector: SchedulerConnector {
     guard records.count < settings.limits.fetchesInFlightMax else { return .none }
     if !past.hasTriedLocal {
       past.hasTriedLocal = true
-      if let local = control.localStore, attached.contains(local) {
+      if let local = control.localStore, isAttached(local) {
         past.active = startFetch(request, from: local, computed: computed, blocksMax: nil, at: now)
         return .undecided
       }
@@ -132,7 +133,7 @@ public final class RemoteG2Connector: SchedulerConnector {
           >= Int(blocks * limits.quarantinePerSourceFractionMax)
       // The peer is off, for this engine, until what it may still write is quiet.
       if isFull { return .failure(.quarantineFull) }
-      return attached.contains(source) ? .success(source) : .failure(.peerNotReady)
+      return isAttached(source) ? .success(source) : .failure(.peerNotReady)
     }
   }
 
@@ -282,7 +283,7 @@ public final class RemoteG2Connector: SchedulerConnector {
   }
 
   /// Whether the local store is mapped.
-  public var isLocalReady: Bool { control.localStore.map { attached.contains($0) } ?? false }
+  public var isLocalReady: Bool { control.localStore.map { isAttached($0) } ?? false }
 
   public func setPace(_ bytesPerSecond: Double?, transferBlocks: Int?) {
     settings.paceBytesPerSecond = bytesPerSecond

@@ -1,5 +1,5 @@
 /// Some consecutive tokens of one sequence, for one forward pass.
-public struct SequenceSpan: Equatable, Sendable {
+public struct SequenceSpan: Equatable, Codable, Sendable {
   public let tokens: [Int32]
   /// Position of the first of them in its sequence. Everything before it is already in the pool.
   public let position: Int

@@ -1,3 +1,4 @@
+internal import Collectives
 internal import Glibc
 public import KVLayout
 internal import Linear
@@ -40,7 +41,8 @@ extension LlamaModel {
   /// - Parameters:
   ///   - pool: The first byte of `[block][layer][K|V][kvHead][token][headSize]`. Every block that a
   ///     span lists must hold the KV of all positions before the span.
-  /// - Returns: One array of `vocabularySize` logits for each span with `wantsLogits`.
+  /// - Returns: One array of `vocabularySize` logits for each span with `wantsLogits`; none at all on
+  ///   ranks above 0.
   public func forward(_ spans: [SequenceSpan], pool: UnsafeMutableRawPointer) -> [[Float]] {
     let rows = spans.enumerated().flatMap { index, span in
       span.tokens.enumerated().map {
@@ -50,10 +52,11 @@ extension LlamaModel {
     guard !rows.isEmpty else { return [] }
     let contextEnd = (rows.map(\.position).max() ?? 0) + 1
     coverPositions(contextEnd)
-    let (width, hidden) = (configuration.embeddingSize, configuration.hiddenSize)
-    let inputWidth = width + 2 * configuration.kvHeadCount * configuration.headSize
+    let (width, hidden) = (configuration.embeddingSize, shard.hidden.count)
+    let mixedWidth = shard.heads.count * configuration.headSize
+    let inputWidth = mixedWidth + 2 * shard.kvHeads.count * configuration.headSize
     let m = rows.count
-    let sizes = [m * width, m * width, m * inputWidth, m * width, m * hidden, m * hidden]
+    let sizes = [m * width, m * width, m * inputWidth, m * mixedWidth, m * hidden, m * hidden]
     return scratch.with(sizes) { buffers in
       let (x, normed, qkv, mixed) = (buffers[0], buffers[1], buffers[2], buffers[3])
       let (gate, up) = (buffers[4], buffers[5])
@@ -68,6 +71,7 @@ extension LlamaModel {
         rotateAndStore(rows, spans, qkv, stride: inputWidth, layer: index, pool: pool)
         attend(rows, spans, qkv, stride: inputWidth, layer: index, pool: pool, into: mixed)
         layer.attentionOutput.multiply(mixed, count: m, into: normed, team: team)
+        reducer.sum(normed, count: m * width)
         Kernels.add(x, normed, count: m * width)
         for row in 0..<m {
           Kernels.rmsNorm(
@@ -82,6 +86,7 @@ extension LlamaModel {
             count: range.count * hidden)
         }
         layer.down.multiply(gate, count: m, into: normed, team: team)
+        reducer.sum(normed, count: m * width)
         Kernels.add(x, normed, count: m * width)
       }
       return logits(of: spans, x, into: normed)
@@ -103,21 +108,22 @@ extension LlamaModel {
     layer: Int, pool: UnsafeMutableRawPointer
   ) {
     let size = configuration.headSize
-    let keysAt = configuration.embeddingSize
-    let valuesAt = keysAt + configuration.kvHeadCount * size
+    let (heads, kvHeads) = (shard.heads.count, shard.kvHeads.count)
+    let keysAt = heads * size
+    let valuesAt = keysAt + kvHeads * size
     cosines.withUnsafeBufferPointer { cosines in
       sines.withUnsafeBufferPointer { sines in
         for (index, row) in rows.enumerated() {
           let line = qkv + index * stride
           let cosine = cosines.baseAddress! + row.position * size / 2
           let sine = sines.baseAddress! + row.position * size / 2
-          for head in 0..<configuration.headCount + configuration.kvHeadCount {
+          for head in 0..<heads + kvHeads {
             Kernels.rope(line + head * size, cosines: cosine, sines: sine, headSize: size)
           }
           let block = Int(spans[row.span].blocks[row.position / layout.tokensPerBlock])
           let inBlock = row.position % layout.tokensPerBlock * size * 4
           let base = pool + block * layout.blockBytes + inBlock
-          for head in 0..<configuration.kvHeadCount {
+          for head in 0..<kvHeads {
             memcpy(
               base + layout.offset(layer: layer, plane: 0, head: head),
               line + keysAt + head * size, size * 4)
@@ -135,8 +141,8 @@ extension LlamaModel {
     layer: Int, pool: UnsafeMutableRawPointer, into output: UnsafeMutablePointer<Float>
   ) {
     let contextEnd = (rows.map(\.position).max() ?? 0) + 1
-    let heads = configuration.headCount
-    let kvHeads = configuration.kvHeadCount
+    let heads = shard.heads.count
+    let kvHeads = shard.kvHeads.count
     let size = configuration.headSize
     let scale = 1 / Float(size).squareRoot()
     // Where each block's rows of each head are: [span][kvHead][block], keys and values.
@@ -188,6 +194,7 @@ extension LlamaModel {
     of spans: [SequenceSpan], _ x: UnsafeMutablePointer<Float>,
     into normed: UnsafeMutablePointer<Float>
   ) -> [[Float]] {
+    guard let head else { return [] }
     let width = configuration.embeddingSize
     var wanted = 0
     var row = 0

@@ -1,3 +1,4 @@
+public import Collectives
 internal import Glibc
 public import KVLayout
 public import Linear
@@ -7,6 +8,9 @@ public import Linear
 /// Batch-invariant to the bit: the logits after a token, and the KV written for it, depend on the
 /// tokens before it and on the weights, and on nothing else: not on how the prompt was chunked,
 /// what shared its batch, where its blocks lie, or who computed the ones before.
+///
+/// With tensor parallelism it is one rank's shard; every rank makes the same passes. The bits depend on
+/// the number of ranks as well then, and still on nothing else.
 ///
 /// One thread uses it at a time.
 public final class LlamaModel {
@@ -28,33 +32,45 @@ public final class LlamaModel {
   let team: WorkerTeam
   let layers: [Layer]
   let outputNorm: [Float]
-  let head: Matrix
+  /// Nil where logits are another rank's work.
+  let head: Matrix?
+  public let shard: ModelShard
+  let reducer: any TensorReducer
   let embedding: GGUFFile.Tensor
   /// `[position][headSize/2]`, grown as positions are met.
   var cosines: [Float] = []
   var sines: [Float] = []
   var scratch = ForwardScratch()
 
-  /// Reads, dequantises and packs the weights.
+  /// Reads, dequantises and packs the weights of one rank's shard.
   ///
-  /// - Throws: ``ModelError`` for anything wrong with the file.
+  /// - Parameter reducer: Sums over the ranks; says which rank this is.
+  /// - Throws: ``ModelError`` for anything wrong with the file, or an impossible number of ranks.
   public init(
-    _ file: GGUFFile, tokensPerBlock: Int = 16, team: WorkerTeam
+    _ file: GGUFFile, tokensPerBlock: Int = 16, team: WorkerTeam,
+    reducer: any TensorReducer = SoloTensorReducer()
   ) throws(ModelError) {
     let configuration = try LlamaConfiguration(file)
+    let shard = try ModelShard(
+      configuration, rank: reducer.rank, rankCount: reducer.rankCount, path: file.path)
     self.configuration = configuration
+    self.shard = shard
+    self.reducer = reducer
     self.file = file
     self.team = team
     tokenizer = try Tokenizer(file)
     do {
       layout = try BlockLayout(
-        layerCount: configuration.layerCount, kvHeadsPerRank: configuration.kvHeadCount,
-        headSize: configuration.headSize, tokensPerBlock: tokensPerBlock)
+        layerCount: configuration.layerCount, kvHeadsPerRank: shard.kvHeads.count,
+        headSize: configuration.headSize, tokensPerBlock: tokensPerBlock,
+        rankCount: shard.rankCount)
     } catch {
       throw .malformed(path: file.path, "\(error)")
     }
-    let width = configuration.embeddingSize
-    let kvWidth = configuration.kvHeadCount * configuration.headSize
+    let (width, size) = (configuration.embeddingSize, configuration.headSize)
+    let kvWidth = configuration.kvHeadCount * size
+    let queries = shard.heads.lowerBound * size..<shard.heads.upperBound * size
+    let keys = shard.kvHeads.lowerBound * size..<shard.kvHeads.upperBound * size
     let loader = WeightLoader(file: file, team: team)
     var layers: [Layer] = []
     for index in 0..<configuration.layerCount {
@@ -65,17 +81,23 @@ public final class LlamaModel {
           mlpNorm: try loader.vector(name + "ffn_norm.weight", count: width),
           attentionInput: try loader.matrix(
             [
-              (name + "attn_q.weight", width), (name + "attn_k.weight", kvWidth),
-              (name + "attn_v.weight", kvWidth),
+              .init(name + "attn_q.weight", rows: width, taking: queries),
+              .init(name + "attn_k.weight", rows: kvWidth, taking: keys),
+              .init(name + "attn_v.weight", rows: kvWidth, taking: keys),
             ], columns: width),
           attentionOutput: try loader.matrix(
-            [(name + "attn_output.weight", width)], columns: width),
+            [.init(name + "attn_output.weight", rows: width)], columns: width, taking: queries),
           gate: try loader.matrix(
-            [(name + "ffn_gate.weight", configuration.hiddenSize)], columns: width),
+            [
+              .init(
+                name + "ffn_gate.weight", rows: configuration.hiddenSize, taking: shard.hidden)
+            ], columns: width),
           up: try loader.matrix(
-            [(name + "ffn_up.weight", configuration.hiddenSize)], columns: width),
+            [.init(name + "ffn_up.weight", rows: configuration.hiddenSize, taking: shard.hidden)],
+            columns: width),
           down: try loader.matrix(
-            [(name + "ffn_down.weight", width)], columns: configuration.hiddenSize)))
+            [.init(name + "ffn_down.weight", rows: width)], columns: configuration.hiddenSize,
+            taking: shard.hidden)))
     }
     self.layers = layers
     outputNorm = try loader.vector("output_norm.weight", count: width)
@@ -83,7 +105,10 @@ public final class LlamaModel {
       "token_embd.weight", shape: [width, configuration.vocabularySize])
     // Tied unless the file says otherwise.
     let headName = file.tensors["output.weight"] == nil ? "token_embd.weight" : "output.weight"
-    head = try loader.matrix([(headName, configuration.vocabularySize)], columns: width)
+    head =
+      shard.rank == 0
+      ? try loader.matrix([.init(headName, rows: configuration.vocabularySize)], columns: width)
+      : nil
   }
 
   /// `(rows, columns)` of every product it makes, for the start-up self-test.
@@ -120,28 +145,53 @@ struct WeightLoader {
     return values
   }
 
-  /// One matrix of the rows of several tensors, one below the other.
+  /// Some rows of a tensor of `rows` rows.
+  struct Part {
+    let name: String
+    let rows: Int
+    let taken: Range<Int>
+
+    init(_ name: String, rows: Int, taking taken: Range<Int>? = nil) {
+      self.name = name
+      self.rows = rows
+      self.taken = taken ?? 0..<rows
+    }
+  }
+
+  /// One matrix of rows of several tensors, one below the other.
+  ///
+  /// - Parameter taken: Of each row's `columns`, those that are kept.
   func matrix(
-    _ parts: [(name: String, rows: Int)], columns: Int
+    _ parts: [Part], columns: Int, taking taken: Range<Int>? = nil
   ) throws(ModelError) -> Matrix {
     var tensors: [GGUFFile.Tensor] = []
     for part in parts {
       tensors.append(try file.tensor(part.name, shape: [columns, part.rows]))
     }
-    let total = parts.reduce(0) { $0 + $1.rows }
-    let (file, rows) = (file, parts.map(\.rows))
-    return Matrix(rows: total, columns: columns, team: team) { range, output in
+    let kept = taken ?? 0..<columns
+    let total = parts.reduce(0) { $0 + $1.taken.count }
+    let file = file
+    return Matrix(rows: total, columns: kept.count, team: team) { range, output in
+      let whole = UnsafeMutablePointer<Float>.allocate(capacity: columns)
+      defer { whole.deallocate() }
       for (index, row) in range.enumerated() {
         var (part, local) = (0, row)
-        while local >= rows[part] {
-          local -= rows[part]
+        while local >= parts[part].taken.count {
+          local -= parts[part].taken.count
           part += 1
         }
+        local += parts[part].taken.lowerBound
         let tensor = tensors[part]
-        let stride = tensor.byteCount / rows[part]
-        Self.dequantise(
-          tensor, at: file.pointer(to: tensor) + local * stride, count: columns,
-          into: output + index * columns)
+        let stride = tensor.byteCount / parts[part].rows
+        let line = output + index * kept.count
+        let bytes = file.pointer(to: tensor) + local * stride
+        if kept.count == columns {
+          Self.dequantise(tensor, at: bytes, count: columns, into: line)
+        } else {
+          // Quantised in groups of columns that a cut may go through.
+          Self.dequantise(tensor, at: bytes, count: columns, into: whole)
+          line.update(from: whole + kept.lowerBound, count: kept.count)
+        }
       }
     }
   }

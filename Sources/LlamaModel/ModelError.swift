@@ -10,6 +10,7 @@ public enum ModelError: Error, Equatable, Sendable, CustomStringConvertible {
   case unsupportedArchitecture(path: String, String)
   case unsupportedType(path: String, tensor: String, type: UInt32)
   case unsupportedTokenizer(path: String, String)
+  case indivisible(path: String, ranks: Int, possible: [Int])
   case shape(path: String, tensor: String, expected: [Int], actual: [Int])
 
   public var description: String {
@@ -28,6 +29,9 @@ public enum ModelError: Error, Equatable, Sendable, CustomStringConvertible {
       "\(path): tensor \(tensor) has ggml type \(type); F32, F16, Q4_1 and Q8_0 are supported"
     case .unsupportedTokenizer(let path, let what):
       "\(path): \(what); byte-level BPE (gpt2, pre 'smollm') with a ChatML template is supported"
+    case .indivisible(let path, let ranks, let possible):
+      "\(path) cannot be shared by \(ranks) ranks: its heads allow "
+        + possible.map(String.init).joined(separator: ", ")
     case .shape(let path, let tensor, let expected, let actual):
       "\(path): tensor \(tensor) has shape \(actual), not \(expected)"
     }

@@ -1,5 +1,6 @@
 internal import CLinuxShims
 internal import Glibc
+internal import RemoteG2Core
 
 /// A plain thread with its own stack: the step loop and the transfer pump, which must never share a
 /// pool with tasks that wait.
@@ -37,6 +38,9 @@ public struct OSThread: @unchecked Sendable {
     precondition(status == 0, "no thread for \(name): \(String(cString: strerror(status)))")
     return OSThread(thread: thread)
   }
+
+  /// Sleeps the calling thread.
+  public static func nap(_ duration: Duration) { clinux_nap(max(0, duration.nanoseconds)) }
 
   public func join() { pthread_join(thread, nil) }
 }

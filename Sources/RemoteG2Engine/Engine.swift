@@ -8,9 +8,8 @@ public import RemoteG2Core
 public final class Engine<Channel: StepChannel>
 where Channel.Plan == StepPlan, Channel.Report == RankReport {
   private let model: any ForwardPass
-  private let memory: UnsafeMutableRawPointer
   private let channel: Channel
-  private let worker: any WorkerConnector
+  private let parts: RankStep
   private let connector: any SchedulerConnector
   private var coordinator: GroupCoordinator
   let scheduler: Scheduler
@@ -27,10 +26,10 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     channel: Channel, worker: any WorkerConnector, connector: any SchedulerConnector,
     policy: LoadFailurePolicy, limits: Limits, clock: @escaping () -> LocalInstant
   ) throws(GroupCoordinator.Invalid) {
+    precondition(channel.rank == 0, "the engine leads; other ranks run a RankLoop")
     self.model = model
-    self.memory = memory
     self.channel = channel
-    self.worker = worker
+    parts = RankStep(model: model, memory: memory, worker: worker, clock: clock)
     self.connector = connector
     self.clock = clock
     coordinator = try GroupCoordinator(
@@ -71,28 +70,52 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     let startedAt = clock()
     scheduler.admit(at: startedAt)
     let chosen = scheduler.choose(at: startedAt)
-    sequence += 1
+    let digested = chosen.filter(mayEndWithDigest)
     let plan = channel.broadcast(
       StepPlan(
-        sequence: sequence, orders: connector.plan(at: startedAt),
-        spans: chosen.map(span)))
-    worker.begin(plan.orders)
-    let tokens = plan.spans.reduce(0) { $0 + $1.tokens.count }
-    var logits: [[Float]] = []
-    if tokens > 0 {
+        sequence: nextSequence(), orders: connector.plan(at: startedAt), spans: chosen.map(span),
+        digests: digested.map(digestOrder)))
+    let (logits, report) = parts.run(plan, rank: 0) { forward in
       let before = clock()
-      logits = model.forward(plan.spans, pool: memory)
-      onForward(tokens, clock() - before)
+      let logits = forward()
+      onForward(plan.spans.reduce(0) { $0 + $1.tokens.count }, clock() - before)
+      return logits
     }
-    var report = worker.end(rank: channel.rank, sequence: plan.sequence)
-    report.loadErrors += worker.takeLoadErrors()
     let reports = channel.gather(report)
     precondition(
       reports.allSatisfy { $0.sequence == plan.sequence }, "a report answers another plan")
+    for (index, request) in digested.enumerated() {
+      request.kvDigest = RankStep.combine(reports.map { $0.kvDigests[index] })
+    }
     let now = clock()
     apply(logits, to: chosen, startedAt: startedAt, at: now)
     coordinator.absorb(reports, connector: connector, engine: scheduler, at: now)
-    return tokens > 0
+    return !plan.spans.isEmpty
+  }
+
+  /// The last step: tells every rank that the group ends. Nothing may follow it.
+  public func end() {
+    let plan = channel.broadcast(
+      StepPlan(
+        sequence: nextSequence(), orders: connector.plan(at: clock()), spans: [], isLast: true))
+    let (_, report) = parts.run(plan, rank: 0) { $0() }
+    _ = channel.gather(report)
+  }
+
+  private func nextSequence() -> UInt64 {
+    sequence += 1
+    return sequence
+  }
+
+  /// It is sampled in this step, and what is sampled may be its last token.
+  private func mayEndWithDigest(_ request: RunningRequest) -> Bool {
+    request.spec.wantsDigests && request.computed + request.planned == request.tokens.count
+      && (!request.spec.ignoresEnd || request.generated.count + 1 >= request.spec.generateMax)
+  }
+
+  private func digestOrder(_ request: RunningRequest) -> KVDigestOrder {
+    KVDigestOrder(
+      blocks: request.blocks.map(\.value), tokens: request.computed + request.planned)
   }
 
   private func span(of request: RunningRequest) -> SequenceSpan {
@@ -131,7 +154,6 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
       let isAtEnd = model.endTokens.contains(last) && !request.spec.ignoresEnd
       if isAtEnd || request.generated.count >= request.spec.generateMax {
         request.account.endedAt = now
-        request.kvDigest = request.spec.wantsDigests ? kvDigest(of: request) : nil
         scheduler.leave(request, error: nil)
       }
     }
@@ -142,20 +164,6 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     var best = 0
     for index in logits.indices where logits[index] > logits[best] { best = index }
     return Int32(best)
-  }
-
-  private func kvDigest(of request: RunningRequest) -> Digest128 {
-    let layout = model.layout
-    var digest = StreamingDigest()
-    for (position, block) in request.blocks.enumerated() {
-      let tokens = min(layout.tokensPerBlock, request.computed - position * layout.tokensPerBlock)
-      guard tokens > 0 else { break }
-      let base = memory + block.index * layout.blockBytes
-      for extent in layout.extents(ofFirst: tokens) {
-        digest.add(UnsafeRawBufferPointer(start: base + extent.offset, count: extent.count))
-      }
-    }
-    return digest.value()
   }
 
   // MARK: Results and queries
@@ -177,6 +185,10 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
   /// their load was open.
   package var tables: [[BlockIndex]] {
     scheduler.requests.map(\.blocks) + scheduler.leaving.values.map(\.blocks)
+  }
+  /// The blocks of the longest cached prefix of these.
+  package func cached(_ keys: [BlockKey]) -> [BlockIndex] {
+    scheduler.pool.match(keys, most: keys.count)
   }
   package func holds(of block: BlockIndex) -> Int { scheduler.pool.holds(of: block) }
 

@@ -9,12 +9,15 @@ final class SimChannel: StepChannel {
   let rankCount: Int
   /// Of ranks 1 and up.
   private let followers: [any WorkerConnector]
+  /// What a rank's own clock shows.
+  private let clock: (Int) -> LocalInstant
   private(set) var broadcastCount = 0
   private(set) var gatherCount = 0
   /// A planted bug: every rank's account of its loads is taken to be the leader's.
   var ignoresFollowers = false
 
-  init(followers: [any WorkerConnector]) {
+  init(followers: [any WorkerConnector], clock: @escaping (Int) -> LocalInstant) {
+    self.clock = clock
     self.followers = followers
     rankCount = 1 + followers.count
   }
@@ -32,6 +35,7 @@ final class SimChannel: StepChannel {
     var reports = [report]
     for (index, follower) in followers.enumerated() {
       var other = follower.end(rank: index + 1, sequence: report.sequence)
+      other.at = clock(index + 1)
       if ignoresFollowers { other.progress = report.progress }
       reports.append(other)
     }

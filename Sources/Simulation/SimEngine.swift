@@ -29,6 +29,7 @@ final class SimEngine {
   var stepPlannedAt = Int64.max
   var busyUntil: Int64 = 0
 
+  private let clockErrors: [SimClockError]
   private final class Clock { var now = LocalInstant(nanoseconds: 0) }
   private let clock: Clock
   var events: [FetchEvent] { log.events }
@@ -37,7 +38,9 @@ final class SimEngine {
 
   struct Configuration {
     let worker: Int
-    let rankCount: Int
+    /// One for each rank: how wrong its clock is, seen from the leader's.
+    let clockErrors: [SimClockError]
+    var rankCount: Int { clockErrors.count }
     let blockCount: Int
     let limits: Limits
     let proof: ProofPolicy
@@ -83,7 +86,11 @@ final class SimEngine {
       connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
       spy = SpyConnector(connector, bug: configuration.bug)
       let halves = pumps.map { RemoteG2Worker(pump: $0) }
-      channel = SimChannel(followers: Array(halves.dropFirst()))
+      let errors = configuration.clockErrors
+      clockErrors = errors
+      channel = SimChannel(followers: Array(halves.dropFirst())) { rank in
+        errors[rank].shown(at: clock.now)
+      }
       channel.ignoresFollowers = configuration.bug == .rankFailureIgnored
       control.releasesTwice = configuration.bug == .doubleRelease
       engine = try Engine(
@@ -102,6 +109,8 @@ final class SimEngine {
   }
 
   var now: LocalInstant { clock.now }
+  /// What a rank's own clock shows.
+  func now(onRank rank: Int) -> LocalInstant { clockErrors[rank].shown(at: clock.now) }
 
   /// What is held though nothing should be.
   var leftovers: [String] {
@@ -120,5 +129,15 @@ final class SimEngine {
     }
     if !control.renewing.isEmpty { found.append("\(control.renewing.count) renewals") }
     return found
+  }
+}
+
+/// How far a rank's clock is from its leader's, and how fast it leaves it.
+struct SimClockError {
+  var offset: Duration = .zero
+  var drift = 0.0
+
+  func shown(at leader: LocalInstant) -> LocalInstant {
+    leader + offset + .nanoseconds(Int64(Double(leader.nanoseconds) * drift))
   }
 }

@@ -72,9 +72,17 @@ extension SimWorld {
     let control = SimControl(
       ownStore: node.name, peers: nodes.map(\.name).filter { $0 != node.name }, limits: limits,
       chance: Chance(seed: chance.next()))
+    // No two ranks' clocks agree, and no outcome may show it.
+    let clockErrors = (0..<rankCount).map { rank in
+      rank == 0
+        ? SimClockError()
+        : SimClockError(
+          offset: chance.duration(.seconds(-10)...(.seconds(10))),
+          drift: (chance.unit() - 0.5) / 50)
+    }
     let engine = SimEngine(
       .init(
-        worker: node.index, rankCount: rankCount, blockCount: node.blockCount, limits: limits,
+        worker: node.index, clockErrors: clockErrors, blockCount: node.blockCount, limits: limits,
         proof: proof, policy: policy, transferBlocks: chance.between(1...4), bug: bug),
       control: control, chain: chain, fabrics: node.fabrics,
       fault: { [unowned self] _ in drawTransferFault() })
@@ -168,7 +176,7 @@ extension SimWorld {
     planFor(engine, at: now + delay.nanoseconds) { [unowned self, unowned engine] in
       let pump = engine.pumps[rank]
       guard token == pump.turnToken else { return }
-      let (didWork, hasNews) = pump.turn(at: engine.now)
+      let (didWork, hasNews) = pump.turn(at: engine.now(onRank: rank))
       if hasNews { ring(engine) }
       if didWork {
         pump.nap = .microseconds(100)

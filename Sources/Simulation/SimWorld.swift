@@ -40,7 +40,7 @@ final class SimWorld {
     var chance = Chance(seed: seed)
     weights = Weights(profile, &chance)
     limits = Self.drawLimits(&chance)
-    rankCount = bug == .rankFailureIgnored ? 2 : chance.pick([1, 1, 2, 3])
+    rankCount = bug == .rankFailureIgnored ? 2 : chance.pick([1, 1, 2, 3, 4])
     // Corruption in flight is what `always` is for: the other policies do not promise to see it.
     let corrupts = weights.transferFault.contains { $0.fault == .corrupt }
     let lies = weights.hostile > 0

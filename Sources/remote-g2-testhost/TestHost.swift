@@ -19,6 +19,10 @@ enum TestHost {
     setenv("UCX_NET_DEVICES", "lo", 0)
     setenv("UCX_LOG_LEVEL", "fatal", 0)
     signal(SIGPIPE, SIG_IGN)
+    // A rank group's transfers are in memory: it needs MPI, and no NIXL.
+    if CommandLine.arguments.dropFirst().first == "group" {
+      GroupHost.run(Array(CommandLine.arguments.dropFirst(2)))
+    }
     let discovery = NIXLDiscovery(explicitPath: nil)
     guard let library = discovery.library else { finish([discovery.explanation]) }
     let arguments = Array(CommandLine.arguments.dropFirst())
@@ -30,7 +34,8 @@ enum TestHost {
       case "stopped": finish(try stopped(library))
       case "metadata": finish(try metadata(library))
       case "orphan": finish(try orphan(library))
-      default: finish(["usage: conformance, killed, stopped, metadata, orphan"])
+      case "agents": finish(try agents(library))
+      default: finish(["usage: conformance, killed, stopped, metadata, orphan, agents, group"])
       }
     } catch { finish(["\(error)"]) }
   }
@@ -236,6 +241,56 @@ enum TestHost {
     if !pair.poll(seconds: 5, until: { pair.landed == 1 }) {
       failures.append("the good peer no longer lands: \(pair.events)")
     }
+    return failures
+  }
+
+  /// Room for one agent, and two sources: the idle one makes room, the busy one does not.
+  static func agents(_ library: NIXLLibrary) throws -> [String] {
+    let (first, second) = (try Pair(library), try Pair(library))
+    var limits = Limits()
+    limits.agentsMax = 1
+    let transport = NIXLTransport(
+      target: first.target, library: library, name: "few-\(getpid())", limits: limits)
+    let names = ["a", "b"].map { SourceID.peer(name: $0, Incarnation(high: 1, low: 1)) }
+    var failures: [String] = []
+    var ordinal = 0
+    var events: [TransferEvent] = []
+    func post(_ index: Int) throws {
+      ordinal += 1
+      try transport.post(
+        TransferID(fetch: FetchID(1), ordinal: ordinal), from: names[index],
+        (0..<16).map { BlockMove(target: BlockIndex($0), source: SlotIndex($0)) },
+        at: MonotonicClock.now())
+    }
+    func lands() -> Bool {
+      let deadline = MonotonicClock.now() + .seconds(5)
+      while transport.inFlightCount > 0, MonotonicClock.now() < deadline {
+        transport.poll(at: MonotonicClock.now(), into: &events)
+      }
+      defer { events = [] }
+      return events.count == 1 && events.allSatisfy { if case .landed = $0 { true } else { false } }
+    }
+    for (index, pair) in [first, second].enumerated() {
+      try transport.attach(names[index], pair.description)
+    }
+    for index in [0, 1, 0] {
+      try post(index)
+      if !lands() { failures.append("source \(index) did not land") }
+      if transport.agentCount != 1 { failures.append("\(transport.agentCount) agents") }
+    }
+    first.source.signal(SIGSTOP)
+    while first.source.stateLetter != "T" { usleep(1000) }
+    try post(0)
+    do {
+      try post(1)
+      failures.append("a busy agent was dropped for another source")
+    } catch {
+      if !"\(error)".contains("busy") { failures.append("refused with \(error)") }
+    }
+    first.source.signal(SIGCONT)
+    if !lands() { failures.append("the busy source did not land") }
+    try post(1)
+    if !lands() { failures.append("the other source did not land afterwards") }
     return failures
   }
 

@@ -42,6 +42,11 @@ struct `NIXL across processes` {
     #expect(status == 0, "\(output)")
   }
 
+  @Test func `an idle agent makes room for another source, and a busy one does not`() throws {
+    let (status, output, _) = try runTestHost("agents")
+    #expect(status == 0, "\(output)")
+  }
+
   @Test func `a request dropped in flight is released only once it is terminal`() throws {
     let (status, output, _) = try runTestHost("orphan")
     #expect(status == 0, "\(output)")

@@ -52,6 +52,12 @@ import Testing
     joined.tenantSalt = ""
     let keys = [Self.scope, shifted, joined].map { Self.keys($0, tokens)[0] }
     #expect(Set(keys).count == 3)
+    // Fields that look like what stands between fields: only the lengths tell them apart.
+    let nothing = String(repeating: "\0", count: 8)
+    var (front, back) = (Self.scope, Self.scope)
+    (front.adapter, front.tenantSalt) = ("x" + nothing, "")
+    (back.adapter, back.tenantSalt) = ("x", nothing)
+    #expect(Self.keys(front, tokens) != Self.keys(back, tokens))
   }
 
   @Test func `a key names its tokens and everything before them`() {

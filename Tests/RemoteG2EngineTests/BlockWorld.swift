@@ -4,6 +4,7 @@ import KVLayout
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import RemoteG2EngineTesting
 import Simulation
 
 /// One engine over a connector of the test's own, with a shelf of blocks in memory.
@@ -12,7 +13,7 @@ final class BlockWorld {
   let engine: Engine<ToyWorld.ToyChannel>
   private let memory: BlockMemory
   private let shelf: BlockMemory
-  private let clock = ToyWorld.Clock()
+  private let clock = ToyClock()
   private var results: [RequestID: RequestResult] = [:]
 
   /// - Parameters:

@@ -2,6 +2,7 @@ import KVConnector
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import RemoteG2EngineTesting
 import Testing
 
 @Suite struct `The engine` {

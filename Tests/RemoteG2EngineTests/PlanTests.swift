@@ -2,6 +2,7 @@ import KVConnector
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import RemoteG2EngineTesting
 import Simulation
 import Testing
 
@@ -17,11 +18,12 @@ import Testing
     var now = LocalInstant(nanoseconds: 1)
     let keys = (0..<12).map { BlockKey(high: UInt64($0), low: 1) }
 
-    init(limits: Limits = Limits(), pullsByCost: Bool = false) throws {
+    init(limits: Limits = Limits(), pullsByCost: Bool = false, ranks: Int = 1) throws {
       connector = RemoteG2Connector(
         control: control,
         settings: try ConnectorSettings(
-          blockBytes: 128, tokensPerBlock: 4, targetBlockCount: 64, limits: limits,
+          rankCount: ranks, blockBytes: 128, tokensPerBlock: 4, targetBlockCount: 64,
+          limits: limits,
           pullsByCost: pullsByCost))
       control.peers["P"] = .ready(source)
       control.isSilent = true
@@ -53,6 +55,41 @@ import Testing
     }
 
     var isClean: Bool { connector.open == (0, 0, 0) }
+  }
+
+  @Test func `a request that leaves before its grant is bound gives the lease back`() throws {
+    let desk = try Desk()
+    #expect(try desk.match(0) == .undecided)
+    desk.grant(8)
+    #expect(desk.control.releases.isEmpty && desk.connector.open.fetches == 1)
+    desk.connector.finish(RequestID(1))
+    _ = desk.connector.absorb([RankReport(rank: 0, sequence: 0)], at: desk.now)
+    #expect(desk.control.releases.count == 1 && desk.isClean)
+  }
+
+  @Test func `a source that one rank cannot attach is announced again, and not asked meanwhile`()
+    throws
+  {
+    let desk = try Desk(ranks: 2)
+    func report(_ first: Bool, _ second: Bool) {
+      let reports = [first, second].enumerated().map { rank, isAttached in
+        var report = RankReport(rank: rank, sequence: 0)
+        report.attached = [Self.source: isAttached]
+        return report
+      }
+      _ = desk.connector.absorb(reports, at: desk.now)
+    }
+    func asked() -> Bool {
+      desk.control.posted.contains { if case .resolve = $0 { true } else { false } }
+    }
+    report(true, false)
+    #expect(desk.control.attachFailures == [Self.source])
+    #expect(!desk.connector.isReady("P"))
+    #expect(try desk.match(0) == .undecided && !asked(), "it is waited for, and not asked")
+    report(true, true)
+    #expect(desk.connector.isReady("P"))
+    #expect(try desk.match(0) == .undecided && asked())
+    desk.connector.shutDown(at: desk.now)
   }
 
   @Test func `a gap before the plan's start gives the grant back`() throws {
@@ -325,6 +362,7 @@ import Testing
           version: version, store: String(repeating: "\u{1F600}", count: length),
           blocksMax: blocks, limits: Limits())
         taken += 1
+        #expect(version == Hint.version && !hint.store.isEmpty)
         #expect(hint.store.utf8.count <= Limits().hintBytesMax)
         #expect((1...Limits().blocksPerFetchMax).contains(hint.blocksMax ?? 1))
       } catch { dropped += 1 }

@@ -6,112 +6,15 @@ import KVLayout
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import RemoteG2EngineTesting
 import Simulation
-
-/// A control client that answers from ledgers in this process, when the test says so.
-final class ToyControl: SourceControl, @unchecked Sendable {
-  // @unchecked: used by one test on one thread.
-  var peers: [String: PeerState] = [:]
-  var local: SourceID?
-  var ledgers: [SourceID: StoreLedger] = [:]
-  var answers: [ControlAnswer] = []
-  var posted: [ControlRequest] = []
-  var now = LocalInstant(nanoseconds: 0)
-  /// Requests are left without an answer.
-  var isSilent = false
-  /// Confirm is answered with this instead of the ledger's word.
-  var confirmAnswer: ConfirmAnswer??
-
-  func state(ofPeer name: String) -> PeerState { peers[name] ?? .unknown }
-  var localStore: SourceID? { local }
-
-  func drain() -> [ControlAnswer] {
-    let taken = answers
-    answers = []
-    return taken
-  }
-
-  func post(_ request: ControlRequest) {
-    posted.append(request)
-    guard !isSilent else { return }
-    switch request {
-    case .resolve(let fetch, let source, let keys, _):
-      let answer = ledgers[source]?.resolve(keys, ttl: nil, at: now)
-      if let answer { grants.append(answer) }
-      answers.append(.resolved(fetch, answer, after: .milliseconds(1)))
-    case .confirm(let fetch, let source, let lease, _):
-      if let confirmAnswer {
-        answers.append(.confirmed(fetch, confirmAnswer))
-      } else {
-        answers.append(.confirmed(fetch, ledgers[source]?.confirm(lease, at: now)))
-      }
-    case .release(let source, let lease):
-      _ = ledgers[source]?.release(lease, at: now)
-    case .reserve(let batch, let source, let keys):
-      let deadline = now + .seconds(30)
-      answers.append(
-        .reserved(
-          batch: batch, keys.map { ledgers[source]?.pool.reserve($0, until: deadline) ?? .full }))
-    case .seal(let source, let rank, let saved):
-      for block in saved {
-        guard let digest = block.digest else { continue }
-        _ = ledgers[source]?.pool.seal(
-          block.save.slot, generation: block.save.generation, rank: rank, digest: digest)
-      }
-    }
-  }
-
-  /// Every answer to a resolve.
-  private(set) var grants: [ResolveAnswer] = []
-
-  var releases: [LeaseID] {
-    posted.compactMap { if case .release(_, let lease) = $0 { lease } else { nil } }
-  }
-}
-
-/// A worker half over a pump core without a thread.
-final class ToyWorker: WorkerConnector {
-  let pump: PumpCore
-  let clock: () -> LocalInstant
-  private var loadErrors: [BlockIndex] = []
-  /// How many times each block was named, over all steps.
-  private(set) var errorCounts: [BlockIndex: Int] = [:]
-  init(_ pump: PumpCore, clock: @escaping () -> LocalInstant) {
-    self.pump = pump
-    self.clock = clock
-  }
-
-  func begin(_ orders: [RankOrder]) {
-    for order in orders { pump.handle(.rank(order), at: clock()) }
-  }
-
-  func end(rank: Int, sequence: UInt64) -> RankReport {
-    _ = pump.run(at: clock())
-    let news = pump.takeReport()
-    var report = RankReport(rank: rank, sequence: sequence)
-    report.progress = news.progress
-    report.saved = news.saved
-    report.attached = news.attached.mapValues { $0 == nil }
-    loadErrors += news.loadErrors
-    return report
-  }
-
-  func takeLoadErrors() -> [BlockIndex] {
-    let taken = loadErrors
-    loadErrors = []
-    for block in taken { errorCounts[block, default: 0] += 1 }
-    return taken
-  }
-}
 
 /// One engine over the shipped scheduler, connector, pump core and store ledgers, with a clock that
 /// the test moves.
 final class ToyWorld {
   typealias ToyChannel = SoloStepChannel<StepPlan, RankReport>
-  final class Clock { var now = LocalInstant(nanoseconds: 1_000_000) }
-
   let model: ToyModel
-  let clock = Clock()
+  let clock = ToyClock()
   let control = ToyControl()
   let memory: BlockMemory
   let peerMemory: BlockMemory

@@ -56,7 +56,8 @@ import Testing
 
   @Test func `only its one wrapper imports each C module`() {
     let wrappers = [
-      "CKernels": ["Linear"], "CNIXL": ["NIXL"], "CXXHash": ["ContentDigest"],
+      "CMPI": ["Collectives"], "CKernels": ["Linear"], "CNIXL": ["NIXL"],
+      "CXXHash": ["ContentDigest"],
       "CLinuxShims": ["OSThreads", "RemoteG2Store", "RemoteG2Runtime"],
     ]
     for source in Self.sources("Sources") {
@@ -69,9 +70,11 @@ import Testing
 
   @Test func `arrows point down only`() {
     let order = [
-      "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "NIXL", "Linear", "LlamaModel",
-      "KVTransfer", "KVTransferTesting", "KVConnector", "Collectives", "RemoteG2Engine",
-      "Simulation", "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "remote-g2",
+      "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "NIXL", "Linear", "Collectives",
+      "LlamaModel", "LlamaModelTesting",
+      "KVTransfer", "KVTransferTesting", "KVConnector", "RemoteG2Engine",
+      "Simulation", "RemoteG2EngineTesting", "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime",
+      "remote-g2",
       "remote-g2-testhost",
     ]
     let rank = Dictionary(uniqueKeysWithValues: order.enumerated().map { ($1, $0) })
@@ -85,6 +88,36 @@ import Testing
         Issue.record("\(source.path) imports \(name), which is above it: turn the arrow round")
       }
     }
+  }
+
+  @Test func `nothing but the step loop and the forward pass can reach a collective`() {
+    // Whoever else could enter one could enter it on some ranks only.
+    let wired: Set<String> = [
+      "Collectives", "LlamaModel", "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime",
+      "Simulation", "remote-g2-testhost",
+    ]
+    let callers = [
+      ".broadcast(": ["RemoteG2Engine/Engine.swift", "RemoteG2Engine/RankLoop.swift"],
+      ".gather(": ["RemoteG2Engine/Engine.swift", "RemoteG2Engine/RankLoop.swift"],
+      ".sum(": ["LlamaModel/LlamaModel+Forward.swift"],
+    ]
+    var found: Set<String> = []
+    for source in Self.sources("Sources") where source.module != "Collectives" {
+      if Self.imports(source).contains("Collectives"), !wired.contains(source.module) {
+        Issue.record("\(source.path) imports Collectives: plan it, and let the step loop do it")
+      }
+      for line in source.lines {
+        let code = line.split(separator: "//", omittingEmptySubsequences: false).first ?? ""
+        for (call, allowed) in callers where code.contains(call) {
+          if allowed.contains(where: { source.path == "Sources/" + $0 }) {
+            found.insert(call)
+          } else {
+            Issue.record("\(source.path) enters a collective: only \(allowed) may")
+          }
+        }
+      }
+    }
+    #expect(found == Set(callers.keys), "a collective that nobody enters is not what is looked for")
   }
 
   @Test func `no file is longer than 400 lines`() {

@@ -44,6 +44,21 @@ int clinux_event_wait(int event, const int *others, int other_count, int64_t nan
 // `capacity` are written, or -errno.
 int clinux_epoll_descriptors(int *descriptors, int capacity);
 
+// A datagram socket under an abstract name made of `group` and `rank`. Returns it, or -errno.
+int clinux_rank_socket(uint64_t group, int rank);
+
+// Sends one byte to the socket of that group and rank. Never waits; what cannot be sent is not.
+void clinux_rank_ring(int socket, uint64_t group, int rank);
+
+// Waits until there is something to read, at most `nanoseconds`. Returns 0 when there is nothing.
+int clinux_rank_wait(int socket, int64_t nanoseconds);
+
+// Reads all there is.
+void clinux_rank_clear(int socket);
+
+// Sleeps for `nanoseconds`.
+void clinux_nap(int64_t nanoseconds);
+
 // Advisory exclusive lock on a file, not waited for. Returns the descriptor, or -errno.
 int clinux_lock_file(const char *path);
 

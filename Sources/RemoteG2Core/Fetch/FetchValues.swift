@@ -16,7 +16,7 @@ public enum FallbackReason: String, Error, Sendable, CaseIterable {
 }
 
 /// Why a transfer did not end in success.
-public enum TransferFailure: Error, Equatable, Sendable {
+public enum TransferFailure: Error, Equatable, Codable, Sendable {
   /// The transport refused to start it. Nothing moves.
   case rejected(String)
   /// It started, and the backend reported an error. Other pieces of it may still be moving.
@@ -26,7 +26,7 @@ public enum TransferFailure: Error, Equatable, Sendable {
 }
 
 /// One rank's account of its part of a fetch, as of its last report.
-public struct RankProgress: Equatable, Sendable {
+public struct RankProgress: Equatable, Codable, Sendable {
   /// Leading blocks whose transfers ended in success.
   public var landed: Int
   /// Nothing is left to post, and every posted transfer landed or failed.

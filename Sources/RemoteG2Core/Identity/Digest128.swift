@@ -1,5 +1,5 @@
 /// The content digest of one block on one rank (XXH3-128), computed by the source when it sealed it.
-public struct Digest128: Hashable, Sendable, CustomStringConvertible {
+public struct Digest128: Hashable, Codable, Sendable, CustomStringConvertible {
   public let high: UInt64
   public let low: UInt64
 

@@ -1,5 +1,5 @@
 /// Who a fetch reads from. Peer = address + incarnation, so a restarted store is another source.
-public enum SourceID: Hashable, Sendable, CustomStringConvertible {
+public enum SourceID: Hashable, Codable, Sendable, CustomStringConvertible {
   case local(Incarnation)
   case peer(name: String, Incarnation)
 
@@ -19,7 +19,7 @@ public enum SourceID: Hashable, Sendable, CustomStringConvertible {
 }
 
 /// One block to read: where it lands, and where it is.
-public struct BlockMove: Equatable, Sendable {
+public struct BlockMove: Equatable, Codable, Sendable {
   public let target: BlockIndex
   public let source: SlotIndex
 
@@ -30,7 +30,7 @@ public struct BlockMove: Equatable, Sendable {
 }
 
 /// One order from the leader to every rank's worker half. It is all that a rank ever sees.
-public enum RankOrder: Equatable, Sendable {
+public enum RankOrder: Equatable, Codable, Sendable {
   case load(FetchID, from: SourceID, moves: [BlockMove])
   case stopPosting(FetchID)
   /// Compare the leading blocks with these digests, one list per rank.
@@ -43,7 +43,7 @@ public enum RankOrder: Equatable, Sendable {
 }
 
 /// One sealed G1 block to copy into the local store's pool.
-public struct BlockSave: Equatable, Sendable {
+public struct BlockSave: Equatable, Codable, Sendable {
   public let block: BlockIndex
   public let slot: SlotIndex
   public let generation: UInt32
@@ -64,7 +64,7 @@ public struct BlockSave: Equatable, Sendable {
 }
 
 /// A copy into the store's pool that ended. `digest` is nil when it could not be made.
-public struct SavedBlock: Equatable, Sendable {
+public struct SavedBlock: Equatable, Codable, Sendable {
   public let save: BlockSave
   public let digest: Digest128?
 
@@ -75,7 +75,7 @@ public struct SavedBlock: Equatable, Sendable {
 }
 
 /// What one rank tells the leader at the end of a step.
-public struct RankReport: Equatable, Sendable {
+public struct RankReport: Equatable, Codable, Sendable {
   public var rank: Int
   /// The plan it answers.
   public var sequence: UInt64
@@ -87,13 +87,18 @@ public struct RankReport: Equatable, Sendable {
   public var bytesMoved: [SourceID: MovedBytes] = [:]
   /// Sources this rank was told to attach, and whether it could.
   public var attached: [SourceID: Bool] = [:]
+  /// The rank's own clock when it reported; nil where it is the leader's. Only what lies between two of
+  /// its instants means anything to another rank.
+  public var at: LocalInstant?
+  /// One for each digest the plan asked for, of this rank's part.
+  public var kvDigests: [Digest128] = []
 
   public init(rank: Int, sequence: UInt64) {
     self.rank = rank
     self.sequence = sequence
   }
 
-  public struct MovedBytes: Equatable, Sendable {
+  public struct MovedBytes: Equatable, Codable, Sendable {
     public var bytes: Int
     public var duration: Duration
     public init(bytes: Int, duration: Duration) {

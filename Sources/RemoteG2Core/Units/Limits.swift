@@ -55,6 +55,10 @@ public struct Limits: Sendable, Equatable {
   public var peersMax = 64
   public var hintBytesMax = 4096
   public var commandBytesMax = 1 << 20
+  /// One step's plan, or one rank's report, between processes.
+  public var groupMessageBytesMax = 64 << 20
+  /// How long a rank waits for its group before it ends.
+  public var groupSilenceMax: Duration = .seconds(10)
 
   public init() { check() }
 

@@ -1,5 +1,5 @@
 /// A point on this machine's monotonic clock. Never sent to another process: durations travel.
-public struct LocalInstant: Hashable, Comparable, Sendable {
+public struct LocalInstant: Hashable, Comparable, Codable, Sendable {
   public let nanoseconds: Int64
   public init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
 

@@ -1,5 +1,5 @@
 /// A position in an engine's own paged pool (G1).
-public struct BlockIndex: Hashable, Comparable, Sendable, CustomStringConvertible {
+public struct BlockIndex: Hashable, Comparable, Codable, Sendable, CustomStringConvertible {
   public let value: Int32
   public init(_ value: Int) { self.value = Int32(value) }
   public var index: Int { Int(value) }
@@ -8,7 +8,7 @@ public struct BlockIndex: Hashable, Comparable, Sendable, CustomStringConvertibl
 }
 
 /// A position in a store's pool (G2). The same on every rank.
-public struct SlotIndex: Hashable, Comparable, Sendable, CustomStringConvertible {
+public struct SlotIndex: Hashable, Comparable, Codable, Sendable, CustomStringConvertible {
   public let value: Int32
   public init(_ value: Int) { self.value = Int32(value) }
   public var index: Int { Int(value) }
@@ -25,7 +25,7 @@ public struct RequestID: Hashable, Comparable, Sendable, CustomStringConvertible
 }
 
 /// One attempt to fetch a prefix. Never reused by an engine.
-public struct FetchID: Hashable, Comparable, Sendable, CustomStringConvertible {
+public struct FetchID: Hashable, Comparable, Codable, Sendable, CustomStringConvertible {
   public let value: UInt64
   public init(_ value: UInt64) { self.value = value }
   public static func < (a: Self, b: Self) -> Bool { a.value < b.value }
@@ -47,7 +47,7 @@ public struct TransferID: Hashable, Comparable, Sendable, CustomStringConvertibl
 }
 
 /// A random 128-bit name drawn when a process starts. Names are never reused.
-public struct Incarnation: Hashable, Sendable, CustomStringConvertible {
+public struct Incarnation: Hashable, Codable, Sendable, CustomStringConvertible {
   public let high: UInt64
   public let low: UInt64
   public init(high: UInt64, low: UInt64) {

@@ -1,0 +1,129 @@
+internal import CMPI
+internal import Glibc
+public import OSThreads
+internal import RemoteG2Core
+
+/// Why a rank group of processes cannot start.
+public enum MPIError: Error, Equatable, Sendable, CustomStringConvertible {
+  case library(String)
+  case initialisation(code: Int32)
+  case size(expected: Int, actual: Int)
+
+  public var description: String {
+    switch self {
+    case .library(let why):
+      "tensor parallelism over processes needs Open MPI 4 (scripts/setup installs openmpi-bin): \(why)"
+    case .initialisation(let code):
+      "Open MPI could not start (error \(code)): start the ranks with mpirun.openmpi"
+    case .size(let expected, let actual):
+      "the group was to have \(expected) ranks and mpirun started \(actual): start it with -n \(expected)"
+    }
+  }
+}
+
+/// This process's membership of the rank group that mpirun started.
+///
+/// Only the step thread uses it, through its channel and reducer. A rank that waits sleeps: for the
+/// next plan until the leader rings, for everything else in short naps. How long a wait has lasted is
+/// told to `pulse`, by which a watchdog ends a process whose group is broken.
+public final class MPIGroup {
+  public let rank: Int
+  public let rankCount: Int
+  public let pulse = GroupPulse()
+  /// Rung by the other ranks: the leader's by pumps with news, the others' by the leader's plans.
+  public let bell: RankBell
+
+  private static let yieldTurns = 100
+  private static let napMin: Duration = .microseconds(20)
+  private static let napMax: Duration = .microseconds(500)
+  /// When a ring is expected to end the wait, and something may have swallowed it.
+  private static let rungNapMax: Duration = .milliseconds(20)
+
+  /// - Parameters:
+  ///   - expected: How many ranks there must be.
+  ///   - library: A path of libmpi, or nil for the system's.
+  public init(expecting expected: Int? = nil, library: String? = nil) throws(MPIError) {
+    if let why = cmpi_load(library) { throw .library(String(cString: why)) }
+    var (rank, count): (Int32, Int32) = (0, 0)
+    let error = cmpi_init(&rank, &count)
+    guard error == 0 else { throw .initialisation(code: error) }
+    if let expected, Int(count) != expected {
+      throw .size(expected: expected, actual: Int(count))
+    }
+    self.rank = Int(rank)
+    rankCount = Int(count)
+    // The leader's process number names the group's bells.
+    var group = UInt64(getpid())
+    var request: cmpi_request?
+    Self.check(
+      withUnsafeMutableBytes(of: &group) {
+        cmpi_ibcast($0.baseAddress, Int32($0.count), &request)
+      }, "broadcast")
+    while !Self.isDone(&request) {}
+    bell = RankBell(group: group, rank: Int(rank))
+    // No rank rings before all of them can hear.
+    var (here, all) = (UInt8(1), [UInt8](repeating: 0, count: Int(count)))
+    Self.check(cmpi_iallgather(&here, 1, &all, &request), "gather")
+    while !Self.isDone(&request) {}
+  }
+
+  /// Leaves the group, together with every other rank. MPI is over for this process.
+  public func leave() { _ = cmpi_finalize() }
+
+  // MARK: For the channel and the reducer
+
+  func ibcast(_ buffer: UnsafeMutableRawBufferPointer, hearing isHearing: Bool) {
+    complete(hearing: isHearing) {
+      cmpi_ibcast(buffer.baseAddress, Int32(buffer.count), &$0)
+    }
+  }
+
+  func gather(_ part: UnsafeRawBufferPointer, into all: UnsafeMutableRawPointer?) {
+    complete(hearing: false) { cmpi_igather(part.baseAddress, Int32(part.count), all, &$0) }
+  }
+
+  func gather(
+    _ part: UnsafeRawBufferPointer, into all: UnsafeMutableRawPointer?, counts: [Int32],
+    places: [Int32]
+  ) {
+    complete(hearing: false) {
+      cmpi_igatherv(part.baseAddress, Int32(part.count), all, counts, places, &$0)
+    }
+  }
+
+  func allgather(_ part: UnsafeRawBufferPointer, into all: UnsafeMutableRawPointer) {
+    complete(hearing: false) { cmpi_iallgather(part.baseAddress, Int32(part.count), all, &$0) }
+  }
+
+  private func complete(hearing isHearing: Bool, _ start: (inout cmpi_request?) -> Int32) {
+    var request: cmpi_request?
+    Self.check(start(&request), "collective")
+    for _ in 0..<Self.yieldTurns {
+      if Self.isDone(&request) { return }
+      sched_yield()
+    }
+    pulse.waits(since: MonotonicClock.now())
+    defer { pulse.goesOn() }
+    var nap = Self.napMin
+    while !Self.isDone(&request) {
+      if isHearing {
+        // A ring may be for an earlier plan, so it is no more than a reason to look.
+        if bell.wait(until: MonotonicClock.now() + nap) { nap = Self.napMin }
+        nap = min(nap * 2, Self.rungNapMax)
+      } else {
+        OSThread.nap(nap)
+        nap = min(nap * 2, Self.napMax)
+      }
+    }
+  }
+
+  private static func isDone(_ request: inout cmpi_request?) -> Bool {
+    var done: Int32 = 0
+    check(cmpi_test(&request, &done), "test")
+    return done != 0
+  }
+
+  private static func check(_ error: Int32, _ what: String) {
+    precondition(error == 0, "MPI \(what) failed: error \(error)")
+  }
+}

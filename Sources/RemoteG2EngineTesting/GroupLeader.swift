@@ -1,0 +1,117 @@
+package import Collectives
+internal import ContentDigest
+package import KVConnector
+internal import KVLayout
+internal import KVTransfer
+package import RemoteG2Core
+package import RemoteG2Engine
+internal import Simulation
+
+/// Rank 0 of a group: the shipped engine and connector over a store ledger that answers at once, with
+/// a clock that the test moves.
+package final class GroupLeader<Channel: StepChannel>
+where Channel.Plan == StepPlan, Channel.Report == RankReport {
+  package let control = ToyControl()
+  package let connector: RemoteG2Connector
+  package let engine: Engine<Channel>
+  package let member: GroupMember
+  private let chain: KeyChain
+  private var now = GroupMember.start
+  private var results: [RequestID: RequestResult] = [:]
+  private var idNext: UInt64 = 1000
+
+  package init(
+    _ member: GroupMember, channel: Channel, proof: ProofPolicy = .proven(.onFailure),
+    limits: Limits = Limits()
+  ) throws {
+    self.member = member
+    let layout = member.model.layout
+    chain = KeyChain(
+      scope: KeyScope(modelDigest: "tiny", layoutDigest: layout.canonicalText, numerics: "t"),
+      tokensPerBlock: layout.tokensPerBlock,
+      hash: HashFunction(name: "xxh3") { bytes in
+        let digest = ContentDigest.of(bytes)
+        return [digest.high, digest.low, digest.high, digest.low].flatMap { word in
+          stride(from: UInt64(56), through: 0, by: -8).map { UInt8(truncatingIfNeeded: word >> $0) }
+        }
+      })
+    var settings = try ConnectorSettings(
+      rankCount: channel.rankCount, blockBytes: layout.blockBytes,
+      tokensPerBlock: layout.tokensPerBlock, targetBlockCount: GroupMember.blockCount,
+      limits: limits, proof: proof, pullsByCost: false)
+    settings.transferBlocks = 2
+    connector = RemoteG2Connector(control: control, settings: settings)
+    engine = try Engine(
+      model: member.model, memory: member.memory.region.base, blockCount: GroupMember.blockCount,
+      chain: chain, channel: channel, worker: member.worker, connector: connector,
+      policy: .recompute, limits: limits, clock: { [clock = member.clock] in clock.now })
+    control.peers["P"] = .ready(GroupMember.peer)
+    control.ledgers[GroupMember.local] = StoreLedger(
+      incarnation: GroupMember.incarnation, slotCount: GroupMember.slotCount,
+      rankCount: channel.rankCount, limits: limits)
+    run(2)
+  }
+
+  package func run(_ steps: Int) {
+    for _ in 0..<steps {
+      now = now + .milliseconds(1)
+      member.setClock(now)
+      control.now = now
+      _ = engine.step()
+      for result in engine.takeFinished() { results[result.id] = result }
+    }
+  }
+
+  package func submit(
+    _ id: UInt64, _ prompt: [Int32], generate: Int = 6, hinted: Bool = true
+  ) throws {
+    let hint = try Hint(version: 1, store: "P", blocksMax: nil, limits: Limits())
+    try engine.submit(
+      RequestSpec(
+        id: RequestID(id), prompt: prompt, generateMax: generate, hint: hinted ? hint : nil,
+        ignoresEnd: true, wantsDigests: true))
+  }
+
+  package func finish(_ id: UInt64, within steps: Int = 1000) -> RequestResult? {
+    for _ in 0..<steps {
+      if let result = results[RequestID(id)] { return result }
+      run(1)
+    }
+    return results[RequestID(id)]
+  }
+
+  /// Computes a prompt, saves its blocks on every rank, and makes them a peer's. Then every block of
+  /// G1 is overwritten with a stranger's, so that nothing of the prompt is left there by chance.
+  ///
+  /// - Returns: What the group gives alone.
+  package func fillPeer(_ prompt: [Int32]) throws -> RequestResult? {
+    control.local = GroupMember.local
+    try submit(idNext, prompt, hinted: false)
+    let golden = finish(idNext)
+    for _ in 0..<200 where connector.open.saving > 0 { run(1) }
+    control.local = nil
+    control.ledgers[GroupMember.peer] = control.ledgers.removeValue(forKey: GroupMember.local)
+    engine.dropCache()
+    let tokens = GroupMember.blockCount * member.model.layout.tokensPerBlock
+    let stranger = (0..<tokens - 6).map { Int32(($0 * 5 + 3) % member.model.vocabularySize) }
+    try submit(idNext + 1, stranger, hinted: false)
+    guard finish(idNext + 1)?.error == nil else { return nil }
+    engine.dropCache()
+    idNext += 2
+    return golden
+  }
+
+  /// Held by the leader though nothing should be. A rank's own transfers are its member's.
+  package var leaks: [String] {
+    var leaks: [String] = []
+    let open = connector.open
+    if open.fetches > 0 { leaks.append("\(open.fetches) fetches") }
+    if open.quarantined > 0 { leaks.append("\(open.quarantined) quarantined") }
+    if open.saving > 0 { leaks.append("\(open.saving) saving") }
+    if engine.poolCounts.held > 0 { leaks.append("\(engine.poolCounts.held) blocks held") }
+    for ledger in control.ledgers.values where ledger.stats.leases > 0 {
+      leaks.append("\(ledger.stats.leases) leases")
+    }
+    return leaks
+  }
+}

@@ -1,0 +1,126 @@
+package import Collectives
+package import KVLayout
+package import KVTransfer
+internal import Linear
+package import LlamaModel
+package import LlamaModelTesting
+package import RemoteG2Core
+package import RemoteG2Engine
+package import Simulation
+
+/// A sharded model, as the engine takes it.
+package final class ShardForward: ForwardPass {
+  package let model: LlamaModel
+  package init(_ model: LlamaModel) { self.model = model }
+  package var layout: BlockLayout { model.layout }
+  package var contextLength: Int { model.configuration.contextLength }
+  package var vocabularySize: Int { model.configuration.vocabularySize }
+  package var endTokens: Set<Int32> { [] }
+  package func forward(_ spans: [SequenceSpan], pool: UnsafeMutableRawPointer) -> [[Float]] {
+    model.forward(spans, pool: pool)
+  }
+}
+
+/// What goes wrong with the transfers of some ranks.
+package struct GroupFault: Sendable {
+  package enum Kind: String, CaseIterable, Sendable {
+    case failsAtPost, failsMidway, hangs, isSlow, isCorrupt
+
+    package var transfer: TransferFault {
+      switch self {
+      case .failsAtPost: .failAtPost
+      case .failsMidway: .halfComplete
+      case .hangs: .hang
+      case .isSlow: .slow
+      case .isCorrupt: .corrupt
+      }
+    }
+  }
+
+  package let kind: Kind
+  package let ranks: Set<Int>
+
+  package init(_ kind: Kind, on ranks: Set<Int>) {
+    self.kind = kind
+    self.ranks = ranks
+  }
+
+  /// The third transfer goes wrong; a slow rank is slow throughout.
+  func of(_ transfer: TransferID, rank: Int) -> TransferFault? {
+    ranks.contains(rank) && (transfer.ordinal == 2 || kind == .isSlow) ? kind.transfer : nil
+  }
+}
+
+/// One rank: its shard of a tiny Llama, its G1, its pump, and the source's pool of the same rank.
+package final class GroupMember: @unchecked Sendable {
+  // @unchecked: the rank's own thread uses it while that thread runs, a test after it has ended.
+  package static let incarnation = Incarnation(high: 1, low: 1)
+  package static let peer = SourceID.peer(name: "P", incarnation)
+  /// The same pool, as the store that the group's own blocks are saved to.
+  package static let local = SourceID.local(incarnation)
+  package static let blockCount = 48
+  package static let slotCount = 64
+  package static let start = LocalInstant(nanoseconds: 20_000_000_000)
+
+  package let model: ShardForward
+  package let memory: BlockMemory
+  package let faulty: FaultyTransport
+  package let worker: ToyWorker
+  package let clock: ToyClock
+  private let store: BlockMemory
+  private let fabric = MemoryFabric()
+  private let error: ClockError
+
+  /// Heads that `ranks` can share.
+  package static func model(_ ranks: Int) -> TinyLlama {
+    var tiny = TinyLlama()
+    if ranks == 3 { (tiny.heads, tiny.kvHeads) = (9, 3) }
+    return tiny
+  }
+
+  package init(
+    reducer: any TensorReducer, fault: GroupFault? = nil, error: ClockError = ClockError(),
+    limits: Limits = Limits()
+  ) throws {
+    let rank = reducer.rank
+    model = ShardForward(
+      try LlamaModel(
+        try Self.model(reducer.rankCount).open(), tokensPerBlock: 4, team: WorkerTeam(threads: 1),
+        reducer: reducer))
+    let bytes = model.layout.blockBytes
+    memory = BlockMemory(blockBytes: bytes, blockCount: Self.blockCount)
+    store = BlockMemory(blockBytes: bytes, blockCount: Self.slotCount)
+    fabric.publish(Self.peer, store.region)
+    faulty = FaultyTransport(
+      MemoryTransport(target: memory.region, fabric: fabric, blocksPerPoll: 1),
+      target: memory.region, fault: { fault?.of($0, rank: rank) })
+    let pump = PumpCore(target: memory.region, peers: faulty, rank: rank, limits: limits)
+    let clock = ToyClock()
+    self.clock = clock
+    self.error = error
+    worker = ToyWorker(pump) { clock.now }
+    setClock(Self.start)
+    pump.handle(.attach(Self.peer, .mapped(store.region, owner: 0)), at: clock.now)
+    pump.handle(.attach(Self.local, .mapped(store.region, owner: 0)), at: clock.now)
+    pump.handle(.transferBlocksMax(2), at: clock.now)
+  }
+
+  /// Follows the leader's clock, as wrongly as it was told to.
+  package func setClock(_ leader: LocalInstant) {
+    let drifted = Double(leader.nanoseconds) * (1 + error.drift)
+    clock.now = LocalInstant(nanoseconds: Int64(drifted)) + error.offset
+  }
+
+  /// Obeys a leader until the group ends. For ranks above 0.
+  package func follow<Channel: StepChannel>(_ channel: Channel)
+  where Channel.Plan == StepPlan, Channel.Report == RankReport {
+    let loop = RankLoop(
+      model: model, memory: memory.region.base, channel: channel, worker: worker,
+      clock: { [clock] in clock.now })
+    var now = Self.start
+    repeat {
+      now = now + .milliseconds(1)
+      setClock(now)
+    } while loop.step()
+  }
+}

@@ -1,0 +1,108 @@
+import Collectives
+import Foundation
+import KVConnector
+import KVTransfer
+import OSThreads
+import RemoteG2Core
+import RemoteG2Engine
+import RemoteG2EngineTesting
+import RemoteG2Runtime
+
+/// One rank of a group of processes that mpirun started: `group RANKS KIND FAILING [SILENCE]`.
+///
+/// KIND is a kind of fault, `none`, or `stalls`, where the failing ranks stop themselves in the middle.
+enum GroupHost {
+  static let prompt = (0..<50).map { Int32($0 * 7 % 64) }
+
+  static func run(_ arguments: [String]) -> Never {
+    do {
+      guard arguments.count >= 3, let count = Int(arguments[0]) else {
+        throw TestHost.Failure("group RANKS KIND FAILING [SILENCE]")
+      }
+      let failing = Set(arguments[2].split(separator: ",").compactMap { Int($0) })
+      let kind = GroupFault.Kind(rawValue: arguments[1])
+      let silence = arguments.count > 3 ? Double(arguments[3]) ?? 10 : 10
+      let group = try MPIGroup(expecting: count)
+      let watchdog = GroupWatchdog(
+        group.pulse, rank: group.rank, silenceMax: .milliseconds(Int(silence * 1000)))
+      print("rank \(group.rank) is \(getpid())")
+      fflush(nil)
+      let failures = try run(
+        group, fault: kind.map { GroupFault($0, on: failing) },
+        stalls: arguments[1] == "stalls" ? failing : [])
+      group.leave()
+      withExtendedLifetime(watchdog) {}
+      TestHost.finish(failures.map { "rank \(group.rank): \($0)" })
+    } catch { TestHost.finish(["\(error)"]) }
+  }
+
+  private static func run(
+    _ group: MPIGroup, fault: GroupFault?, stalls: Set<Int>
+  ) throws -> [String] {
+    let reducer = MPITensorReducer(group)
+    let channel = MPIStepChannel<StepPlan, RankReport>(
+      group, plans: .json, reports: .json, limits: Limits())
+    let member = try GroupMember(reducer: reducer, fault: fault)
+    var failures: [String] = []
+    if stalls.contains(group.rank) {
+      // Later than the start, so that the others are in the middle of their steps.
+      _ = OSThread.start("stall") {
+        OSThread.nap(.milliseconds(300))
+        kill(getpid(), SIGSTOP)
+      }
+    }
+    if group.rank == 0 {
+      let leader = try GroupLeader(
+        member, channel: channel,
+        proof: fault?.kind == .isCorrupt ? .proven(.always) : .proven(.onFailure))
+      failures += try lead(leader, fault)
+      var id: UInt64 = 2
+      while !stalls.isEmpty {
+        // Until the watchdog ends it.
+        try leader.submit(id, prompt, hinted: false)
+        _ = leader.finish(id)
+        id += 1
+      }
+      leader.engine.end()
+    } else {
+      member.follow(channel)
+    }
+    if let fault {
+      let applied = member.faulty.applied[fault.kind.transfer] ?? 0
+      if (applied > 0) != fault.ranks.contains(group.rank) {
+        failures.append("\(applied) faults where \(fault.ranks.sorted()) were to fail")
+      }
+    }
+    if member.faulty.inFlightCount > 0 { failures.append("transfers are left in flight") }
+    print(
+      "rank \(group.rank) entered \(channel.broadcastCount) \(channel.gatherCount) "
+        + "\(reducer.sumCount)")
+    fflush(nil)
+    return failures
+  }
+
+  private static func lead(
+    _ leader: GroupLeader<MPIStepChannel<StepPlan, RankReport>>, _ fault: GroupFault?
+  ) throws -> [String] {
+    var failures: [String] = []
+    guard let golden = try leader.fillPeer(prompt) else { return ["the golden run did not end"] }
+    try leader.submit(1, prompt)
+    guard let result = leader.finish(1) else { return ["the pull did not end"] }
+    if result.generated != golden.generated { failures.append("other tokens") }
+    if result.logitsDigest != golden.logitsDigest { failures.append("other logits") }
+    if result.kvDigest != golden.kvDigest || result.kvDigest == nil {
+      failures.append("other KV")
+    }
+    let kept = result.account.keptTokens
+    let isAsExpected =
+      switch fault?.kind {
+      case nil, .isSlow: kept == 48
+      case .isCorrupt: (16..<24).contains(kept)
+      case .failsAtPost, .failsMidway, .hangs: kept == 16
+      }
+    if !isAsExpected { failures.append("kept \(kept)") }
+    leader.control.answers.append(.sourceDied(GroupMember.peer))
+    leader.run(30)
+    return failures + leader.leaks
+  }
+}
