@@ -1,3 +1,4 @@
+public import KVTransfer
 public import RemoteG2Core
 
 /// The scheduler half: decides what to fetch from whom, drives each fetch's machine, and tells the
@@ -15,6 +16,8 @@ public final class RemoteG2Connector: SchedulerConnector {
   var outcome = ConnectorOutcome()
   /// By source: the ranks that can read it. It is asked once all of them can.
   var attachedRanks: [SourceID: Set<Int>] = [:]
+  /// Of all ranks, as of their last reports.
+  public internal(set) var transfersInFlight = 0
   var saves: [UInt64: [SealedBlock]] = [:]
   /// Blocks being saved, with how many ranks have still to copy them.
   var savesInFlight: [BlockIndex: Int] = [:]
@@ -285,11 +288,25 @@ public final class RemoteG2Connector: SchedulerConnector {
   /// Whether the local store is mapped.
   public var isLocalReady: Bool { control.localStore.map { isAttached($0) } ?? false }
 
+  /// A source can be asked from now on: every rank is told where its pool is.
+  public func announce(_ source: SourceID, at addresses: [SourceAddress]) {
+    orders.append(.attach(source, addresses))
+  }
+
+  /// Lets the ranks' transfers go wrong, where the worker was started for it.
+  public func inject(_ fault: TransferFault?, ranks: [Int]) {
+    orders.append(.inject(fault: fault?.rawValue, ranks: ranks))
+  }
+
+  public func setTracing(_ isOn: Bool) { orders.append(.trace(isOn)) }
+
   public func setPace(_ bytesPerSecond: Double?, transferBlocks: Int?) {
     settings.paceBytesPerSecond = bytesPerSecond
     let most = min(
       settings.limits.transferBlocksMax, settings.limits.transferBytesMax / settings.blockBytes)
     settings.transferBlocks = max(1, min(transferBlocks ?? most, most))
+    orders.append(
+      .pace(bytesPerSecond: bytesPerSecond, transferBlocks: settings.transferBlocks))
   }
 
   public func setProof(_ policy: ProofPolicy) { settings.proof = policy }

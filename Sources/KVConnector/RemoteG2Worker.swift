@@ -4,17 +4,48 @@ public import RemoteG2Core
 /// The worker half: hands orders to its rank's pump, and the pump's news to the leader.
 public final class RemoteG2Worker: WorkerConnector {
   private let pump: any PumpPort
+  private let rank: Int
+  private let open: (SourceID, SourceAddress) -> SourceDescription?
   private let onTrace: (TransferTrace) -> Void
   private var loadErrors: [BlockIndex] = []
+  /// Sources whose address could not be opened, since the last report.
+  private var unopened: [SourceID] = []
 
-  /// - Parameter onTrace: Told every transfer's moments while the pump traces.
-  public init(pump: any PumpPort, onTrace: @escaping (TransferTrace) -> Void = { _ in }) {
+  /// - Parameters:
+  ///   - rank: Which of an order's addresses are its own.
+  ///   - open: Makes a source's address readable in this process; nil when it is gone already.
+  ///   - onTrace: Told every transfer's moments while the pump traces.
+  public init(
+    pump: any PumpPort, rank: Int = 0,
+    open: @escaping (SourceID, SourceAddress) -> SourceDescription? = { _, _ in nil },
+    onTrace: @escaping (TransferTrace) -> Void = { _ in }
+  ) {
     self.pump = pump
+    self.rank = rank
+    self.open = open
     self.onTrace = onTrace
   }
 
   public func begin(_ orders: [RankOrder]) {
-    for order in orders { pump.post(.rank(order)) }
+    for order in orders {
+      switch order {
+      case .attach(let source, let addresses):
+        if addresses.indices.contains(rank), let description = open(source, addresses[rank]) {
+          pump.post(.attach(source, description))
+        } else {
+          unopened.append(source)
+        }
+      case .pace(let rate, let transferBlocks):
+        pump.post(.pace(bytesPerSecond: rate))
+        pump.post(.transferBlocksMax(transferBlocks))
+      case .inject(let fault, let ranks):
+        pump.post(
+          .inject(ranks.contains(rank) ? fault.flatMap(TransferFault.init(rawValue:)) : nil))
+      case .trace(let isOn): pump.post(.trace(isOn))
+      case .load, .stopPosting, .checkDigests, .forget, .save, .sourceDied:
+        pump.post(.rank(order))
+      }
+    }
   }
 
   public func end(rank: Int, sequence: UInt64) -> RankReport {
@@ -26,6 +57,9 @@ public final class RemoteG2Worker: WorkerConnector {
     report.saved = news.saved
     report.bytesMoved = news.moved
     report.attached = news.attached.mapValues { $0 == nil }
+    for source in unopened { report.attached[source] = false }
+    unopened = []
+    report.transfersInFlight = pump.stats.transfersInFlight
     return report
   }
 

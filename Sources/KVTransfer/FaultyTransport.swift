@@ -1,7 +1,7 @@
 public import RemoteG2Core
 
 /// What goes wrong with one transfer.
-public enum TransferFault: Equatable, Sendable, CaseIterable {
+public enum TransferFault: String, Equatable, Sendable, CaseIterable {
   /// `post` throws: nothing moves.
   case failAtPost
   /// Half of its blocks arrive, then it fails, and is quiet a poll later.

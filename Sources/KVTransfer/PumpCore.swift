@@ -29,13 +29,18 @@ public final class PumpCore {
   /// Called to set the pace, where the peers' transport has one.
   private let setPace: (Double?) -> Void
 
+  /// Called to let transfers go wrong, where the peers' transport can.
+  private let setFault: (TransferFault?) -> Void
+
   /// - Parameters:
   ///   - target: This rank's G1.
   ///   - peers: Reads peers' pools; the local store's is always copied from its mapping.
   public init(
     target: BlockRegion, peers: any Transport, rank: Int, limits: Limits,
-    setPace: @escaping (Double?) -> Void = { _ in }
+    setPace: @escaping (Double?) -> Void = { _ in },
+    setFault: @escaping (TransferFault?) -> Void = { _ in }
   ) {
+    self.setFault = setFault
     self.target = target
     self.peers = peers
     self.rank = rank
@@ -60,6 +65,7 @@ public final class PumpCore {
     case .transferBlocksMax(let count):
       transferBlocksMax = max(1, min(count, limits.transferBytesMax / target.blockBytes))
     case .trace(let isOn): isTracing = isOn
+    case .inject(let fault): setFault(fault)
     case .rank(let order): handle(order, at: now)
     }
   }
@@ -94,6 +100,8 @@ public final class PumpCore {
     case .save(let blocks): saves += blocks
     case .sourceDied(let source):
       transport(for: source).fence(source)
+    case .attach, .pace, .trace, .inject:
+      preconditionFailure("the worker half turns \(rankOrder) into an order of the pump's own")
     }
   }
 

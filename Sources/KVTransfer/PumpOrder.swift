@@ -10,6 +10,8 @@ public enum PumpOrder: Sendable {
   /// From now on, at most this many blocks a transfer.
   case transferBlocksMax(Int)
   /// Report every transfer's posting and end, with its time.
+  /// Only where the pump was made for it; nil: nothing goes wrong any more.
+  case inject(TransferFault?)
   case trace(Bool)
 }
 
@@ -73,4 +75,5 @@ public protocol PumpPort: AnyObject, Sendable {
   func post(_ order: PumpOrder)
   /// Everything that happened since the last call.
   func takeReport() -> PumpReport
+  var stats: PumpStats { get }
 }

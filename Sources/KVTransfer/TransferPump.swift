@@ -22,12 +22,12 @@ public final class TransferPump: PumpPort {
   private let bell = EventBell()
   private let orders: Mailbox<PumpOrder>
   /// Rung when there is something new to report.
-  private let listener: Doorbell
+  private let listener: any Bell
   private let thread: Mutex<OSThread?> = Mutex(nil)
 
   /// - Parameter makeCore: Runs on the pump's own thread, where the core then stays.
   public init(
-    name: String, ringing listener: Doorbell, makeCore: @escaping @Sendable () -> PumpCore
+    name: String, ringing listener: any Bell, makeCore: @escaping @Sendable () -> PumpCore
   ) {
     self.listener = listener
     orders = Mailbox(ringing: bell)

@@ -68,13 +68,13 @@ extension ControlClient {
       return false
     }
     if previous != source {
-      for (rank, pool) in introduction.pools.enumerated() {
-        attach(
-          source,
-          .nixl(
-            metadata: pool.metadata, address: pool.address, slotCount: pool.slotCount,
-            blockBytes: pool.blockBytes), rank)
-      }
+      announce(
+        source,
+        introduction.pools.map {
+          .remote(
+            metadata: $0.metadata, address: $0.address, slotCount: $0.slotCount,
+            blockBytes: $0.blockBytes)
+        })
     }
     state.withLock { state in
       state.peers[peer.name]?.current = source
@@ -138,7 +138,7 @@ extension ControlClient {
 
   // MARK: The local store
 
-  /// Follows the store behind a Unix socket: maps its pools whenever a new incarnation answers.
+  /// Follows the store behind a Unix socket: has its pools mapped whenever a new incarnation answers.
   ///
   /// - Parameter onIncompatible: Told the process of a store that this engine cannot use.
   package func followLocalStore(
@@ -173,19 +173,13 @@ extension ControlClient {
         onIncompatible(attachment.process, mismatch.description)
         return
       }
-      do throws(PoolError) {
-        for (rank, descriptor) in attachment.descriptors.enumerated() {
-          let pool = try PoolMemory(
-            of: attachment.process, descriptor: descriptor, slotCount: attachment.slotCount,
-            blockBytes: attachment.blockBytes, owner: attachment.incarnation)
-          let region = BlockRegion(
-            base: pool.base, blockBytes: pool.blockBytes, blockCount: pool.slotCount)
-          attach(source, .mapped(region, owner: pool), rank)
-        }
-      } catch {
-        // It died between its answer and our mapping; the next visit meets its successor.
-        return
-      }
+      announce(
+        source,
+        attachment.descriptors.map {
+          .mapped(
+            process: attachment.process, descriptor: $0, slotCount: attachment.slotCount,
+            blockBytes: attachment.blockBytes)
+        })
       state.withLock { $0.local = source }
     } catch {
       if case .unavailable = error, EndpointProbe.look(at: client.address) == .refused,

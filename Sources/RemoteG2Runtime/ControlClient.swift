@@ -1,6 +1,5 @@
 internal import Glibc
 package import KVConnector
-package import KVTransfer
 package import OSThreads
 internal import RemoteG2Control
 package import RemoteG2Core
@@ -64,20 +63,20 @@ package final class ControlClient: SourceControl {
   let state = Mutex(State())
   let answers: Mailbox<ControlAnswer>
   private let openCalls = Mutex(0)
-  /// Tells every rank's pump.
-  let attach: @Sendable (SourceID, SourceDescription, Int) -> Void
+  /// Tells every rank where a source's pools are.
+  let announce: @Sendable (SourceID, [SourceAddress]) -> Void
 
   package init(
     fingerprint: Fingerprint, name: String, incarnation: Incarnation, limits: Limits,
     answers: Mailbox<ControlAnswer>,
-    attach: @escaping @Sendable (SourceID, SourceDescription, Int) -> Void
+    announce: @escaping @Sendable (SourceID, [SourceAddress]) -> Void
   ) {
     self.fingerprint = fingerprint
     self.name = name
     self.incarnation = incarnation
     self.limits = limits
     self.answers = answers
-    self.attach = attach
+    self.announce = announce
   }
 
   // MARK: For the step loop

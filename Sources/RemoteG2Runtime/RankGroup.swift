@@ -1,8 +1,13 @@
 package import Collectives
 internal import Foundation
 internal import Glibc
+internal import KVTransfer
+internal import LlamaModel
+package import NIXL
 internal import OSThreads
-internal import RemoteG2Core
+package import RemoteG2Core
+package import RemoteG2Engine
+internal import Synchronization
 
 extension WireCoder where Value: Codable {
   /// Both ends are the same program of the same build, so no version travels.
@@ -21,6 +26,74 @@ extension WireCoder where Value: Codable {
   }
 }
 
+/// A worker's own channel: to itself, or to its group.
+package final class WorkerStepChannel: StepChannel {
+  private enum Kind {
+    case solo(SoloStepChannel<StepPlan, RankReport>)
+    case group(MPIStepChannel<StepPlan, RankReport>)
+  }
+
+  private let kind: Kind
+
+  /// - Parameter group: Nil for a worker of one rank.
+  package init(_ group: MPIGroup?, limits: Limits) {
+    if let group {
+      kind = .group(MPIStepChannel(group, plans: .json, reports: .json, limits: limits))
+    } else {
+      kind = .solo(SoloStepChannel())
+    }
+  }
+
+  package var rank: Int {
+    switch kind {
+    case .solo(let channel): channel.rank
+    case .group(let channel): channel.rank
+    }
+  }
+
+  package var rankCount: Int {
+    switch kind {
+    case .solo(let channel): channel.rankCount
+    case .group(let channel): channel.rankCount
+    }
+  }
+
+  package func broadcast(_ plan: StepPlan?) -> StepPlan {
+    switch kind {
+    case .solo(let channel): channel.broadcast(plan)
+    case .group(let channel): channel.broadcast(plan)
+    }
+  }
+
+  package func gather(_ report: RankReport) -> [RankReport] {
+    switch kind {
+    case .solo(let channel): channel.gather(report)
+    case .group(let channel): channel.gather(report)
+    }
+  }
+}
+
+/// A rank above 0 of a worker: it obeys until its group ends.
+package enum RankFollower {
+  /// - Parameter library: Nil: nothing is pulled from peers.
+  package static func run(
+    _ configuration: WorkerConfiguration, library: NIXLLibrary?, group: MPIGroup,
+    watchdog: GroupWatchdog?
+  ) throws(WorkerError) {
+    var generator = SystemRandomNumberGenerator()
+    let parts = try RankParts(
+      configuration, library: library, incarnation: Incarnation(using: &generator),
+      reducer: MPITensorReducer(group), ringing: group.bell, onTrace: { _ in })
+    let loop = RankLoop(
+      model: parts.model, memory: parts.memory,
+      channel: WorkerStepChannel(group, limits: configuration.limits), worker: parts.worker,
+      clock: MonotonicClock.now)
+    watchdog?.groupHasStarted()
+    while loop.step() {}
+    parts.pump.stop()
+  }
+}
+
 /// Ends this process when its rank has waited too long for its group. A rank that died or hangs can
 /// never be made good: what the group computed so far is unfinished on every rank. The worker's store
 /// is a process of its own and serves on.
@@ -29,27 +102,53 @@ package final class GroupWatchdog: Sendable {
   package static let status: Int32 = 71
   private static let look: Duration = .milliseconds(100)
 
-  private let bell = Doorbell()
+  private let silenceMax: Atomic<Int64>
+  private let laterMax: Duration
 
-  package init(_ pulse: GroupPulse, rank: Int, silenceMax: Duration) {
-    _ = OSThread.start("watchdog-\(rank)") { [bell] in
+  /// - Parameters:
+  ///   - startMax: Until ``groupHasStarted()``, while ranks load their models.
+  ///   - silenceMax: From then on.
+  package init(
+    _ pulse: GroupPulse, rank: Int, startMax: Duration, silenceMax: Duration
+  ) {
+    self.silenceMax = Atomic(startMax.nanoseconds)
+    laterMax = silenceMax
+    _ = OSThread.start("watchdog-\(rank)") { [self] in
       while true {
-        bell.wait(atMost: Self.look)
-        guard let since = pulse.waitingSince, MonotonicClock.now() - since > silenceMax else {
-          continue
-        }
+        OSThread.nap(Self.look)
+        let most = Duration.nanoseconds(self.silenceMax.load(ordering: .relaxed))
+        guard let since = pulse.waitingSince, MonotonicClock.now() - since > most else { continue }
         let words =
-          "rank \(rank): no word from its group for \(silenceMax): a rank has died or hangs. "
+          "rank \(rank): no word from its group for \(most): a rank has died or hangs. "
           + "This engine ends; its store serves on. Start the worker again\n"
         _ = words.utf8CString.withUnsafeBytes { write(2, $0.baseAddress, $0.count - 1) }
         _exit(Self.status)
       }
     }
   }
+
+  package func groupHasStarted() {
+    silenceMax.store(laterMax.nanoseconds, ordering: .relaxed)
+  }
 }
 
 /// How a rank group of processes is started.
 package enum GroupLauncher {
+  /// Whether mpirun started this process.
+  package static var isRank: Bool { getenv("OMPI_COMM_WORLD_SIZE") != nil }
+
+  /// Replaces this process by mpirun, which starts it again as `ranks` ranks. Returns only when it
+  /// cannot.
+  package static func becomeGroup(ranks: Int) -> MPIError {
+    let line =
+      [program]
+      + arguments(ranks: ranks, "/proc/self/exe".resolved, Array(CommandLine.arguments.dropFirst()))
+    var words: [UnsafeMutablePointer<CChar>?] = line.map { strdup($0) }
+    words.append(nil)
+    execv(program, words)
+    return .library("\(program): \(String(cString: strerror(errno)))")
+  }
+
   /// Open MPI's, by the name that no other MPI's alternative can take.
   package static let program = "/usr/bin/mpirun.openmpi"
 

@@ -38,7 +38,7 @@ package enum WorkerError: Error, Sendable, CustomStringConvertible {
 package final class Worker: @unchecked Sendable {
   // @unchecked: the engine and the connector are touched by the step thread only; everything else
   // here is Sendable or set before that thread starts.
-  package typealias WorkerEngine = Engine<SoloStepChannel<StepPlan, RankReport>>
+  package typealias WorkerEngine = Engine<WorkerStepChannel>
 
   package let configuration: WorkerConfiguration
   package let identity: ModelIdentity
@@ -48,7 +48,8 @@ package final class Worker: @unchecked Sendable {
   let model: LlamaModel
   let engine: WorkerEngine
   let connector: RemoteG2Connector
-  let doorbell: Doorbell
+  let bell: EventBell
+  private let group: MPIGroup?
   let commands: Mailbox<@Sendable (Worker) -> Void>
   private let isStopping = Atomic<Bool>(false)
   private let thread = Mutex<OSThread?>(nil)
@@ -58,78 +59,60 @@ package final class Worker: @unchecked Sendable {
   /// Loads the model, starts the store, and starts to step.
   ///
   /// - Parameters:
-  ///   - library: NIXL; without it peers are not pulled from, and everything else works.
-  ///   - onResult: Told every ended request, on the step thread.
+  ///   - library: Nil: nothing is pulled from peers.
+  ///   - group: This process's ranks mates; nil for a worker of one rank.
+  ///   - onResult: Told every request's result, on the step thread.
+  ///   - onTrace: Told every transfer's moments while tracing, on the step thread.
+  ///   - onEvent: Told every event of a fetch, on the step thread.
   package init(
-    _ configuration: WorkerConfiguration, library: NIXLLibrary?,
+    _ configuration: WorkerConfiguration, library: NIXLLibrary?, group: MPIGroup? = nil,
     onResult: @escaping @Sendable (RequestResult) -> Void,
-    onTrace: @escaping @Sendable (TransferTrace) -> Void,
-    onEvent: @escaping @Sendable (FetchEvent) -> Void
+    onTrace: @escaping @Sendable (TransferTrace) -> Void = { _ in },
+    onEvent: @escaping @Sendable (FetchEvent) -> Void = { _ in }
   ) throws(WorkerError) {
     self.configuration = configuration
     self.onResult = onResult
-    let team = WorkerTeam(threads: configuration.threads)
-    do throws(ModelError) {
-      model = try LlamaModel(try GGUFFile(path: configuration.modelPath), team: team)
-    } catch { throw .model(error) }
-    do throws(LinearSelfTest.Failure) {
-      try LinearSelfTest.run(shapes: model.shapes, team: team)
-    } catch { throw .selfTest(error) }
-    identity = ModelIdentity(model, path: configuration.modelPath)
-    let layout = model.layout
-    let byteCount = layout.blockBytes * configuration.blockCount
-    let mapping = mmap(
-      nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    guard let memory = mapping, memory != MAP_FAILED else { throw .memory(bytes: byteCount) }
-    let region = BlockRegion(
-      base: memory, blockBytes: layout.blockBytes, blockCount: configuration.blockCount)
-    let doorbell = Doorbell()
-    self.doorbell = doorbell
-    commands = Mailbox(ringing: doorbell)
+    self.group = group
+    let bell = EventBell()
+    self.bell = bell
+    commands = Mailbox(ringing: bell)
     let limits = configuration.limits
     var generator = SystemRandomNumberGenerator()
     let incarnation = Incarnation(using: &generator)
-    let pump = TransferPump(name: "pump-0", ringing: doorbell) {
-      let peers: any Transport
-      if let library {
-        peers = NIXLTransport(
-          target: region, library: library, name: "pull-\(incarnation)", limits: limits)
-      } else {
-        peers = MappedTransport(target: region)
-      }
-      let paced = PacedTransport(peers, blockBytes: layout.blockBytes)
-      return PumpCore(
-        target: region, peers: paced, rank: 0, limits: limits,
-        setPace: { paced.bytesPerSecond = $0 })
-    }
-    self.pump = pump
+    let parts = try RankParts(
+      configuration, library: library, incarnation: incarnation,
+      reducer: group.map { MPITensorReducer($0) } ?? SoloTensorReducer(), ringing: bell,
+      onTrace: onTrace)
+    (identity, pump, model) = (parts.identity, parts.pump, parts.model)
+    let commands = commands
     control = ControlClient(
       fingerprint: identity.fingerprint(), name: configuration.name, incarnation: incarnation,
-      limits: limits, answers: Mailbox(ringing: doorbell),
-      attach: { source, description, rank in
-        if rank == 0 { pump.post(.attach(source, description)) }
+      limits: limits, answers: Mailbox(ringing: bell),
+      announce: { source, addresses in
+        commands.post { $0.connector.announce(source, at: addresses) }
       })
     do throws(ConnectorSettings.Invalid) {
       connector = RemoteG2Connector(
         control: control,
         settings: try ConnectorSettings(
-          blockBytes: layout.blockBytes, tokensPerBlock: layout.tokensPerBlock,
-          targetBlockCount: configuration.blockCount, limits: limits, proof: configuration.proof,
+          rankCount: model.layout.rankCount, blockBytes: model.layout.blockBytes,
+          tokensPerBlock: model.layout.tokensPerBlock, targetBlockCount: configuration.blockCount,
+          limits: limits, proof: configuration.proof,
           policy: configuration.policy, pullsByCost: configuration.pullsByCost),
         emit: onEvent)
     } catch { throw .settings(error) }
     do throws(GroupCoordinator.Invalid) {
       engine = try Engine(
-        model: model, memory: memory, blockCount: configuration.blockCount,
-        chain: identity.chain(), channel: SoloStepChannel(),
-        worker: RemoteG2Worker(pump: pump, onTrace: onTrace), connector: connector,
+        model: model, memory: parts.memory, blockCount: configuration.blockCount,
+        chain: identity.chain(), channel: WorkerStepChannel(group, limits: limits),
+        worker: parts.worker, connector: connector,
         policy: configuration.policy, limits: limits, clock: MonotonicClock.now)
     } catch { throw .group(error) }
     supervisor = StoreSupervisor(
       StoreLaunch(
         name: configuration.name, host: configuration.host, port: configuration.port,
         directory: configuration.directory, slotCount: configuration.slotCount,
-        blockBytes: layout.blockBytes, fingerprint: identity.fingerprint(),
+        blockBytes: model.layout.blockBytes, fingerprint: identity.fingerprint(),
         linger: configuration.linger, nixlPath: configuration.nixlPath,
         isInsecure: configuration.isInsecure))
     engine.onForward = { [connector] tokens, duration in
@@ -153,7 +136,7 @@ package final class Worker: @unchecked Sendable {
   /// Ends the threads and connections. The store stays, and lingers.
   package func stop() {
     isStopping.store(true, ordering: .releasing)
-    doorbell.ring()
+    bell.ring()
     thread.withLock { $0.take() }?.join()
     // Leases are given back, where their owners still listen; the others end by their deadlines.
     connector.shutDown(at: MonotonicClock.now())
@@ -172,6 +155,8 @@ package final class Worker: @unchecked Sendable {
   // MARK: The step thread
 
   private func loop() {
+    // Another rank's pump has news.
+    let rankBells = group.map { [$0.bell.descriptor] } ?? []
     while !isStopping.load(ordering: .acquiring) {
       for command in commands.drain() { command(self) }
       let didCompute = engine.step()
@@ -181,8 +166,10 @@ package final class Worker: @unchecked Sendable {
       // Idle: woken by news, by a deadline, or, while anything is open, by a slow tick.
       let now = MonotonicClock.now()
       let tick: Duration = connector.isBusy || engine.hasRequests ? .milliseconds(20) : .seconds(1)
-      doorbell.wait(until: min(connector.nextDeadline ?? now + tick, now + tick))
+      let until = min(connector.nextDeadline ?? now + tick, now + tick)
+      if bell.wait(until: until, hearing: rankBells) == .descriptor { group?.bell.clear() }
     }
+    engine.end()
   }
 
   private func publish() {
@@ -191,6 +178,7 @@ package final class Worker: @unchecked Sendable {
     let hasRequests = engine.hasRequests
     let ready = configuration.peers.map(\.name).filter { connector.isReady($0) }
     let isLocalReady = connector.isLocalReady
+    let inFlight = connector.transfersInFlight
     snapshot.withLock {
       $0.fetches = open.fetches
       $0.quarantined = open.quarantined
@@ -200,6 +188,7 @@ package final class Worker: @unchecked Sendable {
       $0.blocksCached = pool.cached
       $0.peersReady = ready
       $0.isLocalReady = isLocalReady
+      $0.transfersInFlight = inFlight
     }
   }
 
@@ -209,7 +198,8 @@ package final class Worker: @unchecked Sendable {
   package func audit() async -> WorkerAudit {
     var audit = snapshot.withLock { $0 }
     let moving = pump.stats
-    audit.transfersInFlight = moving.transfersInFlight
+    // The others' as of their last step; this rank's as of now.
+    audit.transfersInFlight = max(audit.transfersInFlight, moving.transfersInFlight)
     audit.bytesLate = moving.bytesLate
     for (name, breaker) in control.breakers {
       audit.peerSilent[name] = breaker.peerSilent

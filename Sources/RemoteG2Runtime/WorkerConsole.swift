@@ -1,3 +1,4 @@
+package import Collectives
 internal import Foundation
 internal import KVConnector
 internal import KVTransfer
@@ -24,10 +25,11 @@ package final class WorkerConsole: Sendable {
 
   /// Runs until the input ends or says `stop`.
   package func run(
-    _ configuration: WorkerConfiguration, library: NIXLLibrary?
+    _ configuration: WorkerConfiguration, library: NIXLLibrary?, group: MPIGroup? = nil,
+    watchdog: GroupWatchdog? = nil
   ) async throws(WorkerError) {
     let worker = try Worker(
-      configuration, library: library,
+      configuration, library: library, group: group,
       onResult: { [self] result in
         let caller = callers.withLock { $0.removeValue(forKey: result.id.value) }
         var event = WorkerEvent(.result, id: caller)
@@ -44,6 +46,7 @@ package final class WorkerConsole: Sendable {
         event.fetch = WireFetch(fetched)
         write(event)
       })
+    watchdog?.groupHasStarted()
     try worker.start()
     write(WorkerEvent(.ready))
     for await line in Self.lines(limits.commandBytesMax) {
@@ -113,8 +116,6 @@ package final class WorkerConsole: Sendable {
       worker.onStepThread { [self] worker in
         worker.connector.setPace(
           command.bytesPerSecond, transferBlocks: command.transferBlocks)
-        worker.pump.post(.pace(bytesPerSecond: command.bytesPerSecond))
-        worker.pump.post(.transferBlocksMax(worker.connector.settings.transferBlocks))
         write(WorkerEvent(.done, id: id))
       }
     case .renewals:
@@ -138,9 +139,27 @@ package final class WorkerConsole: Sendable {
         worker.connector.setProof(policy)
         write(WorkerEvent(.done, id: id))
       }
+    case .fault:
+      let fault = command.fault.map { TransferFault(rawValue: $0) }
+      guard worker.configuration.injectsFaults, fault != .some(nil) else {
+        write(
+          WorkerEvent(
+            .error, id: id,
+            message: "a fault needs --inject, and is one of: "
+              + TransferFault.allCases.map(\.rawValue).joined(separator: ", ")))
+        return
+      }
+      let ranks = command.ranks ?? []
+      worker.onStepThread { [self] worker in
+        worker.connector.inject(fault ?? nil, ranks: ranks)
+        write(WorkerEvent(.done, id: id))
+      }
     case .trace:
-      worker.pump.post(.trace(command.on == true))
-      write(WorkerEvent(.done, id: id))
+      let isOn = command.on == true
+      worker.onStepThread { [self] worker in
+        worker.connector.setTracing(isOn)
+        write(WorkerEvent(.done, id: id))
+      }
     case .audit:
       var event = WorkerEvent(.audit, id: id)
       event.audit = await worker.audit()

@@ -6,7 +6,7 @@ package import RemoteG2Engine
 /// One line on a worker's standard input.
 package struct WorkerCommand: Codable, Sendable {
   package enum Name: String, Codable, Sendable {
-    case generate, cancel, drop, save, pace, renewals, ttl, proof, trace, audit, stop
+    case generate, cancel, drop, save, pace, renewals, ttl, proof, fault, trace, audit, stop
   }
   package struct WireHint: Codable, Sendable {
     package var v: Int
@@ -36,6 +36,9 @@ package struct WorkerCommand: Codable, Sendable {
   package var on: Bool?
   /// For `ttl`; absent means the store's default.
   package var seconds: Double?
+  /// For `fault`, where the worker was started with --inject: which, absent for none, and where.
+  package var fault: String?
+  package var ranks: [Int]?
   /// For `proof`: off, onFailure, always, or unsafelyTrusting.
   package var policy: String?
 

@@ -13,8 +13,10 @@ final class SimChannel: StepChannel {
   private let clock: (Int) -> LocalInstant
   private(set) var broadcastCount = 0
   private(set) var gatherCount = 0
-  /// A planted bug: every rank's account of its loads is taken to be the leader's.
+  /// A planted bug: a rank that failed is taken to have landed everything. What it says of
+  /// quiet is believed, or the pump's own check would end the process before a checker could speak.
   var ignoresFollowers = false
+  private var wanted: [FetchID: Int] = [:]
 
   init(followers: [any WorkerConnector], clock: @escaping (Int) -> LocalInstant) {
     self.clock = clock
@@ -25,6 +27,7 @@ final class SimChannel: StepChannel {
   func broadcast(_ plan: StepPlan?) -> StepPlan {
     guard let plan else { preconditionFailure("the leader broadcasts its plan") }
     broadcastCount += 1
+    for case .load(let fetch, _, let moves) in plan.orders { wanted[fetch] = moves.count }
     for follower in followers { follower.begin(plan.orders) }
     return plan
   }
@@ -36,9 +39,20 @@ final class SimChannel: StepChannel {
     for (index, follower) in followers.enumerated() {
       var other = follower.end(rank: index + 1, sequence: report.sequence)
       other.at = clock(index + 1)
-      if ignoresFollowers { other.progress = report.progress }
+      if ignoresFollowers { ignoreFailures(in: &other) }
       reports.append(other)
     }
     return reports
+  }
+
+  private func ignoreFailures(in report: inout RankReport) {
+    for (fetch, progress) in report.progress where progress.failure != nil {
+      report.progress[fetch]?.failure = nil
+      if progress.isQuiet {
+        report.progress[fetch]?.landed = wanted[fetch] ?? progress.landed
+      } else {
+        report.progress[fetch]?.isTerminal = false
+      }
+    }
   }
 }

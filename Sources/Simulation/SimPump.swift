@@ -27,6 +27,8 @@ final class SimPump: PumpPort, @unchecked Sendable {
     onOrder()
   }
 
+  var stats: PumpStats { core.stats }
+
   func takeReport() -> PumpReport {
     defer { report = PumpReport() }
     return report

@@ -38,9 +38,14 @@ final class SimWorld {
     self.profile = profile
     self.bug = bug
     var chance = Chance(seed: seed)
-    weights = Weights(profile, &chance)
+    var weights = Weights(profile, &chance)
     limits = Self.drawLimits(&chance)
-    rankCount = bug == .rankFailureIgnored ? 2 : chance.pick([1, 1, 2, 3, 4])
+    if bug == .rankFailureIgnored {
+      // It can only be seen where ranks fail.
+      weights.transferFault = [(.failAtPost, 0.1), (.halfComplete, 0.1)]
+    }
+    rankCount = bug == .rankFailureIgnored ? 4 : chance.pick([1, 1, 2, 3, 4])
+    self.weights = weights
     // Corruption in flight is what `always` is for: the other policies do not promise to see it.
     let corrupts = weights.transferFault.contains { $0.fault == .corrupt }
     let lies = weights.hostile > 0

@@ -24,7 +24,9 @@ enum GroupHost {
       let silence = arguments.count > 3 ? Double(arguments[3]) ?? 10 : 10
       let group = try MPIGroup(expecting: count)
       let watchdog = GroupWatchdog(
-        group.pulse, rank: group.rank, silenceMax: .milliseconds(Int(silence * 1000)))
+        group.pulse, rank: group.rank, startMax: .seconds(60),
+        silenceMax: .milliseconds(Int(silence * 1000)))
+      watchdog.groupHasStarted()
       print("rank \(group.rank) is \(getpid())")
       fflush(nil)
       let failures = try run(

@@ -1,6 +1,8 @@
 import ArgumentParser
+import Collectives
 import Foundation
 import KVConnector
+import LlamaModel
 import NIXL
 import RemoteG2Core
 import RemoteG2Runtime
@@ -25,7 +27,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
     abstract: "An engine and its store, driven by JSON lines on standard input.",
     discussion: """
       Commands: {"cmd":"generate","id":1,"prompt":[tokens],"max":64,"hint":{"v":1,"store":"A"}}, \
-      cancel, drop, save, pace, renewals, ttl, proof, trace, audit, stop. Every command has an id \
+      cancel, drop, save, pace, renewals, ttl, proof, fault, trace, audit, stop. Every command has an id \
       that comes back with its answer. The worker ends when its input ends; its store lingers.
       """)
 
@@ -41,6 +43,11 @@ struct WorkerCommandLine: AsyncParsableCommand {
   var g1Blocks = 256
   @Option(help: "Blocks of the store's pool.") var slots = 256
   @Option(help: "Threads that compute.") var threads = ProcessInfo.processInfo.activeProcessorCount
+  @Option(
+    help: """
+      Tensor-parallel ranks. More than one are started with mpirun, each with its share of --threads.
+      """)
+  var tp = 1
   @Option(help: "Seconds the store goes on without its engine.") var linger = 600.0
   @Option(help: "Tokens one step computes at most.") var stepTokens = 128
   @Option(help: "When landed blocks are digested: off, onFailure or always.")
@@ -53,6 +60,8 @@ struct WorkerCommandLine: AsyncParsableCommand {
       show pulls that would not pay).
       """)
   var pull = "byCost"
+  @Flag(help: "Obey the command `fault`, which lets transfers go wrong: for demonstrations.")
+  var inject = false
   @OptionGroup var transport: TransportOptions
 
   func run() async throws {
@@ -62,6 +71,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
     checkRange("--g1-blocks", g1Blocks, 2...(1 << 20))
     checkRange("--slots", slots, 1...(1 << 20))
     checkRange("--threads", threads, 1...256)
+    checkRange("--tp", tp, 1...64)
     checkRange("--step-tokens", stepTokens, 1...4096)
     checkRange("--peer", peers.count, 0...Limits().peersMax)
     guard linger >= 0, linger <= 86_400 else {
@@ -80,6 +90,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
       checkName(peer.address.name)
       TransportOptions.check(host: peer.address.host, port: peer.address.port)
     }
+    let group = rankGroup()
     transport.prepare(host: host)
     let discovery = NIXLDiscovery(explicitPath: transport.nixlPath)
     if discovery.library == nil {
@@ -92,13 +103,42 @@ struct WorkerCommandLine: AsyncParsableCommand {
     let configuration = WorkerConfiguration(
       name: name, modelPath: ModelLocation.find(model), host: host, port: port,
       directory: runDirectory(runDir), peers: peers.map(\.address), blockCount: g1Blocks,
-      slotCount: slots, threads: threads, linger: .nanoseconds(Int64(linger * 1e9)),
+      slotCount: slots, threads: max(1, threads / tp), linger: .nanoseconds(Int64(linger * 1e9)),
       nixlPath: transport.nixlPath, isInsecure: transport.insecure,
-      proof: .proven(digestPolicy), policy: policy, pullsByCost: pull == "byCost", limits: limits)
+      proof: .proven(digestPolicy), policy: policy, pullsByCost: pull == "byCost",
+      injectsFaults: inject,
+      limits: limits)
+    let watchdog = group.map {
+      GroupWatchdog(
+        $0.pulse, rank: $0.rank, startMax: limits.groupStartMax, silenceMax: limits.groupSilenceMax)
+    }
     do throws(WorkerError) {
-      try await WorkerConsole(limits: limits).run(configuration, library: discovery.library)
+      if let group, group.rank > 0 {
+        try RankFollower.run(
+          configuration, library: discovery.library, group: group, watchdog: watchdog)
+      } else {
+        try await WorkerConsole(limits: limits).run(
+          configuration, library: discovery.library, group: group, watchdog: watchdog)
+      }
     } catch { fail("\(error)") }
+    group?.leave()
     NIXLLibrary.endProcess(0)
+  }
+
+  /// This process's group, when there is more than one rank. Started alone, it becomes that group.
+  private func rankGroup() -> MPIGroup? {
+    guard tp > 1 else { return nil }
+    if !GroupLauncher.isRank {
+      do throws(ModelError) {
+        let path = ModelLocation.find(model)
+        let possible = try LlamaConfiguration(GGUFFile(path: path)).possibleRankCounts
+        guard possible.contains(tp) else {
+          throw .indivisible(path: path, ranks: tp, possible: possible)
+        }
+      } catch { fail("--tp \(tp): \(error)") }
+      fail("\(GroupLauncher.becomeGroup(ranks: tp))")
+    }
+    do throws(MPIError) { return try MPIGroup(expecting: tp) } catch { fail("\(error)") }
   }
 }
 

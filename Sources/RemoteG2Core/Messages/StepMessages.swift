@@ -29,6 +29,14 @@ public struct BlockMove: Equatable, Codable, Sendable {
   }
 }
 
+/// Where one rank's pool of a source is. A value that every rank can be told, whoever asked for it.
+public enum SourceAddress: Equatable, Codable, Sendable {
+  /// A peer's: its agent's framed metadata, and where its slots are in its own memory.
+  case remote(metadata: [UInt8], address: UInt64, slotCount: Int, blockBytes: Int)
+  /// On this machine: a memory file that a process has open.
+  case mapped(process: Int32, descriptor: Int32, slotCount: Int, blockBytes: Int)
+}
+
 /// One order from the leader to every rank's worker half. It is all that a rank ever sees.
 public enum RankOrder: Equatable, Codable, Sendable {
   case load(FetchID, from: SourceID, moves: [BlockMove])
@@ -40,6 +48,14 @@ public enum RankOrder: Equatable, Codable, Sendable {
   case save([BlockSave])
   /// This incarnation is proved dead: its agent may be fenced.
   case sourceDied(SourceID)
+  /// Get ready to read a source; one address for each rank. Answered by the report's `attached`.
+  case attach(SourceID, [SourceAddress])
+  /// Hold the peers' transfers to a rate, for demonstrations; nil: none.
+  case pace(bytesPerSecond: Double?, transferBlocks: Int)
+  /// Let transfers of these ranks go wrong in a named way, for demonstrations; nil: none does.
+  case inject(fault: String?, ranks: [Int])
+  /// Tell every transfer's moments, or stop to.
+  case trace(Bool)
 }
 
 /// One sealed G1 block to copy into the local store's pool.
@@ -87,6 +103,8 @@ public struct RankReport: Equatable, Codable, Sendable {
   public var bytesMoved: [SourceID: MovedBytes] = [:]
   /// Sources this rank was told to attach, and whether it could.
   public var attached: [SourceID: Bool] = [:]
+  /// Posted on this rank, and neither landed nor quiet.
+  public var transfersInFlight = 0
   /// The rank's own clock when it reported; nil where it is the leader's. Only what lies between two of
   /// its instants means anything to another rank.
   public var at: LocalInstant?

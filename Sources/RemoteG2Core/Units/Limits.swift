@@ -57,7 +57,8 @@ public struct Limits: Sendable, Equatable {
   public var commandBytesMax = 1 << 20
   /// One step's plan, or one rank's report, between processes.
   public var groupMessageBytesMax = 64 << 20
-  /// How long a rank waits for its group before it ends.
+  /// How long a rank waits for its group before it ends: while they load the model, and later.
+  public var groupStartMax: Duration = .seconds(120)
   public var groupSilenceMax: Duration = .seconds(10)
 
   public init() { check() }

@@ -16,6 +16,9 @@ final class Fleet {
     var generate: Int
     /// Nil: both on loopback.
     var link: Link? = nil
+    var rankCount = 1
+    /// Of one worker: the ranks, their store, and mpirun where there is one.
+    var processCount: Int { rankCount == 1 ? 2 : rankCount + 2 }
   }
 
   let settings: Settings
@@ -49,10 +52,11 @@ final class Fleet {
       "--run-dir", settings.directory, "--peer", "\(other)=\(host(other)):\(ports[other] ?? 0)",
       "--g1-blocks", "\(settings.blockCount)",
       "--slots", "\(settings.slotCount)", "--threads", "\(settings.threads)", "--linger", "60",
-      "--pull", "always",
+      "--pull", "always", "--tp", "\(settings.rankCount)",
     ]
     if let path = settings.nixlPath { arguments += ["--nixl-path", path] }
     if let transport = settings.transport { arguments += ["--ucx-tls", transport] }
+    if settings.rankCount > 1 { arguments.append("--inject") }
     if settings.link != nil { arguments.append("--insecure") }
     workers[name] = try WorkerProcess(
       name: name, arguments: arguments, log: "\(settings.directory)/worker-\(name).log",
@@ -86,6 +90,27 @@ final class Fleet {
       }
       usleep(20_000)
     }
+  }
+
+  /// Kills every rank of a worker's engine at once, and nothing else of it: mpirun, where there is
+  /// one, ends by itself and takes the ranks' shared memory away.
+  ///
+  /// - Returns: When all of them were dead; nil when one would not die.
+  func killEngine(_ name: String) -> Int64? {
+    guard let worker = workers[name] else { return nil }
+    var ranks = [worker.process]
+    if settings.rankCount > 1 {
+      ranks = members().filter { pid in
+        let words = (ProcFile.text("/proc/\(pid)/cmdline") ?? "").split(separator: "\0")
+        return pid != worker.process.pid && words.dropFirst().first == "worker"
+          && zip(words, words.dropFirst()).contains { $0 == ("--name", Substring(name)) }
+      }.compactMap { ChildProcess(running: $0) }
+      guard ranks.count == settings.rankCount else { return nil }
+    }
+    for rank in ranks { rank.signal(SIGKILL) }
+    guard ranks.allSatisfy({ $0.hasEnded(waiting: 5_000) }) else { return nil }
+    let died = MonotonicClock.now().nanoseconds
+    return worker.process.hasEnded(waiting: 5_000) ? died : nil
   }
 
   func storeProcess(_ name: String) throws -> ChildProcess {
@@ -162,7 +187,7 @@ final class Fleet {
       leaks.quarantined += audit.quarantined
     }
     leakDetails = []
-    leaks.processes = max(0, members().count - 2 * workers.count)
+    leaks.processes = max(0, members().count - settings.processCount * workers.count)
     let now = try footprints()
     for (name, before) in baseline {
       guard let after = now[name] else {

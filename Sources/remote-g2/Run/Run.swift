@@ -27,6 +27,7 @@ struct Run: ParsableCommand {
   @Option(help: "Tokens to generate for each prompt.") var generate = 64
   @Option(help: "Threads each engine computes with.")
   var threads = ProcessInfo.processInfo.activeProcessorCount
+  @Option(help: "Tensor-parallel ranks of each worker, started with mpirun.") var tp = 1
   @Option(help: "Write what was measured to this file.") var json: String?
   @Option(help: "After the scenes: this many pairs of a cold and a stopped run, interleaved.")
   var pairs = 0
@@ -35,6 +36,7 @@ struct Run: ParsableCommand {
   func run() throws {
     checkRange("--generate", generate, 1...1024)
     checkRange("--threads", threads, 1...256)
+    checkRange("--tp", tp, 1...64)
     checkRange("--pairs", pairs, 0...100)
     guard transport == "tcp" || transport == "auto" else {
       fail("--transport '\(transport)' is not one of: tcp, auto")
@@ -56,9 +58,10 @@ struct Run: ParsableCommand {
       Fleet.Settings(
         model: path, nixlPath: nixlPath, directory: directory,
         transport: transport == "auto" ? nil : transport, threads: threads,
-        blockCount: blockCount, slotCount: stranger.count / 16 + 40, generate: generate))
+        blockCount: blockCount, slotCount: stranger.count / 16 + 40, generate: generate,
+        rankCount: tp))
     let stage = Stage(
-      fleet: fleet, prompts: prompts, stranger: stranger, blockBytes: sample.blockBytes,
+      fleet: fleet, prompts: prompts, stranger: stranger, blockBytes: sample.blockBytes / tp,
       progress: Self.say)
     var reports: [SceneReport] = []
     do {
@@ -110,14 +113,15 @@ struct Run: ParsableCommand {
   }
 
   private func chosenScenes() throws -> [(name: String, scene: Scenes.Scene)] {
-    guard let scenes else { return Scenes.all }
+    let all = Scenes.all + Scenes.rankScenes(tp)
+    guard let scenes else { return all }
     let names = scenes.split(separator: ",").map { $0.trimmingCharacters(in: .whitespaces) }
-    for name in names where !Scenes.all.contains(where: { $0.name == name }) {
+    for name in names where !all.contains(where: { $0.name == name }) {
       fail(
         "--scenes: there is no scene '\(name)'; the scenes are: "
-          + Scenes.all.map(\.name).joined(separator: ", "))
+          + all.map(\.name).joined(separator: ", "))
     }
-    return Scenes.all.filter { names.contains($0.name) || $0.name.hasPrefix("cold") }
+    return all.filter { names.contains($0.name) || $0.name.hasPrefix("cold") }
   }
 
   /// Cold and stopped runs in turn, so that what disturbs one disturbs the other.

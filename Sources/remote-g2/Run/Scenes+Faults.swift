@@ -109,9 +109,9 @@ extension Scenes {
     var report = SceneReport("engine killed")
     let id = try beginPull(stage, share: 0.3)
     let before = try stage.fleet.a.audit().storeIncarnation
-    stage.fleet.a.process.signal(SIGKILL)
-    report.expect(stage.fleet.a.process.hasEnded(waiting: 5_000), "A's engine did not die")
-    let fault = stage.now()
+    let died = stage.fleet.killEngine("A")
+    report.expect(died != nil, "A's engine did not die")
+    let fault = died ?? stage.now()
     let result = try stage.fleet.b.result(of: id)
     prove(&report, stage, at: fault)
     report.add(result, golden: stage.golden[0])
@@ -209,8 +209,7 @@ extension Scenes {
       _ = try beginPull(stage, share: 0.2)
       let before = try stage.fleet.a.audit().storeIncarnation
       let fault = stage.now()
-      stage.fleet.b.process.signal(SIGKILL)
-      report.expect(stage.fleet.b.process.hasEnded(waiting: 5_000), "B's engine did not die")
+      report.expect(stage.fleet.killEngine("B") != nil, "B's engine did not die")
       if stage.wasInFlight(at: fault), stage.landedBytes(at: fault) < stage.bytes { proofs += 1 }
       try stage.fleet.poll("A's leases are back", seconds: ttl + 1) {
         try stage.fleet.a.audit().storeLeases == 0

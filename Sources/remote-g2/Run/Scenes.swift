@@ -115,11 +115,9 @@ enum Scenes {
     var report = SceneReport("restarted")
     let before = try stage.fleet.a.audit().storeIncarnation
     let store = try stage.fleet.storeProcess("A")
-    stage.fleet.a.process.signal(SIGKILL)
     store.signal(SIGKILL)
     report.expect(
-      stage.fleet.a.process.hasEnded(waiting: 5_000) && store.hasEnded(waiting: 5_000),
-      "A did not die")
+      stage.fleet.killEngine("A") != nil && store.hasEnded(waiting: 5_000), "A did not die")
     let died = stage.now()
     try stage.fleet.start("A")
     try stage.fleet.waitUntilReady("A", peer: "B")

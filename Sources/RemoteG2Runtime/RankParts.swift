@@ -1,0 +1,101 @@
+package import Collectives
+internal import Glibc
+package import KVConnector
+internal import KVLayout
+package import KVTransfer
+internal import Linear
+package import LlamaModel
+package import NIXL
+package import OSThreads
+package import RemoteG2Core
+internal import RemoteG2Store
+
+/// What every rank of a worker has, the leader's included: its shard, its G1, its pump.
+package struct RankParts {
+  package let rank: Int
+  package let model: LlamaModel
+  package let identity: ModelIdentity
+  package let memory: UnsafeMutableRawPointer
+  package let pump: TransferPump
+  package let worker: RemoteG2Worker
+
+  /// Loads the model and computes its probe, together with every other rank.
+  ///
+  /// - Parameters:
+  ///   - library: Nil: nothing is pulled from peers.
+  ///   - bell: Rung when the pump has news.
+  package init(
+    _ configuration: WorkerConfiguration, library: NIXLLibrary?, incarnation: Incarnation,
+    reducer: any TensorReducer, ringing bell: any Bell,
+    onTrace: @escaping @Sendable (TransferTrace) -> Void
+  ) throws(WorkerError) {
+    let rank = reducer.rank
+    let team = WorkerTeam(threads: configuration.threads)
+    do throws(ModelError) {
+      model = try LlamaModel(
+        try GGUFFile(path: configuration.modelPath), team: team, reducer: reducer)
+    } catch { throw .model(error) }
+    do throws(LinearSelfTest.Failure) {
+      try LinearSelfTest.run(shapes: model.shapes, team: team)
+    } catch { throw .selfTest(error) }
+    identity = ModelIdentity(model, path: configuration.modelPath)
+    let layout = model.layout
+    let byteCount = layout.blockBytes * configuration.blockCount
+    let mapping = mmap(
+      nil, byteCount, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let memory = mapping, memory != MAP_FAILED else { throw .memory(bytes: byteCount) }
+    self.rank = rank
+    self.memory = memory
+    let region = BlockRegion(
+      base: memory, blockBytes: layout.blockBytes, blockCount: configuration.blockCount)
+    let limits = configuration.limits
+    pump = TransferPump(name: "pump-\(rank)", ringing: bell) {
+      let peers: any Transport
+      if let library {
+        peers = NIXLTransport(
+          target: region, library: library, name: "pull-\(incarnation)-\(rank)", limits: limits)
+      } else {
+        peers = MappedTransport(target: region)
+      }
+      let injection = Injection()
+      let paced = PacedTransport(
+        configuration.injectsFaults
+          ? FaultyTransport(peers, target: region) { injection.fault(of: $0) } : peers,
+        blockBytes: layout.blockBytes)
+      return PumpCore(
+        target: region, peers: paced, rank: rank, limits: limits,
+        setPace: { paced.bytesPerSecond = $0 }, setFault: { injection.kind = $0 })
+    }
+    worker = RemoteG2Worker(pump: pump, rank: rank, open: Self.open, onTrace: onTrace)
+  }
+
+  /// Nil for a store that died between its answer and our mapping; the next visit meets its successor.
+  private static func open(_ source: SourceID, _ address: SourceAddress) -> SourceDescription? {
+    switch address {
+    case .remote(let metadata, let address, let slotCount, let blockBytes):
+      return .nixl(
+        metadata: metadata, address: address, slotCount: slotCount, blockBytes: blockBytes)
+    case .mapped(let process, let descriptor, let slotCount, let blockBytes):
+      do throws(PoolError) {
+        let pool = try PoolMemory(
+          of: process, descriptor: descriptor, slotCount: slotCount, blockBytes: blockBytes,
+          owner: source.incarnation)
+        return .mapped(
+          BlockRegion(base: pool.base, blockBytes: pool.blockBytes, blockCount: pool.slotCount),
+          owner: pool)
+      } catch { return nil }
+    }
+  }
+}
+
+/// What a demonstration lets go wrong on this rank. Used by its pump's thread only.
+private final class Injection {
+  /// In the middle of a paced pull.
+  private static let ordinal = 8
+
+  var kind: TransferFault?
+
+  func fault(of transfer: TransferID) -> TransferFault? {
+    transfer.ordinal == Self.ordinal ? kind : nil
+  }
+}
