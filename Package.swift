@@ -112,7 +112,7 @@ let package = Package(
       ],
       resources: [.copy("Resources/text.txt")],
       swiftSettings: strict),
-    module("LlamaModelTesting", on: ["CLinuxShims", "Linear", "LlamaModel"]),
+    module("LlamaModelTesting", on: ["Linear", "LlamaModel"]),
     module("KVTransferTesting", on: ["KVTransfer", "OSThreads", "RemoteG2Core"]),
     // Runs what touches NIXL for the tests, in a process of its own.
     .executableTarget(
@@ -129,10 +129,9 @@ let package = Package(
     .executableTarget(
       name: "remote-g2-bench",
       dependencies: [
-        "CAllocations", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer",
-        "KVTransferTesting", "Linear",
-        "LlamaModel", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Runtime",
-        "RemoteG2Store",
+        "CAllocations", "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer",
+        "KVTransferTesting", "Linear", "LlamaModel", "NIXL", "OSThreads", "RemoteG2Control",
+        "RemoteG2Core", "RemoteG2Engine", "RemoteG2Runtime", "RemoteG2Store",
       ],
       path: "Benchmarks/remote-g2-bench", swiftSettings: strict),
 

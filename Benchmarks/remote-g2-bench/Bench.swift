@@ -28,10 +28,14 @@ enum Bench {
     case "control": try await ControlBench.run(model: arguments.dropFirst().first)
     case "compute": try ControlBench.computeForever(arguments.dropFirst().first)
     case "engine": try EngineBench.run(model: arguments.dropFirst().first)
+    case "group": GroupBench.threads()
+    case "rank": try GroupBench.processes()
     case "prefill": try EngineBench.profile(model: arguments.dropFirst().first)
     default:
       FileHandle.standardError.write(
-        Data("usage: remote-g2-bench read | connector | control MODEL | engine MODEL\n".utf8))
+        Data(
+          "usage: remote-g2-bench read | connector | pump | group | control MODEL | engine MODEL\n"
+            .utf8))
       exit(64)
     }
     NIXLLibrary.endProcess(0)
@@ -41,6 +45,13 @@ enum Bench {
     let start = MonotonicClock.now()
     try body()
     return (MonotonicClock.now() - start).inSeconds
+  }
+
+  /// User and system time of this process, all its threads.
+  static func processorSeconds() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
   }
 
   static func quantile(_ values: [Double], _ share: Double) -> Double {

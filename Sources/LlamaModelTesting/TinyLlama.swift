@@ -1,4 +1,3 @@
-internal import CLinuxShims
 internal import Glibc
 internal import Linear
 public import LlamaModel
@@ -61,12 +60,16 @@ public struct TinyLlama: Sendable {
     return file.bytes()
   }
 
-  /// Written to a file without a name, and opened.
+  /// Written to a file, opened, and the file's name taken away again.
   public func open() throws -> GGUFFile {
     let bytes = bytes()
-    let descriptor = clinux_memfd("tiny-llama", 0)
-    precondition(descriptor >= 0, "no memory for a tiny model")
-    defer { close(descriptor) }
+    var path = Array("/tmp/tiny-llama-XXXXXX".utf8CString)
+    let descriptor = mkstemp(&path)
+    precondition(descriptor >= 0, "no room for a tiny model")
+    defer {
+      close(descriptor)
+      unlink(path)
+    }
     var written = 0
     while written < bytes.count {
       let count = bytes.withUnsafeBytes {
@@ -75,6 +78,6 @@ public struct TinyLlama: Sendable {
       precondition(count > 0, "no room for a tiny model")
       written += count
     }
-    return try GGUFFile(path: "/proc/self/fd/\(descriptor)")
+    return try GGUFFile(path: String(decoding: path.dropLast().map(UInt8.init), as: UTF8.self))
   }
 }

@@ -27,49 +27,11 @@ extension WireCoder where Value: Codable {
 }
 
 /// A worker's own channel: to itself, or to its group.
-package final class WorkerStepChannel: StepChannel {
-  private enum Kind {
-    case solo(SoloStepChannel<StepPlan, RankReport>)
-    case group(MPIStepChannel<StepPlan, RankReport>)
-  }
+package typealias WorkerStepChannel = ProcessStepChannel<StepPlan, RankReport>
 
-  private let kind: Kind
-
-  /// - Parameter group: Nil for a worker of one rank.
-  package init(_ group: MPIGroup?, limits: Limits) {
-    if let group {
-      kind = .group(MPIStepChannel(group, plans: .json, reports: .json, limits: limits))
-    } else {
-      kind = .solo(SoloStepChannel())
-    }
-  }
-
-  package var rank: Int {
-    switch kind {
-    case .solo(let channel): channel.rank
-    case .group(let channel): channel.rank
-    }
-  }
-
-  package var rankCount: Int {
-    switch kind {
-    case .solo(let channel): channel.rankCount
-    case .group(let channel): channel.rankCount
-    }
-  }
-
-  package func broadcast(_ plan: StepPlan?) -> StepPlan {
-    switch kind {
-    case .solo(let channel): channel.broadcast(plan)
-    case .group(let channel): channel.broadcast(plan)
-    }
-  }
-
-  package func gather(_ report: RankReport) -> [RankReport] {
-    switch kind {
-    case .solo(let channel): channel.gather(report)
-    case .group(let channel): channel.gather(report)
-    }
+extension WorkerStepChannel {
+  package convenience init(_ group: MPIGroup?, limits: Limits) {
+    self.init(group, plans: .json, reports: .json, limits: limits)
   }
 }
 

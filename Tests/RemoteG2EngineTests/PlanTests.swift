@@ -57,41 +57,6 @@ import Testing
     var isClean: Bool { connector.open == (0, 0, 0) }
   }
 
-  @Test func `a request that leaves before its grant is bound gives the lease back`() throws {
-    let desk = try Desk()
-    #expect(try desk.match(0) == .undecided)
-    desk.grant(8)
-    #expect(desk.control.releases.isEmpty && desk.connector.open.fetches == 1)
-    desk.connector.finish(RequestID(1))
-    _ = desk.connector.absorb([RankReport(rank: 0, sequence: 0)], at: desk.now)
-    #expect(desk.control.releases.count == 1 && desk.isClean)
-  }
-
-  @Test func `a source that one rank cannot attach is announced again, and not asked meanwhile`()
-    throws
-  {
-    let desk = try Desk(ranks: 2)
-    func report(_ first: Bool, _ second: Bool) {
-      let reports = [first, second].enumerated().map { rank, isAttached in
-        var report = RankReport(rank: rank, sequence: 0)
-        report.attached = [Self.source: isAttached]
-        return report
-      }
-      _ = desk.connector.absorb(reports, at: desk.now)
-    }
-    func asked() -> Bool {
-      desk.control.posted.contains { if case .resolve = $0 { true } else { false } }
-    }
-    report(true, false)
-    #expect(desk.control.attachFailures == [Self.source])
-    #expect(!desk.connector.isReady("P"))
-    #expect(try desk.match(0) == .undecided && !asked(), "it is waited for, and not asked")
-    report(true, true)
-    #expect(desk.connector.isReady("P"))
-    #expect(try desk.match(0) == .undecided && asked())
-    desk.connector.shutDown(at: desk.now)
-  }
-
   @Test func `a gap before the plan's start gives the grant back`() throws {
     let desk = try Desk()
     #expect(try desk.match(4) == .undecided)
@@ -347,27 +312,6 @@ import Testing
     #expect(desk.connector.match(view, computed: 0, at: desk.now) == .available(blocks: 12))
     #expect(desk.connector.open.fetches == 2, "P's fetch is open still")
     desk.connector.shutDown(at: desk.now)
-  }
-
-  @Test func `no hint but a sound one gets through`() throws {
-    var generator = Chance(seed: 7)
-    var (taken, dropped) = (0, 0)
-    let numbers = [0, -1, 1, 2, 4096, 4097, .max, .min]
-    for _ in 0..<4000 {
-      let length = [0, 1, 8, 4096, 4097, 100_000].randomElement(using: &generator) ?? 0
-      let version = [1, 1, 1, 0, 2, -1, .max].randomElement(using: &generator) ?? 0
-      let blocks = numbers.randomElement(using: &generator)
-      do throws(HintError) {
-        let hint = try Hint(
-          version: version, store: String(repeating: "\u{1F600}", count: length),
-          blocksMax: blocks, limits: Limits())
-        taken += 1
-        #expect(version == Hint.version && !hint.store.isEmpty)
-        #expect(hint.store.utf8.count <= Limits().hintBytesMax)
-        #expect((1...Limits().blocksPerFetchMax).contains(hint.blocksMax ?? 1))
-      } catch { dropped += 1 }
-    }
-    #expect(taken > 50 && dropped > 500)
   }
 
   @Test func `what landed before a late judgement counts`() throws {

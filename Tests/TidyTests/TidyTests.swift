@@ -94,7 +94,7 @@ import Testing
     // Whoever else could enter one could enter it on some ranks only.
     let wired: Set<String> = [
       "Collectives", "LlamaModel", "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime",
-      "Simulation", "remote-g2-testhost",
+      "Simulation", "remote-g2", "remote-g2-testhost",
     ]
     let callers = [
       ".broadcast(": ["RemoteG2Engine/Engine.swift", "RemoteG2Engine/RankLoop.swift"],
@@ -150,7 +150,8 @@ import Testing
 
   @Test func `no clock or chance is read outside the shells`() {
     let shells: Set<String> = [
-      "OSThreads", "RemoteG2Store", "RemoteG2Runtime", "remote-g2", "remote-g2-testhost",
+      "Collectives", "OSThreads", "RemoteG2Store", "RemoteG2Runtime", "remote-g2",
+      "remote-g2-testhost",
       "KVTransferTesting",
     ]
     let reads = ["MonotonicClock.now()", "SystemRandomNumberGenerator", ".random(in:", "Date()"]

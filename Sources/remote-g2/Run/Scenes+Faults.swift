@@ -23,7 +23,7 @@ extension Scenes {
       report.fault_proved == true,
       "the fault was not proved: \(landed) of \(stage.bytes) bytes had landed")
     report.pull_s = stage.pullSeconds
-    report.bytes = stage.landedBytes()
+    report.bytes = stage.movedBytes
   }
 
   private static func addTimes(
@@ -236,7 +236,7 @@ extension Scenes {
     try stage.startTrace()
     let result = try stage.fleet.b.generate(
       stage.prompts[0], generate: stage.generate, hint: "A")
-    report.bytes = stage.landedBytes()
+    report.bytes = stage.movedBytes
     report.add(result, golden: stage.golden[0])
     report.outcome = "A serves on"
     expectAllKept(&report, result, stage)

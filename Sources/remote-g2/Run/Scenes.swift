@@ -90,7 +90,7 @@ enum Scenes {
       let result = try stage.fleet.b.generate(prompt, generate: stage.generate, hint: "A")
       if index == 0 {
         report.pull_s = stage.pullSeconds
-        report.bytes = stage.landedBytes()
+        report.bytes = stage.movedBytes
       } else {
         let shared = zip(prompt, stage.prompts[0]).prefix { $0 == $1 }.count
         let sharedTokens = shared / stage.tokensPerBlock * stage.tokensPerBlock
@@ -134,7 +134,7 @@ enum Scenes {
     let result = try stage.fleet.b.generate(
       stage.prompts[0], generate: stage.generate, hint: "A")
     report.pull_s = stage.pullSeconds
-    report.bytes = stage.landedBytes()
+    report.bytes = stage.movedBytes
     report.add(result, golden: stage.golden[0])
     report.outcome = "all kept"
     expectAllKept(&report, result, stage)

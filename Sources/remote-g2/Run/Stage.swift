@@ -62,6 +62,8 @@ final class Stage {
   // MARK: Proofs
 
   func landedBytes(at instant: Int64 = .max) -> Int { fleet.b.landedBytes(at: instant) }
+  /// On all ranks: each lands as much as the one that is traced.
+  var movedBytes: Int { landedBytes() * fleet.settings.rankCount }
   func wasInFlight(at instant: Int64) -> Bool { fleet.b.wasInFlight(at: instant) }
   func leadingLanded(at instant: Int64) -> Int {
     fleet.b.leadingLanded(at: instant, blockBytes: blockBytes)
