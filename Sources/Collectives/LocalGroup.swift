@@ -1,6 +1,5 @@
 internal import OSThreads
 internal import RemoteG2Core
-internal import Synchronization
 
 /// A rank group whose ranks are threads of one process. Each rank takes its own channel and reducer.
 ///
@@ -20,7 +19,7 @@ public final class LocalGroup<Plan: Sendable, Report: Sendable>: Sendable {
 
   public let rankCount: Int
   let patience: Duration
-  let state: Mutex<State>
+  let state: Guarded<State>
   let bells: [Doorbell]
   let reduction: LocalReduction
 
@@ -29,7 +28,7 @@ public final class LocalGroup<Plan: Sendable, Report: Sendable>: Sendable {
     self.rankCount = rankCount
     self.patience = patience
     let zeros = [UInt64](repeating: 0, count: rankCount)
-    state = Mutex(
+    state = Guarded(
       State(
         reports: [Report?](repeating: nil, count: rankCount), reported: zeros, broadcasts: zeros,
         gathers: zeros))

@@ -21,7 +21,7 @@ final class LocalReduction: @unchecked Sendable {
   private let places: UnsafeMutablePointer<Place>
   /// Parts left since the start, over all ranks.
   private let arrived = Atomic<Int>(0)
-  private let sums: Mutex<[UInt64]>
+  private let sums: Guarded<[UInt64]>
   private let bells: [Doorbell]
 
   init(rankCount: Int, patience: Duration) {
@@ -29,7 +29,7 @@ final class LocalReduction: @unchecked Sendable {
     self.patience = patience
     places = .allocate(capacity: rankCount * 2)
     places.initialize(repeating: Place(), count: rankCount * 2)
-    sums = Mutex([UInt64](repeating: 0, count: rankCount))
+    sums = Guarded([UInt64](repeating: 0, count: rankCount))
     bells = (0..<rankCount).map { _ in Doorbell() }
   }
 

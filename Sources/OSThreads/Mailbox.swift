@@ -1,8 +1,6 @@
-internal import Synchronization
-
 /// Values handed from any thread to one reader, in order. Neither side ever waits for the other.
 public final class Mailbox<Value: Sendable>: Sendable {
-  private let values = Mutex<[Value]>([])
+  private let values = Guarded<[Value]>([])
   private let bell: (any Bell)?
 
   /// - Parameter bell: Rung after every post.
