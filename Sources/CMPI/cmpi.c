@@ -49,8 +49,8 @@ static const char *lookup(void *library) {
 const char *cmpi_load(const char *path) {
   if (mpi.world != NULL && mpi.finalize != NULL) return NULL;
   // NIXL brings a UCX of its own, and two in one process crash: Open MPI must leave its own alone.
-  setenv("OMPI_MCA_pml", "ob1", 0);
-  setenv("OMPI_MCA_osc", "^ucx", 0);
+  setenv("OMPI_MCA_pml", "ob1", 1);
+  setenv("OMPI_MCA_osc", "^ucx", 1);
   setenv("OMPI_MCA_btl", "self,vader", 0);
   setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
   // Its plug-ins look its symbols up globally.

@@ -23,13 +23,14 @@ public enum MPIError: Error, Equatable, Sendable, CustomStringConvertible {
 
 /// This process's membership of the rank group that mpirun started.
 ///
-/// Only the step thread uses it, through its channel and reducer. A rank that waits sleeps: for the
+/// One thread at a time uses it: who starts and ends the process, and between them the step thread,
+/// through its channel and reducer. A rank that waits sleeps: for the
 /// next plan until the leader rings, for everything else in short naps. How long a wait has lasted is
 /// told to `pulse`, by which a watchdog ends a process whose group is broken.
 public final class MPIGroup {
   public let rank: Int
   public let rankCount: Int
-  public let pulse = GroupPulse()
+  public let pulse: GroupPulse
   /// Rung by the other ranks: the leader's by pumps with news, the others' by the leader's plans.
   public let bell: RankBell
 
@@ -42,77 +43,104 @@ public final class MPIGroup {
   /// - Parameters:
   ///   - expected: How many ranks there must be.
   ///   - library: A path of libmpi, or nil for the system's.
-  public init(expecting expected: Int? = nil, library: String? = nil) throws(MPIError) {
+  ///   - pulse: Already watched, so that a rank which never comes is noticed.
+  public init(
+    expecting expected: Int? = nil, library: String? = nil, pulse: GroupPulse = GroupPulse()
+  ) throws(MPIError) {
     if let why = cmpi_load(library) { throw .library(String(cString: why)) }
     var (rank, count): (Int32, Int32) = (0, 0)
+    pulse.waits(since: MonotonicClock.now())
     let error = cmpi_init(&rank, &count)
+    pulse.goesOn()
     guard error == 0 else { throw .initialisation(code: error) }
     if let expected, Int(count) != expected {
       throw .size(expected: expected, actual: Int(count))
     }
     self.rank = Int(rank)
     rankCount = Int(count)
-    // The leader's process number names the group's bells.
-    var group = UInt64(getpid())
-    var request: cmpi_request?
-    Self.check(
-      withUnsafeMutableBytes(of: &group) {
-        cmpi_ibcast($0.baseAddress, Int32($0.count), &request)
-      }, "broadcast")
-    while !Self.isDone(&request) {}
+    self.pulse = pulse
+    // The leader draws the name of the group's bells.
+    var group = UInt64.random(in: .min ... .max)
+    withUnsafeMutableBytes(of: &group) { bytes in
+      Self.complete(pulse, hearing: nil) {
+        cmpi_ibcast(bytes.baseAddress, Int32(bytes.count), &$0)
+      }
+    }
     bell = RankBell(group: group, rank: Int(rank))
     // No rank rings before all of them can hear.
-    var (here, all) = (UInt8(1), [UInt8](repeating: 0, count: Int(count)))
-    Self.check(cmpi_iallgather(&here, 1, &all, &request), "gather")
-    while !Self.isDone(&request) {}
+    var all = [UInt8](repeating: 0, count: Int(count) + 1)
+    all.withUnsafeMutableBytes { bytes in
+      Self.complete(pulse, hearing: nil) {
+        cmpi_iallgather(bytes.baseAddress! + Int(count), 1, bytes.baseAddress, &$0)
+      }
+    }
   }
 
   /// Leaves the group, together with every other rank. MPI is over for this process.
-  public func leave() { _ = cmpi_finalize() }
+  public func leave() {
+    // It waits for the others, and is watched like every wait.
+    pulse.waits(since: MonotonicClock.now())
+    _ = cmpi_finalize()
+    pulse.goesOn()
+  }
 
   // MARK: For the channel and the reducer
 
   func ibcast(_ buffer: UnsafeMutableRawBufferPointer, hearing isHearing: Bool) {
-    complete(hearing: isHearing) {
+    Self.complete(pulse, hearing: isHearing ? bell : nil) {
       cmpi_ibcast(buffer.baseAddress, Int32(buffer.count), &$0)
     }
   }
 
   func gather(_ part: UnsafeRawBufferPointer, into all: UnsafeMutableRawPointer?) {
-    complete(hearing: false) { cmpi_igather(part.baseAddress, Int32(part.count), all, &$0) }
+    Self.complete(pulse, hearing: nil) {
+      cmpi_igather(part.baseAddress, Int32(part.count), all, &$0)
+    }
   }
 
   func gather(
     _ part: UnsafeRawBufferPointer, into all: UnsafeMutableRawPointer?, counts: [Int32],
     places: [Int32]
   ) {
-    complete(hearing: false) {
-      cmpi_igatherv(part.baseAddress, Int32(part.count), all, counts, places, &$0)
+    counts.withUnsafeBufferPointer { counts in
+      places.withUnsafeBufferPointer { places in
+        Self.complete(pulse, hearing: nil) {
+          cmpi_igatherv(
+            part.baseAddress, Int32(part.count), all, counts.baseAddress, places.baseAddress, &$0)
+        }
+      }
     }
   }
 
   func allgather(_ part: UnsafeRawBufferPointer, into all: UnsafeMutableRawPointer) {
-    complete(hearing: false) { cmpi_iallgather(part.baseAddress, Int32(part.count), all, &$0) }
+    Self.complete(pulse, hearing: nil) {
+      cmpi_iallgather(part.baseAddress, Int32(part.count), all, &$0)
+    }
   }
 
-  private func complete(hearing isHearing: Bool, _ start: (inout cmpi_request?) -> Int32) {
+  /// Starts a collective and returns when it is complete: its buffers must live so long.
+  ///
+  /// - Parameter bell: Rung when the wait is expected to end.
+  private static func complete(
+    _ pulse: GroupPulse, hearing bell: RankBell?, _ start: (inout cmpi_request?) -> Int32
+  ) {
     var request: cmpi_request?
-    Self.check(start(&request), "collective")
-    for _ in 0..<Self.yieldTurns {
-      if Self.isDone(&request) { return }
+    check(start(&request), "collective")
+    for _ in 0..<yieldTurns {
+      if isDone(&request) { return }
       sched_yield()
     }
     pulse.waits(since: MonotonicClock.now())
     defer { pulse.goesOn() }
-    var nap = Self.napMin
-    while !Self.isDone(&request) {
-      if isHearing {
+    var nap = napMin
+    while !isDone(&request) {
+      if let bell {
         // A ring may be for an earlier plan, so it is no more than a reason to look.
-        if bell.wait(until: MonotonicClock.now() + nap) { nap = Self.napMin }
-        nap = min(nap * 2, Self.rungNapMax)
+        if bell.wait(until: MonotonicClock.now() + nap) { nap = napMin }
+        nap = min(nap * 2, rungNapMax)
       } else {
         OSThread.nap(nap)
-        nap = min(nap * 2, Self.napMax)
+        nap = min(nap * 2, napMax)
       }
     }
   }

@@ -4,8 +4,15 @@ extension RemoteG2Connector {
   // MARK: The step
 
   public func plan(at now: LocalInstant) -> [RankOrder] {
-    let taken = orders
-    orders = []
+    // Addresses can be long: one source a step.
+    var announced = 0
+    let end =
+      orders.firstIndex {
+        if case .attach = $0 { announced += 1 }
+        return announced > 1
+      } ?? orders.endIndex
+    let taken = Array(orders[..<end])
+    orders.removeSubrange(..<end)
     return taken
   }
 
@@ -95,7 +102,10 @@ extension RemoteG2Connector {
       else { return }
       expired(record, at: now)
       perform(record.machine.leaseEnded(at: now), record, at: now)
+    case .announced(let source, let addresses): orders.append(.attach(source, addresses))
     case .sourceDied(let source):
+      if deadSources.count >= settings.limits.deadRememberedMax { deadSources.removeFirst() }
+      deadSources.append(source)
       attachedRanks[source] = nil
       estimator.forget(source.description)
       orders.append(.sourceDied(source))
@@ -107,6 +117,8 @@ extension RemoteG2Connector {
   }
 
   private func noteAttached(_ source: SourceID, _ isAttached: Bool, by rank: Int) {
+    // It died while the rank opened it.
+    guard !deadSources.contains(source) else { return }
     if isAttached {
       attachedRanks[source, default: []].insert(rank)
     } else {

@@ -14,6 +14,8 @@ public final class RemoteG2Connector: SchedulerConnector {
   var loading: [BlockKey: FetchID] = [:]
   var orders: [RankOrder] = []
   var outcome = ConnectorOutcome()
+  /// The last that died, oldest first: a rank may still report that it opened one.
+  var deadSources: [SourceID] = []
   /// By source: the ranks that can read it. It is asked once all of them can.
   var attachedRanks: [SourceID: Set<Int>] = [:]
   /// Of all ranks, as of their last reports.
@@ -287,11 +289,6 @@ public final class RemoteG2Connector: SchedulerConnector {
 
   /// Whether the local store is mapped.
   public var isLocalReady: Bool { control.localStore.map { isAttached($0) } ?? false }
-
-  /// A source can be asked from now on: every rank is told where its pool is.
-  public func announce(_ source: SourceID, at addresses: [SourceAddress]) {
-    orders.append(.attach(source, addresses))
-  }
 
   /// Lets the ranks' transfers go wrong, where the worker was started for it.
   public func inject(_ fault: TransferFault?, ranks: [Int]) {

@@ -19,6 +19,9 @@ public enum ControlAnswer: Equatable, Sendable {
   case reserved(batch: UInt64, [Reservation]?)
   /// A renewal was refused: the lease is over.
   case leaseEnded(SourceID, LeaseID)
+  /// A source can be asked from now on, when every rank has opened its address. Told in the order of
+  /// the deaths, so that a dead one is never attached after it.
+  case announced(SourceID, [SourceAddress])
   /// This incarnation will never answer again: refused, reaped, or replaced.
   case sourceDied(SourceID)
 }

@@ -183,6 +183,9 @@ public final class FaultyTransport: Transport {
     inner.fence(source)
   }
 
+  /// A fault is told by polls that are counted; without one, what the other transport hears is all.
+  public var eventDescriptors: [Int32]? { pending.isEmpty ? inner.eventDescriptors : nil }
+
   public var inFlightCount: Int {
     inner.inFlightCount + pending.values.count { $0.innerEnded }
   }

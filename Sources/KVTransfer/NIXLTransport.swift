@@ -83,6 +83,11 @@ public final class NIXLTransport: Transport {
     guard slotCount > 0, slotCount <= limits.slotsMax, !overflow, !metadata.isEmpty,
       !address.addingReportingOverflow(UInt64(bytes)).overflow
     else { throw .rejected("a pool of \(slotCount) slots at an impossible place") }
+    if bindings[source] != nil, case .nixl(_, let boundTo, let bound, _)? = known[source],
+      boundTo != address || bound != slotCount
+    {
+      throw .rejected("a source that moved its pool: \(bound) slots became \(slotCount)")
+    }
     known[source] = description
     _ = try binding(of: source, at: LocalInstant(nanoseconds: 0))
   }

@@ -9,9 +9,9 @@ public enum PumpOrder: Sendable {
   case pace(bytesPerSecond: Double?)
   /// From now on, at most this many blocks a transfer.
   case transferBlocksMax(Int)
-  /// Report every transfer's posting and end, with its time.
   /// Only where the pump was made for it; nil: nothing goes wrong any more.
   case inject(TransferFault?)
+  /// Report every transfer's posting and end, with its time.
   case trace(Bool)
 }
 

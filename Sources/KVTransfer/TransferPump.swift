@@ -97,7 +97,7 @@ public final class TransferPump: PumpPort {
         isDeaf = false
       } else if let descriptors = core.eventDescriptors {
         switch bell.wait(until: slept + nap, hearing: descriptors) {
-        case .descriptor: isDeaf = true
+        case .descriptor: (nap, isDeaf) = (Self.napMin, true)
         case .ring: break
         case .nothing:
           nap = min(nap * 2, Self.napHearingMax)

@@ -67,14 +67,28 @@ extension ControlClient {
       state.withLock { $0.peers[peer.name]?.state = .refused(mismatch) }
       return false
     }
+    guard introduction.pools.count == Int(fingerprint.rankCount),
+      introduction.pools.allSatisfy({ $0.metadata.count <= limits.metadataBytesMax })
+    else {
+      let mismatch = Fingerprint.Mismatch(
+        field: "pools",
+        ours: "\(fingerprint.rankCount), of at most \(limits.metadataBytesMax) bytes",
+        theirs: "\(introduction.pools.map(\.metadata.count))")
+      state.withLock { $0.peers[peer.name]?.state = .refused(mismatch) }
+      return false
+    }
     if previous != source {
-      announce(
-        source,
-        introduction.pools.map {
-          .remote(
-            metadata: $0.metadata, address: $0.address, slotCount: $0.slotCount,
-            blockBytes: $0.blockBytes)
-        })
+      let now = MonotonicClock.now()
+      let isEarly = state.withLock { ($0.peers[peer.name]?.announceAfter ?? now) > now }
+      if isEarly { return true }
+      answers.post(
+        .announced(
+          source,
+          introduction.pools.map {
+            .remote(
+              metadata: $0.metadata, address: $0.address, slotCount: $0.slotCount,
+              blockBytes: $0.blockBytes)
+          }))
     }
     state.withLock { state in
       state.peers[peer.name]?.current = source
@@ -173,13 +187,14 @@ extension ControlClient {
         onIncompatible(attachment.process, mismatch.description)
         return
       }
-      announce(
-        source,
-        attachment.descriptors.map {
-          .mapped(
-            process: attachment.process, descriptor: $0, slotCount: attachment.slotCount,
-            blockBytes: attachment.blockBytes)
-        })
+      answers.post(
+        .announced(
+          source,
+          attachment.descriptors.map {
+            .mapped(
+              process: attachment.process, descriptor: $0, slotCount: attachment.slotCount,
+              blockBytes: attachment.blockBytes)
+          }))
       state.withLock { $0.local = source }
     } catch {
       if case .unavailable = error, EndpointProbe.look(at: client.address) == .refused,

@@ -30,6 +30,9 @@ package final class ControlClient: SourceControl {
     var state: PeerState = .notReady
     /// The last incarnation that was attached and is not known to be dead.
     var current: SourceID?
+    /// A source that some rank could not attach is announced again after a while that doubles.
+    var announceAfter: LocalInstant?
+    var attachFailures = 0
   }
 
   struct State: Sendable {
@@ -63,20 +66,16 @@ package final class ControlClient: SourceControl {
   let state = Mutex(State())
   let answers: Mailbox<ControlAnswer>
   private let openCalls = Mutex(0)
-  /// Tells every rank where a source's pools are.
-  let announce: @Sendable (SourceID, [SourceAddress]) -> Void
 
   package init(
     fingerprint: Fingerprint, name: String, incarnation: Incarnation, limits: Limits,
-    answers: Mailbox<ControlAnswer>,
-    announce: @escaping @Sendable (SourceID, [SourceAddress]) -> Void
+    answers: Mailbox<ControlAnswer>
   ) {
     self.fingerprint = fingerprint
     self.name = name
     self.incarnation = incarnation
     self.limits = limits
     self.answers = answers
-    self.announce = announce
   }
 
   // MARK: For the step loop
@@ -93,7 +92,17 @@ package final class ControlClient: SourceControl {
 
   /// Forgets that the source was announced, so that its next heartbeat announces it again.
   package func attachFailed(_ source: SourceID) {
-    state.withLock { $0.forget(source) }
+    let now = MonotonicClock.now()
+    state.withLock { state in
+      state.forget(source)
+      guard case .peer(let name, _) = source, var peer = state.peers[name] else { return }
+      peer.announceAfter =
+        now
+        + min(
+          limits.breakerBackoffMin * (1 << min(peer.attachFailures, 10)), limits.breakerBackoffMax)
+      peer.attachFailures += 1
+      state.peers[name] = peer
+    }
   }
 
   package func drain() -> [ControlAnswer] { answers.drain() }

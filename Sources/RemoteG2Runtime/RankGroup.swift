@@ -71,15 +71,19 @@ package final class GroupWatchdog: Sendable {
   ///   - startMax: Until ``groupHasStarted()``, while ranks load their models.
   ///   - silenceMax: From then on.
   package init(
-    _ pulse: GroupPulse, rank: Int, startMax: Duration, silenceMax: Duration
+    _ pulse: GroupPulse, rank: String, startMax: Duration, silenceMax: Duration
   ) {
     self.silenceMax = Atomic(startMax.nanoseconds)
     laterMax = silenceMax
     _ = OSThread.start("watchdog-\(rank)") { [self] in
+      var (since, waited): (LocalInstant?, Duration) = (nil, .zero)
       while true {
         OSThread.nap(Self.look)
+        // Only time in which this process ran counts: a pause of the whole group is nobody's fault.
+        waited = pulse.waitingSince == since ? waited + Self.look : .zero
+        since = pulse.waitingSince
         let most = Duration.nanoseconds(self.silenceMax.load(ordering: .relaxed))
-        guard let since = pulse.waitingSince, MonotonicClock.now() - since > most else { continue }
+        guard since != nil, waited > most else { continue }
         let words =
           "rank \(rank): no word from its group for \(most): a rank has died or hangs. "
           + "This engine ends; its store serves on. Start the worker again\n"
@@ -96,6 +100,10 @@ package final class GroupWatchdog: Sendable {
 
 /// How a rank group of processes is started.
 package enum GroupLauncher {
+  /// This process's rank, as mpirun calls it.
+  package static var rankName: String {
+    getenv("OMPI_COMM_WORLD_RANK").map { String(cString: $0) } ?? "0"
+  }
   /// Whether mpirun started this process.
   package static var isRank: Bool { getenv("OMPI_COMM_WORLD_SIZE") != nil }
 

@@ -84,13 +84,9 @@ package final class Worker: @unchecked Sendable {
       reducer: group.map { MPITensorReducer($0) } ?? SoloTensorReducer(), ringing: bell,
       onTrace: onTrace)
     (identity, pump, model) = (parts.identity, parts.pump, parts.model)
-    let commands = commands
     control = ControlClient(
       fingerprint: identity.fingerprint(), name: configuration.name, incarnation: incarnation,
-      limits: limits, answers: Mailbox(ringing: bell),
-      announce: { source, addresses in
-        commands.post { $0.connector.announce(source, at: addresses) }
-      })
+      limits: limits, answers: Mailbox(ringing: bell))
     do throws(ConnectorSettings.Invalid) {
       connector = RemoteG2Connector(
         control: control,

@@ -22,10 +22,11 @@ enum GroupHost {
       let failing = Set(arguments[2].split(separator: ",").compactMap { Int($0) })
       let kind = GroupFault.Kind(rawValue: arguments[1])
       let silence = arguments.count > 3 ? Double(arguments[3]) ?? 10 : 10
-      let group = try MPIGroup(expecting: count)
+      let pulse = GroupPulse()
       let watchdog = GroupWatchdog(
-        group.pulse, rank: group.rank, startMax: .seconds(60),
+        pulse, rank: GroupLauncher.rankName, startMax: .seconds(60),
         silenceMax: .milliseconds(Int(silence * 1000)))
+      let group = try MPIGroup(expecting: count, pulse: pulse)
       watchdog.groupHasStarted()
       print("rank \(group.rank) is \(getpid())")
       fflush(nil)

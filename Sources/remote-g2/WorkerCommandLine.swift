@@ -90,7 +90,13 @@ struct WorkerCommandLine: AsyncParsableCommand {
       checkName(peer.address.name)
       TransportOptions.check(host: peer.address.host, port: peer.address.port)
     }
-    let group = rankGroup()
+    let pulse = GroupPulse()
+    let watchdog =
+      tp > 1 && GroupLauncher.isRank
+      ? GroupWatchdog(
+        pulse, rank: GroupLauncher.rankName, startMax: Limits().groupStartMax,
+        silenceMax: Limits().groupSilenceMax) : nil
+    let group = rankGroup(pulse)
     transport.prepare(host: host)
     let discovery = NIXLDiscovery(explicitPath: transport.nixlPath)
     if discovery.library == nil {
@@ -108,10 +114,6 @@ struct WorkerCommandLine: AsyncParsableCommand {
       proof: .proven(digestPolicy), policy: policy, pullsByCost: pull == "byCost",
       injectsFaults: inject,
       limits: limits)
-    let watchdog = group.map {
-      GroupWatchdog(
-        $0.pulse, rank: $0.rank, startMax: limits.groupStartMax, silenceMax: limits.groupSilenceMax)
-    }
     do throws(WorkerError) {
       if let group, group.rank > 0 {
         try RankFollower.run(
@@ -126,7 +128,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
   }
 
   /// This process's group, when there is more than one rank. Started alone, it becomes that group.
-  private func rankGroup() -> MPIGroup? {
+  private func rankGroup(_ pulse: GroupPulse) -> MPIGroup? {
     guard tp > 1 else { return nil }
     if !GroupLauncher.isRank {
       do throws(ModelError) {
@@ -138,7 +140,9 @@ struct WorkerCommandLine: AsyncParsableCommand {
       } catch { fail("--tp \(tp): \(error)") }
       fail("\(GroupLauncher.becomeGroup(ranks: tp))")
     }
-    do throws(MPIError) { return try MPIGroup(expecting: tp) } catch { fail("\(error)") }
+    do throws(MPIError) { return try MPIGroup(expecting: tp, pulse: pulse) } catch {
+      fail("\(error)")
+    }
   }
 }
 

@@ -171,7 +171,8 @@ import Testing
       let answers = world.control.answers
       for answer in answers {
         switch answer {
-        case .resolved, .confirmed, .sourceDied, .leaseEnded: world.control.answers.append(answer)
+        case .resolved, .confirmed, .sourceDied, .leaseEnded, .announced:
+          world.control.answers.append(answer)
         case .reserved: break
         }
       }

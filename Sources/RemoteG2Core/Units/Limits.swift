@@ -49,7 +49,7 @@ public struct Limits: Sendable, Equatable {
 
   // Wire.
   public var messageBytesMax = 4 << 20
-  public var metadataBytesMax = 1 << 20
+  public var metadataBytesMax = 64 << 10
   /// Slots a peer may announce.
   public var slotsMax = 1 << 20
   public var peersMax = 64
@@ -83,6 +83,9 @@ public struct Limits: Sendable, Equatable {
     precondition(
       breakerBackoffMin > .zero && breakerBackoffMin <= breakerBackoffMax,
       "a peer that came back must be asked again")
+    precondition(
+      metadataBytesMax * 4 * 64 <= groupMessageBytesMax / 2,
+      "a source of 64 ranks, written as text, must fit a plan")
     precondition(stepTokensMax >= 1 && promptTokensMax >= 2, "a request must be able to step")
   }
 }

@@ -1,4 +1,4 @@
-/// A point on this machine's monotonic clock. Never sent to another process: durations travel.
+/// An instant on one process's monotonic clock. To another process only differences mean anything.
 public struct LocalInstant: Hashable, Comparable, Codable, Sendable {
   public let nanoseconds: Int64
   public init(nanoseconds: Int64) { self.nanoseconds = nanoseconds }
