@@ -79,7 +79,10 @@ extension ControlClient {
     }
     if previous != source {
       let now = MonotonicClock.now()
-      let isEarly = state.withLock { ($0.peers[peer.name]?.announceAfter ?? now) > now }
+      let isEarly = state.withLock { state in
+        guard let known = state.peers[peer.name], known.unattached == source else { return false }
+        return (known.announceAfter ?? now) > now
+      }
       if isEarly { return true }
       answers.post(
         .announced(

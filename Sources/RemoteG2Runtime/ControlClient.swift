@@ -30,7 +30,9 @@ package final class ControlClient: SourceControl {
     var state: PeerState = .notReady
     /// The last incarnation that was attached and is not known to be dead.
     var current: SourceID?
-    /// A source that some rank could not attach is announced again after a while that doubles.
+    /// A source that some rank could not attach is announced again after a while that doubles; its
+    /// successor at once.
+    var unattached: SourceID?
     var announceAfter: LocalInstant?
     var attachFailures = 0
   }
@@ -96,6 +98,8 @@ package final class ControlClient: SourceControl {
     state.withLock { state in
       state.forget(source)
       guard case .peer(let name, _) = source, var peer = state.peers[name] else { return }
+      if peer.unattached != source { peer.attachFailures = 0 }
+      peer.unattached = source
       peer.announceAfter =
         now
         + min(

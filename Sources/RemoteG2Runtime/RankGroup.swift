@@ -80,8 +80,9 @@ package final class GroupWatchdog: Sendable {
       while true {
         OSThread.nap(Self.look)
         // Only time in which this process ran counts: a pause of the whole group is nobody's fault.
-        waited = pulse.waitingSince == since ? waited + Self.look : .zero
-        since = pulse.waitingSince
+        let waiting = pulse.waitingSince
+        waited = waiting == since ? waited + Self.look : .zero
+        since = waiting
         let most = Duration.nanoseconds(self.silenceMax.load(ordering: .relaxed))
         guard since != nil, waited > most else { continue }
         let words =
