@@ -121,24 +121,37 @@ void clinux_event_ring(int event) {
 }
 
 int clinux_event_wait(int event, const int *others, int other_count, int64_t nanoseconds) {
-  struct pollfd waited[64];
-  int count = 1, heard = 0;
+  struct pollfd few[64], *waited = few;
+  int count = 1, heard = 0, closed = 0;
   struct timespec most = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+  if (other_count > 63) waited = malloc(((size_t)other_count + 1) * sizeof *waited);
+  if (waited == NULL) abort();
   waited[0].fd = event;
   waited[0].events = POLLIN;
-  for (; count <= other_count && count < 64; count++) {
+  for (; count <= other_count; count++) {
     waited[count].fd = others[count - 1];
     waited[count].events = POLLIN;
   }
-  if (ppoll(waited, (nfds_t)count, &most, NULL) <= 0) return 0;
-  for (int i = 1; i < count; i++)
-    if (waited[i].revents != 0) heard |= 2;
-  if (waited[0].revents != 0) {
-    uint64_t value;
-    ssize_t taken = read(event, &value, sizeof value);
-    (void)taken;
-    heard |= 1;
-  }
+  do {
+    closed = 0;
+    if (ppoll(waited, (nfds_t)count, &most, NULL) <= 0) break;
+    for (int i = 1; i < count; i++) {
+      if (waited[i].revents & POLLNVAL) {
+        // It was closed, has nothing to tell any more, and would end every wait at once.
+        waited[i].fd = -1;
+        closed = 1;
+      } else if (waited[i].revents != 0) {
+        heard |= 2;
+      }
+    }
+    if (waited[0].revents != 0) {
+      uint64_t value;
+      ssize_t taken = read(event, &value, sizeof value);
+      (void)taken;
+      heard |= 1;
+    }
+  } while (heard == 0 && closed);
+  if (waited != few) free(waited);
   return heard;
 }
 

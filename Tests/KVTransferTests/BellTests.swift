@@ -33,6 +33,27 @@ import Testing
     #expect(bell.wait(until: Self.soon, hearing: [ends[0]]) == .nothing)
   }
 
+  @Test func `more descriptors than fit one page of them are all heard, and closed ones are not`()
+    throws
+  {
+    let bell = EventBell()
+    var ends: [Int32] = [-1, -1]
+    try #require(pipe(&ends) == 0)
+    let copies = (0..<100).map { _ in dup(ends[0]) }
+    var others: [Int32] = [-1, -1]
+    try #require(pipe(&others) == 0)
+    defer { for end in ends + copies + others { close(end) } }
+    #expect(write(others[1], [7], 1) == 1)
+    #expect(bell.wait(until: Self.never, hearing: copies + [others[0]]) == .descriptor)
+    let closed = dup(others[0])
+    close(closed)
+    // It would be "ready" at once, for ever.
+    #expect(bell.wait(until: Self.soon, hearing: copies + [closed]) == .nothing)
+    #expect(bell.wait(until: Self.never, hearing: [closed, others[0]]) == .descriptor)
+    bell.ring()
+    #expect(bell.wait(until: Self.never, hearing: [closed]) == .ring)
+  }
+
   @Test func `no post is missed while another thread rings`() {
     let bell = EventBell()
     let box = Mailbox<Int>(ringing: bell)

@@ -37,7 +37,8 @@ int clinux_event(void);
 void clinux_event_ring(int event);
 
 // Waits until `event` or one of `others` is readable, at most `nanoseconds`, and takes what `event`
-// holds. Returns the sum of 1 (event) and 2 (one of the others), or 0 for neither.
+// holds. One of the others that is closed is not waited for. Returns the sum of 1 (event) and 2 (one of
+// the others), or 0 for neither.
 int clinux_event_wait(int event, const int *others, int other_count, int64_t nanoseconds);
 
 // The epoll descriptors open in this process. Returns how many there are, of which at most
