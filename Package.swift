@@ -140,7 +140,12 @@ let package = Package(
     tests(
       "KVTransferTests",
       on: ["ContentDigest", "KVTransfer", "KVTransferTesting", "NIXL", "OSThreads", "RemoteG2Core"]),
-    tests("NIXLTests", on: ["Collectives", "NIXL", "RemoteG2Runtime", "remote-g2-testhost"]),
+    tests(
+      "NIXLTests",
+      on: [
+        "Collectives", "NIXL", "OSThreads", "RemoteG2Core", "RemoteG2Runtime",
+        "remote-g2-testhost",
+      ]),
     tests(
       "LlamaModelTests",
       on: [
@@ -163,7 +168,8 @@ let package = Package(
         .product(name: "GRPCCore", package: "grpc-swift-2"),
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
       ]),
-    tests("CommandLineTests", on: ["RemoteG2Runtime", "remote-g2"]),
+    tests(
+      "CommandLineTests", on: ["OSThreads", "RemoteG2Core", "RemoteG2Runtime", "remote-g2"]),
   ],
   cLanguageStandard: .c11
 )

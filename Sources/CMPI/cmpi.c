@@ -18,6 +18,7 @@ static struct {
   int (*iallgather)(const void *, int, void *, void *, int, void *, void *, cmpi_request *);
   int (*test)(cmpi_request *, int *, void *);
   int (*finalize)(void);
+  int (*version)(char *, int *);
   void *world;
   void *byte;
 } mpi;
@@ -35,6 +36,7 @@ static const char *lookup(void *library) {
       {"MPI_Iallgather", (void **)&mpi.iallgather},   {"MPI_Test", (void **)&mpi.test},
       {"MPI_Finalize", (void **)&mpi.finalize},       {"ompi_mpi_comm_world", &mpi.world},
       {"ompi_mpi_byte", &mpi.byte},
+      {"MPI_Get_library_version", (void **)&mpi.version},
   };
   for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
     *symbols[i].place = dlsym(library, symbols[i].name);
@@ -47,7 +49,7 @@ static const char *lookup(void *library) {
 }
 
 const char *cmpi_load(const char *path) {
-  if (mpi.world != NULL && mpi.finalize != NULL) return NULL;
+  if (mpi.world != NULL && mpi.version != NULL) return NULL;
   // NIXL brings a UCX of its own, and two in one process crash: Open MPI must leave its own alone.
   setenv("OMPI_MCA_pml", "ob1", 1);
   setenv("OMPI_MCA_osc", "^ucx", 1);
@@ -60,6 +62,17 @@ const char *cmpi_load(const char *path) {
     return why;
   }
   return lookup(library);
+}
+
+const char *cmpi_version(void) {
+  // MPI_MAX_LIBRARY_VERSION_STRING of Open MPI is 256.
+  static char words[512];
+  int length = 0;
+  if (mpi.version(words, &length) != 0) return "unknown";
+  // After the first comma it tells how it was packaged.
+  for (char *end = words; *end != 0; end++)
+    if (*end == ',') *end = 0;
+  return words;
 }
 
 int cmpi_init(int *rank, int *count) {

@@ -76,6 +76,12 @@ public final class MPIGroup {
     }
   }
 
+  /// What this machine's library calls itself. Joins nothing.
+  public static func find(library: String? = nil) throws(MPIError) -> String {
+    if let why = cmpi_load(library) { throw .library(String(cString: why)) }
+    return String(cString: cmpi_version())
+  }
+
   /// Leaves the group, together with every other rank. MPI is over for this process.
   public func leave() {
     // It waits for the others, and is watched like every wait.

@@ -19,7 +19,7 @@ extension RemoteG2Connector {
   /// Absorbs a step in the order: saves done, load failures and landings, answers, deadlines.
   public func absorb(_ reports: [RankReport], at now: LocalInstant) -> ConnectorOutcome {
     hasNews = false
-    transfersInFlight = reports.reduce(0) { $0 + $1.transfersInFlight }
+    rankCounts = reports.map(\.counts)
     for report in reports { absorbSaves(report) }
     for report in reports {
       for (source, isAttached) in report.attached {

@@ -18,8 +18,8 @@ public final class RemoteG2Connector: SchedulerConnector {
   var deadSources: [SourceID] = []
   /// By source: the ranks that can read it. It is asked once all of them can.
   var attachedRanks: [SourceID: Set<Int>] = [:]
-  /// Of all ranks, as of their last reports.
-  public internal(set) var transfersInFlight = 0
+  /// By rank, as of their last reports.
+  public internal(set) var rankCounts: [RankCounts] = []
   var saves: [UInt64: [SealedBlock]] = [:]
   /// Blocks being saved, with how many ranks have still to copy them.
   var savesInFlight: [BlockIndex: Int] = [:]
@@ -297,13 +297,14 @@ public final class RemoteG2Connector: SchedulerConnector {
 
   public func setTracing(_ isOn: Bool) { orders.append(.trace(isOn)) }
 
-  public func setPace(_ bytesPerSecond: Double?, transferBlocks: Int?) {
+  public func setPace(_ bytesPerSecond: Double?, transferBlocks: Int?, ranks: [Int]? = nil) {
     settings.paceBytesPerSecond = bytesPerSecond
     let most = min(
       settings.limits.transferBlocksMax, settings.limits.transferBytesMax / settings.blockBytes)
     settings.transferBlocks = max(1, min(transferBlocks ?? most, most))
     orders.append(
-      .pace(bytesPerSecond: bytesPerSecond, transferBlocks: settings.transferBlocks))
+      .pace(
+        bytesPerSecond: bytesPerSecond, transferBlocks: settings.transferBlocks, ranks: ranks))
   }
 
   public func setProof(_ policy: ProofPolicy) { settings.proof = policy }

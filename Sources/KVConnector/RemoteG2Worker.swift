@@ -35,8 +35,8 @@ public final class RemoteG2Worker: WorkerConnector {
         } else {
           unopened.append(source)
         }
-      case .pace(let rate, let transferBlocks):
-        pump.post(.pace(bytesPerSecond: rate))
+      case .pace(let rate, let transferBlocks, let ranks):
+        pump.post(.pace(bytesPerSecond: ranks?.contains(rank) ?? true ? rate : nil))
         pump.post(.transferBlocksMax(transferBlocks))
       case .inject(let fault, let ranks):
         pump.post(
@@ -59,7 +59,7 @@ public final class RemoteG2Worker: WorkerConnector {
     report.attached = news.attached.mapValues { $0 == nil }
     for source in unopened { report.attached[source] = false }
     unopened = []
-    report.transfersInFlight = pump.stats.transfersInFlight
+    report.counts = pump.stats.counts
     return report
   }
 

@@ -42,6 +42,7 @@ public final class FaultyTransport: Transport {
   private var dead: Set<SourceID> = []
   /// How often each fault was applied: a fault test proves with it that the fault happened.
   public private(set) var applied: [TransferFault: Int] = [:]
+  public var appliedCount: Int { applied.values.reduce(0, +) }
 
   public init(
     _ inner: any Transport, target: BlockRegion, fault: @escaping (TransferID) -> TransferFault?

@@ -22,8 +22,7 @@ public final class PumpCore {
   private var saves: [BlockSave] = []
   private var changed: Set<FetchID> = []
   private var report = PumpReport()
-  private var bytesMoved: UInt64 = 0
-  private var bytesLate: UInt64 = 0
+  private var counts = RankCounts()
   private var isTracing = false
   private var postedMax: Int
   /// Called to set the pace, where the peers' transport has one.
@@ -31,6 +30,7 @@ public final class PumpCore {
 
   /// Called to let transfers go wrong, where the peers' transport can.
   private let setFault: (TransferFault?) -> Void
+  private let faultsInjected: () -> Int
 
   /// - Parameters:
   ///   - target: This rank's G1.
@@ -38,9 +38,11 @@ public final class PumpCore {
   public init(
     target: BlockRegion, peers: any Transport, rank: Int, limits: Limits,
     setPace: @escaping (Double?) -> Void = { _ in },
-    setFault: @escaping (TransferFault?) -> Void = { _ in }
+    setFault: @escaping (TransferFault?) -> Void = { _ in },
+    faultsInjected: @escaping () -> Int = { 0 }
   ) {
     self.setFault = setFault
+    self.faultsInjected = faultsInjected
     self.target = target
     self.peers = peers
     self.rank = rank
@@ -186,8 +188,8 @@ public final class PumpCore {
       load.lastLanding = at
       trace(id, .landed, at: at, blocks: chunk.range.count)
       let bytes = chunk.range.count * target.blockBytes
-      bytesMoved += UInt64(bytes)
-      if load.isStopped { bytesLate += UInt64(bytes) }
+      counts.bytesMoved += UInt64(bytes)
+      if load.isStopped { counts.bytesLate += UInt64(bytes) }
       var moved = report.moved[load.source] ?? .init(bytes: 0, duration: .zero)
       moved.bytes += bytes
       moved.duration += at - chunk.postedAt
@@ -265,11 +267,11 @@ public final class PumpCore {
   public var stats: PumpStats {
     var stats = PumpStats()
     stats.loads = loads.count
-    stats.transfersInFlight = local.inFlightCount + peers.inFlightCount
+    stats.counts = counts
+    stats.counts.transfersInFlight = local.inFlightCount + peers.inFlightCount
+    stats.counts.faultsInjected = faultsInjected()
     stats.blocksUnquiet = loads.values.reduce(0) { $0 + $1.unquiet.count }
     stats.savesQueued = saves.count
-    stats.bytesMoved = bytesMoved
-    stats.bytesLate = bytesLate
     return stats
   }
 

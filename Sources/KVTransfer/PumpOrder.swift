@@ -58,14 +58,10 @@ public struct PumpReport: Equatable, Sendable {
 /// A pump's own account of what it holds. All zero when nothing is in flight.
 public struct PumpStats: Equatable, Sendable {
   public var loads = 0
-  public var transfersInFlight = 0
+  public var counts = RankCounts()
   public var blocksUnquiet = 0
   public var savesQueued = 0
-  public var agents = 0
-  public var bytesMoved: UInt64 = 0
-  /// Of those, landed after their load was given up: nobody reads them.
-  public var bytesLate: UInt64 = 0
-  public var isMoving: Bool { loads > 0 || transfersInFlight > 0 || savesQueued > 0 }
+  public var isMoving: Bool { loads > 0 || counts.transfersInFlight > 0 || savesQueued > 0 }
 
   public init() {}
 }

@@ -16,6 +16,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
   package let engine: Engine<Channel>
   package let member: GroupMember
   private let chain: KeyChain
+  private let rankCount: Int
   private var now = GroupMember.start
   private var results: [RequestID: RequestResult] = [:]
   private var idNext: UInt64 = 1000
@@ -35,11 +36,10 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
           stride(from: UInt64(56), through: 0, by: -8).map { UInt8(truncatingIfNeeded: word >> $0) }
         }
       })
-    var settings = try ConnectorSettings(
+    let settings = try ConnectorSettings(
       rankCount: channel.rankCount, blockBytes: layout.blockBytes,
       tokensPerBlock: layout.tokensPerBlock, targetBlockCount: GroupMember.blockCount,
       limits: limits, proof: proof, pullsByCost: false)
-    settings.transferBlocks = 2
     connector = RemoteG2Connector(control: control, settings: settings)
     engine = try Engine(
       model: member.model, memory: member.memory.region.base, blockCount: GroupMember.blockCount,
@@ -49,7 +49,20 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     control.ledgers[GroupMember.local] = StoreLedger(
       incarnation: GroupMember.incarnation, slotCount: GroupMember.slotCount,
       rankCount: channel.rankCount, limits: limits)
-    run(2)
+    rankCount = channel.rankCount
+    connector.setPace(nil, transferBlocks: 2)
+    announce(GroupMember.local)
+    announce(GroupMember.peer)
+    run(4)
+  }
+
+  /// Tells every rank where its pool of a source is, as the control client does after a handshake.
+  package func announce(_ source: SourceID) {
+    let bytes = member.model.layout.blockBytes
+    control.answers.append(
+      .announced(
+        source,
+        (0..<rankCount).map { GroupMember.address(of: $0, blockBytes: bytes) }))
   }
 
   package func run(_ steps: Int) {

@@ -70,6 +70,13 @@ package final class GroupMember: @unchecked Sendable {
   private let store: BlockMemory
   private let fabric = MemoryFabric()
   private let error: ClockError
+  private let refusals: Refusals
+
+  /// How often a source's address cannot be opened here before it can.
+  private final class Refusals {
+    var left: Int
+    init(_ count: Int) { left = count }
+  }
 
   /// Heads that `ranks` can share.
   package static func model(_ ranks: Int) -> TinyLlama {
@@ -78,9 +85,10 @@ package final class GroupMember: @unchecked Sendable {
     return tiny
   }
 
+  /// - Parameter refusals: How often this rank cannot open an address.
   package init(
     reducer: any TensorReducer, fault: GroupFault? = nil, error: ClockError = ClockError(),
-    limits: Limits = Limits()
+    refusals: Int = 0, limits: Limits = Limits()
   ) throws {
     let rank = reducer.rank
     model = ShardForward(
@@ -98,11 +106,24 @@ package final class GroupMember: @unchecked Sendable {
     let clock = ToyClock()
     self.clock = clock
     self.error = error
-    worker = ToyWorker(pump) { clock.now }
+    let left = Refusals(refusals)
+    self.refusals = left
+    let region = store.region
+    worker = ToyWorker(pump, clock: clock, rank: rank) { _, address in
+      guard left.left == 0 else {
+        left.left -= 1
+        return nil
+      }
+      return address == Self.address(of: rank, blockBytes: bytes)
+        ? .mapped(region, owner: 0) : nil
+    }
     setClock(Self.start)
-    pump.handle(.attach(Self.peer, .mapped(store.region, owner: 0)), at: clock.now)
-    pump.handle(.attach(Self.local, .mapped(store.region, owner: 0)), at: clock.now)
-    pump.handle(.transferBlocksMax(2), at: clock.now)
+  }
+
+  /// Where a store of the tests has one rank's pool. No rank opens another's.
+  package static func address(of rank: Int, blockBytes: Int) -> SourceAddress {
+    .mapped(
+      process: 0, descriptor: Int32(rank), slotCount: Self.slotCount, blockBytes: blockBytes)
   }
 
   /// Follows the leader's clock, as wrongly as it was told to.

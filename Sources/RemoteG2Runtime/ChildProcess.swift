@@ -10,6 +10,9 @@ package final class ChildProcess: @unchecked Sendable {
   // @unchecked: the numbers never change; the descriptor is closed once, in deinit.
   package let pid: Int32
   private let pidfd: Int32
+  private let status = Mutex<Int32?>(nil)
+  /// Of a child that has ended and was seen to: 128 + n for signal n.
+  package var exitStatus: Int32? { status.withLock { $0 } }
 
   package struct SpawnError: Error, Sendable, CustomStringConvertible {
     package let program: String
@@ -62,9 +65,16 @@ package final class ChildProcess: @unchecked Sendable {
   package func hasEnded(waiting milliseconds: Int32 = 0) -> Bool {
     var entry = pollfd(fd: pidfd, events: Int16(POLLIN), revents: 0)
     guard poll(&entry, 1, milliseconds) == 1 else { return false }
-    var status: Int32 = 0
-    waitpid(pid, &status, WNOHANG)
+    var raw: Int32 = 0
+    if waitpid(pid, &raw, WNOHANG) == pid {
+      let code = Self.exitStatus(of: raw)
+      status.withLock { $0 = code }
+    }
     return true
+  }
+
+  private static func exitStatus(of raw: Int32) -> Int32 {
+    raw & 0x7F == 0 ? raw >> 8 & 0xFF : 128 + raw & 0x7F
   }
 
   /// Runs a program to its end, and returns its exit status (128 + n for signal n) with what it
@@ -103,8 +113,7 @@ package final class ChildProcess: @unchecked Sendable {
     let errorText = errors.finish(by: MonotonicClock.now() + Self.drainMax)
     var status: Int32 = 0
     while waitpid(child.pid, &status, 0) < 0, errno == EINTR {}
-    let code = status & 0x7F == 0 ? status >> 8 & 0xFF : 128 + status & 0x7F
-    return (code, outputText, errorText)
+    return (exitStatus(of: status), outputText, errorText)
   }
 
   private static let drainMax: Duration = .seconds(1)

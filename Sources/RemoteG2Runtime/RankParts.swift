@@ -58,13 +58,14 @@ package struct RankParts {
         peers = MappedTransport(target: region)
       }
       let injection = Injection()
-      let paced = PacedTransport(
+      let faulty =
         configuration.injectsFaults
-          ? FaultyTransport(peers, target: region) { injection.fault(of: $0) } : peers,
-        blockBytes: layout.blockBytes)
+        ? FaultyTransport(peers, target: region) { injection.fault(of: $0) } : nil
+      let paced = PacedTransport(faulty ?? peers, blockBytes: layout.blockBytes)
       return PumpCore(
         target: region, peers: paced, rank: rank, limits: limits,
-        setPace: { paced.bytesPerSecond = $0 }, setFault: { injection.kind = $0 })
+        setPace: { paced.bytesPerSecond = $0 }, setFault: { injection.kind = $0 },
+        faultsInjected: { faulty?.appliedCount ?? 0 })
     }
     worker = RemoteG2Worker(pump: pump, rank: rank, open: Self.open, onTrace: onTrace)
   }

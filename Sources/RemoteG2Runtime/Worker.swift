@@ -174,7 +174,7 @@ package final class Worker: @unchecked Sendable {
     let hasRequests = engine.hasRequests
     let ready = configuration.peers.map(\.name).filter { connector.isReady($0) }
     let isLocalReady = connector.isLocalReady
-    let inFlight = connector.transfersInFlight
+    let rankCounts = connector.rankCounts
     snapshot.withLock {
       $0.fetches = open.fetches
       $0.quarantined = open.quarantined
@@ -184,7 +184,7 @@ package final class Worker: @unchecked Sendable {
       $0.blocksCached = pool.cached
       $0.peersReady = ready
       $0.isLocalReady = isLocalReady
-      $0.transfersInFlight = inFlight
+      $0.ranks = rankCounts
     }
   }
 
@@ -193,10 +193,9 @@ package final class Worker: @unchecked Sendable {
   /// What this worker and its store hold right now.
   package func audit() async -> WorkerAudit {
     var audit = snapshot.withLock { $0 }
-    let moving = pump.stats
-    // The others' as of their last step; this rank's as of now.
-    audit.transfersInFlight = max(audit.transfersInFlight, moving.transfersInFlight)
-    audit.bytesLate = moving.bytesLate
+    if audit.ranks.isEmpty { audit.ranks = [RankCounts()] }
+    audit.ranks[0] = pump.stats.counts
+    audit.transfersInFlight = audit.ranks.reduce(0) { $0 + $1.transfersInFlight }
     for (name, breaker) in control.breakers {
       audit.peerSilent[name] = breaker.peerSilent
       audit.weWereLate[name] = breaker.weWereLate

@@ -71,8 +71,10 @@ package struct WorkerAudit: Codable, Equatable, Sendable {
   package var blocksCached = 0
   package var peersReady: [String] = []
   package var isLocalReady = false
-  /// Bytes that landed after they were given up: read by nobody.
-  package var bytesLate: UInt64 = 0
+  /// By rank: the leader's as of now, the others' as of their last step.
+  package var ranks: [RankCounts] = []
+  /// Moments of transfers and fetches that nobody read in time.
+  package var eventsDropped = 0
   /// Deadlines that passed without an answer, by peer: its doing, and ours.
   package var peerSilent: [String: UInt64] = [:]
   package var weWereLate: [String: UInt64] = [:]

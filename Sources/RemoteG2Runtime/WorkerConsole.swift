@@ -1,5 +1,6 @@
 package import Collectives
 internal import Foundation
+internal import Glibc
 internal import KVConnector
 internal import KVTransfer
 package import NIXL
@@ -12,16 +13,22 @@ internal import Synchronization
 /// Drives a worker from its standard input, one JSON command a line, and writes what happens to its
 /// standard output, one JSON event a line.
 package final class WorkerConsole: Sendable {
-  /// How long requests that were accepted may take after the input has ended.
+  /// How long requests that were accepted may take after the input has ended, and how long a command
+  /// waits for the reader of the ones before it.
   private static let drainMax: Duration = .seconds(60)
+  /// How long a reader may take to read what is left when the worker ends.
+  private static let writeMax: Duration = .seconds(5)
 
   private let limits: Limits
-  private let output = Mutex<FileHandle>(FileHandle.standardOutput)
+  private let output: ConsoleOutput
   /// Requests in the engine are numbered here; callers' ids come back with the result.
   private let callers = Mutex<[UInt64: UInt64]>([:])
   private let requestNext = Mutex<UInt64>(1)
 
-  package init(limits: Limits) { self.limits = limits }
+  package init(limits: Limits) {
+    self.limits = limits
+    output = ConsoleOutput(STDOUT_FILENO, waitingMax: limits.eventsWaitingMax)
+  }
 
   /// Runs until the input ends or says `stop`.
   package func run(
@@ -50,6 +57,10 @@ package final class WorkerConsole: Sendable {
     try worker.start()
     write(WorkerEvent(.ready))
     for await line in Self.lines(limits.commandBytesMax) {
+      let patience = MonotonicClock.now() + Self.drainMax
+      while output.isFull, MonotonicClock.now() < patience {
+        try? await Task.sleep(for: .milliseconds(5))
+      }
       guard let line else {
         write(
           WorkerEvent(
@@ -60,7 +71,7 @@ package final class WorkerConsole: Sendable {
       do {
         let command = try JSONDecoder().decode(WorkerCommand.self, from: line)
         if command.cmd == .stop {
-          worker.stop()
+          end(worker)
           return
         }
         await perform(command, worker)
@@ -73,7 +84,7 @@ package final class WorkerConsole: Sendable {
     while !callers.withLock({ $0.isEmpty }), MonotonicClock.now() < deadline {
       try? await Task.sleep(for: .milliseconds(5))
     }
-    worker.stop()
+    end(worker)
   }
 
   // MARK: Commands
@@ -115,7 +126,7 @@ package final class WorkerConsole: Sendable {
       }
       worker.onStepThread { [self] worker in
         worker.connector.setPace(
-          command.bytesPerSecond, transferBlocks: command.transferBlocks)
+          command.bytesPerSecond, transferBlocks: command.transferBlocks, ranks: command.ranks)
         write(WorkerEvent(.done, id: id))
       }
     case .renewals:
@@ -163,6 +174,7 @@ package final class WorkerConsole: Sendable {
     case .audit:
       var event = WorkerEvent(.audit, id: id)
       event.audit = await worker.audit()
+      event.audit?.eventsDropped = output.droppedCount
       write(event)
     case .stop: break
     }
@@ -198,10 +210,12 @@ package final class WorkerConsole: Sendable {
 
   // MARK: Lines
 
-  private func write(_ event: WorkerEvent) {
-    guard var bytes = try? JSONEncoder().encode(event) else { return }
-    bytes.append(UInt8(ascii: "\n"))
-    output.withLock { try? $0.write(contentsOf: bytes) }
+  private func write(_ event: WorkerEvent) { output.post(event) }
+
+  /// What was answered is written before the process ends, if its reader still reads.
+  private func end(_ worker: Worker) {
+    worker.stop()
+    output.end(by: MonotonicClock.now() + Self.writeMax)
   }
 
   /// Nil for a line that is too long.

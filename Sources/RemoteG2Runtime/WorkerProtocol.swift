@@ -36,8 +36,9 @@ package struct WorkerCommand: Codable, Sendable {
   package var on: Bool?
   /// For `ttl`; absent means the store's default.
   package var seconds: Double?
-  /// For `fault`, where the worker was started with --inject: which, absent for none, and where.
+  /// For `fault`, where the worker was started with --inject: which; absent for none.
   package var fault: String?
+  /// For `fault` and `pace`: on which ranks. Absent: a fault on none, a pace on all.
   package var ranks: [Int]?
   /// For `proof`: off, onFailure, always, or unsafelyTrusting.
   package var policy: String?

@@ -122,8 +122,8 @@ final class SimEngine {
     if engine.poolCounts.held > 0 { found.append("\(engine.poolCounts.held) held blocks") }
     for (rank, pump) in pumps.enumerated() {
       let stats = pump.core.stats
-      if stats.transfersInFlight > 0 {
-        found.append("\(stats.transfersInFlight) transfers on rank \(rank)")
+      if stats.counts.transfersInFlight > 0 {
+        found.append("\(stats.counts.transfersInFlight) transfers on rank \(rank)")
       }
       if stats.loads > 0 { found.append("\(stats.loads) loads on rank \(rank)") }
     }

@@ -20,8 +20,10 @@ enum TestHost {
     setenv("UCX_LOG_LEVEL", "fatal", 0)
     signal(SIGPIPE, SIG_IGN)
     // A rank group's transfers are in memory: it needs MPI, and no NIXL.
-    if CommandLine.arguments.dropFirst().first == "group" {
-      GroupHost.run(Array(CommandLine.arguments.dropFirst(2)))
+    switch CommandLine.arguments.dropFirst().first {
+    case "group": GroupHost.run(Array(CommandLine.arguments.dropFirst(2)))
+    case "start": GroupHost.start(Array(CommandLine.arguments.dropFirst(2)))
+    default: break
     }
     let discovery = NIXLDiscovery(explicitPath: nil)
     guard let library = discovery.library else { finish([discovery.explanation]) }
@@ -35,7 +37,8 @@ enum TestHost {
       case "metadata": finish(try metadata(library))
       case "orphan": finish(try orphan(library))
       case "agents": finish(try agents(library))
-      default: finish(["usage: conformance, killed, stopped, metadata, orphan, agents, group"])
+      default:
+        finish(["usage: conformance, killed, stopped, metadata, orphan, agents, group, start"])
       }
     } catch { finish(["\(error)"]) }
   }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Collectives
 import Foundation
 import Linear
 import LlamaModel
@@ -63,6 +64,10 @@ struct Doctor: AsyncParsableCommand {
       bad("nixl", discovery.explanation)
     }
 
+    do throws(MPIError) {
+      line("open mpi", "\(try MPIGroup.find()), for --tp")
+    } catch { line("open mpi", "not here, and only --tp needs it. \(error)") }
+
     let path = ModelLocation.find(model)
     do throws(ModelError) {
       let file = try GGUFFile(path: path)
@@ -72,7 +77,8 @@ struct Doctor: AsyncParsableCommand {
         "model",
         "\(path): \(configuration.layerCount) layers, "
           + "\(configuration.headCount)/\(configuration.kvHeadCount) heads of "
-          + "\(configuration.headSize), \(configuration.vocabularySize) tokens")
+          + "\(configuration.headSize), \(configuration.vocabularySize) tokens, --tp "
+          + configuration.possibleRankCounts.map(String.init).joined(separator: " or "))
     } catch { bad("model", "\(error)") }
     print(isWell ? "everything is here: try `remote-g2 run`" : "something is missing: see above")
     NIXLLibrary.endProcess(isWell ? 0 : 1)

@@ -123,7 +123,10 @@ struct WorkerCommandLine: AsyncParsableCommand {
           configuration, library: discovery.library, group: group, watchdog: watchdog)
       }
     } catch { fail("\(error)") }
-    group?.leave()
+    if let group {
+      group.leave()
+      GroupMemory.leave()
+    }
     NIXLLibrary.endProcess(0)
   }
 
@@ -138,7 +141,9 @@ struct WorkerCommandLine: AsyncParsableCommand {
           throw .indivisible(path: path, ranks: tp, possible: possible)
         }
       } catch { fail("--tp \(tp): \(error)") }
-      fail("\(GroupLauncher.becomeGroup(ranks: tp))")
+      fail(
+        "\(GroupLauncher.becomeGroup(ranks: tp, arguments: Array(CommandLine.arguments.dropFirst())))"
+      )
     }
     do throws(MPIError) { return try MPIGroup(expecting: tp, pulse: pulse) } catch {
       fail("\(error)")

@@ -143,7 +143,7 @@ final class MemoryWorld {
     #expect(progress?.failure != nil)
     #expect(progress?.isQuiet == true && progress?.isTerminal == true)
     #expect(rig.report.loadErrors == (8..<20).map { BlockIndex($0) })
-    #expect(rig.pump.stats.transfersInFlight == 0)
+    #expect(rig.pump.stats.counts.transfersInFlight == 0)
   }
 
   @Test func `a failed transfer's blocks are unquiet until its last byte has landed`() {
@@ -171,7 +171,7 @@ final class MemoryWorld {
     rig.pump.handle(.rank(.sourceDied(rig.world.source)), at: rig.now)
     rig.run(3)
     #expect(rig.progress(1)?.isQuiet == true)
-    #expect(rig.pump.stats.transfersInFlight == 0)
+    #expect(rig.pump.stats.counts.transfersInFlight == 0)
   }
 
   @Test func `what lands after it was given up is counted as late`() {
@@ -179,11 +179,11 @@ final class MemoryWorld {
     rig.load(1, blocks: 8)
     rig.run(100)
     #expect(rig.faulty.applied[.hang] == 1)
-    #expect(rig.pump.stats.bytesLate == 0)
+    #expect(rig.pump.stats.counts.bytesLate == 0)
     rig.pump.handle(.rank(.stopPosting(FetchID(1))), at: rig.now)
     rig.faulty.resumeHung(at: rig.now)
     rig.run(100)
-    #expect(rig.pump.stats.bytesLate == UInt64(4 * rig.world.target.blockBytes))
+    #expect(rig.pump.stats.counts.bytesLate == UInt64(4 * rig.world.target.blockBytes))
     #expect(rig.progress(1)?.isQuiet == true)
   }
 
@@ -223,7 +223,7 @@ final class MemoryWorld {
     rig.load(1, blocks: 20)
     for _ in 0..<200 {
       rig.run(1)
-      #expect(rig.pump.stats.transfersInFlight <= Limits().transfersPostedMax)
+      #expect(rig.pump.stats.counts.transfersInFlight <= Limits().transfersPostedMax)
     }
     rig.run(200)
     #expect(rig.progress(1)?.landed == 20)

@@ -1,5 +1,7 @@
 import Collectives
 import Foundation
+import OSThreads
+import RemoteG2Core
 import RemoteG2Runtime
 import Testing
 
@@ -8,15 +10,37 @@ private let hasMPI = FileManager.default.fileExists(atPath: GroupLauncher.progra
 /// The group's cells over real MPI, a covering sample of what runs in one process for all of them.
 @Suite(.serialized, .enabled(if: hasMPI, "Open MPI is not installed: scripts/setup installs it"))
 struct `A rank group of processes` {
+  static let host = URL(fileURLWithPath: "/proc/self/exe".resolved).deletingLastPathComponent()
+    .appendingPathComponent("remote-g2-testhost").path
+  static let environment = ["SWIFT_BACKTRACE": "enable=no"]
+
   static func run(
     _ started: Int, _ arguments: [String]
   ) throws -> (status: Int32, output: String, errors: String) {
-    let host = URL(fileURLWithPath: "/proc/self/exe".resolved).deletingLastPathComponent()
-      .appendingPathComponent("remote-g2-testhost").path
-    return try ChildProcess.run(
-      GroupLauncher.program,
-      GroupLauncher.arguments(ranks: started, host, ["group"] + arguments),
-      environment: ["SWIFT_BACKTRACE": "enable=no"], timeout: .seconds(120))
+    try ChildProcess.run(
+      host, ["start", "\(started)", "group"] + arguments, environment: environment,
+      timeout: .seconds(120))
+  }
+
+  /// The numbers that ranks said of themselves in lines of this kind.
+  static func numbers(_ word: String, in output: String) -> [Int64] {
+    output.split(separator: "\n").filter { $0.contains(" \(word) ") }
+      .compactMap { $0.split(separator: " ").last.flatMap { Int64($0) } }
+  }
+
+  /// Waits until every rank that told its number is gone.
+  static func expectGone(_ output: String, ranks: Int) {
+    let pids = numbers("is", in: output)
+    #expect(pids.count == ranks, "\(output)")
+    for pid in pids {
+      let isGone = ChildProcess(running: Int32(pid)).map { $0.hasEnded(waiting: 5_000) } ?? true
+      #expect(isGone, "process \(pid) is left")
+    }
+  }
+
+  /// Folders of shared memory that groups have left.
+  static func folders() -> [String] {
+    ProcFile.names(in: "/dev/shm").filter { $0.hasPrefix("remote-g2-group-") }
   }
 
   @Test(
@@ -36,17 +60,64 @@ struct `A rank group of processes` {
     #expect(Set(entries).count == 1, "a collective was entered by some ranks only: \(output)")
   }
 
-  @Test func `a rank that stalls ends its group, with a message, and nobody is left`() throws {
-    let (status, output, errors) = try Self.run(3, ["3", "stalls", "1", "2"])
+  @Test(
+    arguments: [
+      // By the shipped silence: the bound is on the whole, from the stop to the last rank's end.
+      (3, "stalls", "1", []), (3, "stalls", "0", ["2"]), (2, "stallsLeaving", "1", ["2"]),
+    ] as [(Int, String, String, [String])])
+  func `a rank that stalls ends its group within ten seconds, with a message, and nobody is left`(
+    ranks: Int, end: String, rank: String, silence: [String]
+  ) throws {
+    let (status, output, errors) = try Self.run(ranks, ["\(ranks)", end, rank] + silence)
     #expect(status != 0)
     #expect(errors.contains("no word from its group"), "\(errors)")
-    let pids = output.split(separator: "\n").filter { $0.contains(" is ") }
-      .compactMap { $0.split(separator: " ").last.flatMap { Int32($0) } }
-    #expect(pids.count == 3, "\(output)")
-    for pid in pids {
-      let isGone = ChildProcess(running: pid).map { $0.hasEnded(waiting: 5_000) } ?? true
-      #expect(isGone, "process \(pid) is left")
+    Self.expectGone(output, ranks: ranks)
+    let stopped = try #require(Self.numbers("ends at", in: output).first, "it did not stop")
+    #expect(MonotonicClock.now() - LocalInstant(nanoseconds: stopped) <= .seconds(10))
+  }
+
+  @Test(arguments: [(2, "1"), (3, "0"), (4, "2")])
+  func `a rank that is killed inside a collective ends its group, and nobody is left`(
+    ranks: Int, rank: String
+  ) throws {
+    let (status, output, errors) = try Self.run(ranks, ["\(ranks)", "dies", rank])
+    #expect(status != 0)
+    #expect(errors.contains("signal 9"), "\(errors)")
+    Self.expectGone(output, ranks: ranks)
+    let died = try #require(Self.numbers("ends at", in: output).first, "it did not die")
+    #expect(MonotonicClock.now() - LocalInstant(nanoseconds: died) <= .seconds(10))
+  }
+
+  @Test func `a killed mpirun takes its ranks along, and the next group takes its memory away`()
+    throws
+  {
+    var ends: [Int32] = [-1, -1]
+    try #require(pipe(&ends) == 0)
+    defer { close(ends[0]) }
+    let mpirun = try ChildProcess(
+      Self.host, ["start", "3", "group", "3", "stalls", "2", "60"], environment: Self.environment,
+      output: ends[1])
+    close(ends[1])
+    var reader = LineReader(ends[0], bytesMax: 1 << 16)
+    var output = ""
+    // Until one rank has stopped: the others wait for it.
+    while !output.contains("ends at"), case .text(let line)? = reader.next() {
+      output += String(decoding: line, as: UTF8.self) + "\n"
     }
+    mpirun.signal(SIGKILL)
+    #expect(mpirun.hasEnded(waiting: 5_000))
+    let name = try #require(Self.folders().first { $0.hasSuffix("-\(mpirun.pid)") })
+    let segments = ProcFile.names(in: "/dev/shm/\(name)")
+    #expect(segments.count == 3, "\(segments)")
+    for pid in Self.numbers("is", in: output) {
+      guard let rank = ChildProcess(running: Int32(pid)) else { continue }
+      // A stopped process cannot hear that mpirun is gone.
+      rank.signal(SIGCONT)
+      #expect(rank.hasEnded(waiting: 5_000), "rank \(pid) is left")
+      rank.signal(SIGKILL)
+    }
+    #expect(try Self.run(2, ["2", "none", ""]).status == 0)
+    #expect(!Self.folders().contains(name))
   }
 
   @Test func `a group of another size is refused, and says how to start it`() throws {

@@ -67,6 +67,37 @@ import Testing
     }
   }
 
+  @Test(arguments: [[0: 1], [1: 1], [0: 1, 2: 1]])
+  func `a source that some ranks cannot open is asked by none, until all can`(
+    refusals: [Int: Int]
+  ) throws {
+    // The first address that comes is the local store's, and the second the peer's.
+    let world = try GroupWorld(3, refusals: refusals.mapValues { $0 + 1 })
+    let leader = world.leader
+    #expect(Set(leader.control.attachFailures) == [GroupMember.local, GroupMember.peer])
+    leader.announce(GroupMember.local)
+    leader.run(2)
+    let golden = try #require(try leader.fillPeer(Self.prompt))
+    try leader.submit(1, Self.prompt)
+    let alone = leader.finish(1)
+    let asked = leader.control.posted.contains {
+      if case .resolve(_, let source, _, _) = $0 { source == GroupMember.peer } else { false }
+    }
+    #expect(alone?.account.pulledTokens == 0 && !asked)
+    #expect(leader.connector.fallbacks == [.peerNotReady: 1])
+    `The engine`.expectSame(alone, golden)
+    leader.engine.dropCache()
+    leader.announce(GroupMember.peer)
+    leader.run(2)
+    try leader.submit(2, Self.prompt)
+    let pulled = leader.finish(2)
+    #expect(pulled?.account.keptTokens == 48)
+    `The engine`.expectSame(pulled, golden)
+    leader.run(3)
+    #expect(world.end() == [])
+    Self.expectTogether(world)
+  }
+
   @Test(arguments: [
     [1: ClockError(offset: .seconds(10))], [1: ClockError(offset: .seconds(-10))],
     [

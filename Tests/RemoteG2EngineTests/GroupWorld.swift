@@ -13,13 +13,15 @@ final class GroupWorld {
   private var threads: [OSThread] = []
 
   init(
-    _ rankCount: Int, fault: GroupFault? = nil, errors: [Int: ClockError] = [:]
+    _ rankCount: Int, fault: GroupFault? = nil, errors: [Int: ClockError] = [:],
+    refusals: [Int: Int] = [:]
   ) throws {
     let group = LocalGroup<StepPlan, RankReport>(rankCount: rankCount)
     self.group = group
     members = try (0..<rankCount).map {
       try GroupMember(
-        reducer: group.reducer($0), fault: fault, error: errors[$0] ?? ClockError())
+        reducer: group.reducer($0), fault: fault, error: errors[$0] ?? ClockError(),
+        refusals: refusals[$0] ?? 0)
     }
     for (rank, member) in members.enumerated().dropFirst() {
       threads.append(OSThread.start("rank-\(rank)") { member.follow(group.channel(rank)) })

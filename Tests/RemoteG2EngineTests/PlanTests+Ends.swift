@@ -21,6 +21,9 @@ extension `Lease and plan decisions` {
     func asked() -> Bool {
       desk.control.posted.contains { if case .resolve = $0 { true } else { false } }
     }
+    // Rank 0 can read it, and of rank 1 nothing is known yet.
+    #expect(!desk.connector.isReady("P"))
+    #expect(try desk.match(0) == .undecided && !asked(), "it is asked once every rank can read it")
     report(true, false)
     #expect(desk.control.attachFailures == [Self.source])
     #expect(!desk.connector.isReady("P"))

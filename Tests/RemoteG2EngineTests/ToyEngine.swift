@@ -64,7 +64,7 @@ final class ToyWorld {
       limits: limits, proof: proof, policy: policy)
     settings.transferBlocks = transferBlocks
     connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
-    worker = ToyWorker(pump) { clock.now }
+    worker = ToyWorker(pump, clock: clock)
     engine = try Engine(
       model: model, memory: memory.region.base, blockCount: blocks, chain: chain,
       channel: ToyChannel(), worker: worker, connector: connector,

@@ -99,7 +99,16 @@ import Testing
     let callers = [
       ".broadcast(": ["RemoteG2Engine/Engine.swift", "RemoteG2Engine/RankLoop.swift"],
       ".gather(": ["RemoteG2Engine/Engine.swift", "RemoteG2Engine/RankLoop.swift"],
-      ".sum(": ["LlamaModel/LlamaModel+Forward.swift"],
+      // The other tells when a sum is entered, to die there.
+      ".sum(": ["LlamaModel/LlamaModel+Forward.swift", "remote-g2-testhost/GroupHost.swift"],
+      // Nor can anybody else make what enters one.
+      "MPIGroup(": ["remote-g2/WorkerCommandLine.swift", "remote-g2-testhost/GroupHost.swift"],
+      "MPITensorReducer(": [
+        "RemoteG2Runtime/Worker.swift", "RemoteG2Runtime/RankGroup.swift",
+        "remote-g2-testhost/GroupHost.swift",
+      ],
+      "StepChannel(": ["RemoteG2Runtime/Worker.swift", "RemoteG2Runtime/RankGroup.swift"],
+      "MPIStepChannel<": ["remote-g2-testhost/GroupHost.swift"],
     ]
     var found: Set<String> = []
     for source in Self.sources("Sources") where source.module != "Collectives" {

@@ -15,6 +15,10 @@ typedef void *cmpi_request;
 // as the process.
 const char *cmpi_load(const char *path);
 
+// What the library calls itself, in words that live as long as the process. May be called before
+// cmpi_init.
+const char *cmpi_version(void);
+
 // Joins the group that mpirun started; a process started alone is a group of one. Returns 0 or the
 // library's error.
 int cmpi_init(int *rank, int *count);

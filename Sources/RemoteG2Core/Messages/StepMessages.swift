@@ -50,8 +50,8 @@ public enum RankOrder: Equatable, Codable, Sendable {
   case sourceDied(SourceID)
   /// Get ready to read a source; one address for each rank. Answered by the report's `attached`.
   case attach(SourceID, [SourceAddress])
-  /// Hold the peers' transfers to a rate, for demonstrations; nil: none.
-  case pace(bytesPerSecond: Double?, transferBlocks: Int)
+  /// Hold the peers' transfers of these ranks (nil: of all) to a rate, for demonstrations; nil: none.
+  case pace(bytesPerSecond: Double?, transferBlocks: Int, ranks: [Int]?)
   /// Let transfers of these ranks go wrong in a named way, for demonstrations; nil: none does.
   case inject(fault: String?, ranks: [Int])
   /// Tell every transfer's moments, or stop to.
@@ -90,6 +90,19 @@ public struct SavedBlock: Equatable, Codable, Sendable {
   }
 }
 
+/// What a rank's transfers are doing, and have done since it started.
+public struct RankCounts: Equatable, Codable, Sendable {
+  /// Posted, and neither landed nor quiet.
+  public var transfersInFlight = 0
+  public var bytesMoved: UInt64 = 0
+  /// Of those, landed after their load was given up: nobody reads them.
+  public var bytesLate: UInt64 = 0
+  /// Transfers that went wrong because they were told to.
+  public var faultsInjected = 0
+
+  public init() {}
+}
+
 /// What one rank tells the leader at the end of a step.
 public struct RankReport: Equatable, Codable, Sendable {
   public var rank: Int
@@ -103,8 +116,7 @@ public struct RankReport: Equatable, Codable, Sendable {
   public var bytesMoved: [SourceID: MovedBytes] = [:]
   /// Sources this rank was told to attach, and whether it could.
   public var attached: [SourceID: Bool] = [:]
-  /// Posted on this rank, and neither landed nor quiet.
-  public var transfersInFlight = 0
+  public var counts = RankCounts()
   /// The rank's own clock when it reported; nil where it is the leader's. Only what lies between two of
   /// its instants means anything to another rank.
   public var at: LocalInstant?

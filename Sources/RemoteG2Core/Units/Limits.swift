@@ -55,11 +55,14 @@ public struct Limits: Sendable, Equatable {
   public var peersMax = 64
   public var hintBytesMax = 4096
   public var commandBytesMax = 1 << 20
+  /// A worker's events that wait for their reader.
+  public var eventsWaitingMax = 1 << 16
   /// One step's plan, or one rank's report, between processes.
   public var groupMessageBytesMax = 64 << 20
-  /// How long a rank waits for its group before it ends: while they load the model, and later.
+  /// How long a rank waits for its group before it ends: while they load the model, and later. mpirun
+  /// then takes about two seconds to end the others, and a broken group is to be gone within ten.
   public var groupStartMax: Duration = .seconds(120)
-  public var groupSilenceMax: Duration = .seconds(10)
+  public var groupSilenceMax: Duration = .seconds(6)
 
   public init() { check() }
 

@@ -59,10 +59,13 @@ final class Fleet {
     if settings.rankCount > 1 { arguments.append("--inject") }
     if settings.link != nil { arguments.append("--insecure") }
     workers[name] = try WorkerProcess(
-      name: name, arguments: arguments, log: "\(settings.directory)/worker-\(name).log",
+      name: name, arguments: arguments, log: log(of: name),
       wrapper: settings.link?.wrapper(of: name) ?? [],
       environment: settings.link?.environment(of: name) ?? [:])
   }
+
+  /// What a worker wrote to its standard error, over all its starts.
+  func log(of name: String) -> String { "\(settings.directory)/worker-\(name).log" }
 
   /// Waits until `name`'s engine has its store, and, if asked, its peer.
   func waitUntilReady(_ name: String, peer: String?) throws {
@@ -98,19 +101,30 @@ final class Fleet {
   /// - Returns: When all of them were dead; nil when one would not die.
   func killEngine(_ name: String) -> Int64? {
     guard let worker = workers[name] else { return nil }
-    var ranks = [worker.process]
-    if settings.rankCount > 1 {
-      ranks = members().filter { pid in
-        let words = (ProcFile.text("/proc/\(pid)/cmdline") ?? "").split(separator: "\0")
-        return pid != worker.process.pid && words.dropFirst().first == "worker"
-          && zip(words, words.dropFirst()).contains { $0 == ("--name", Substring(name)) }
-      }.compactMap { ChildProcess(running: $0) }
-      guard ranks.count == settings.rankCount else { return nil }
-    }
+    let ranks = rankProcesses(name)
+    guard ranks.count == settings.rankCount else { return nil }
     for rank in ranks { rank.signal(SIGKILL) }
     guard ranks.allSatisfy({ $0.hasEnded(waiting: 5_000) }) else { return nil }
     let died = MonotonicClock.now().nanoseconds
     return worker.process.hasEnded(waiting: 5_000) ? died : nil
+  }
+
+  /// The processes of a worker's engine, in the order of their ranks.
+  func rankProcesses(_ name: String) -> [ChildProcess] {
+    guard let worker = workers[name] else { return [] }
+    guard settings.rankCount > 1 else { return [worker.process] }
+    let ranked = members().compactMap { pid -> (rank: Int, process: ChildProcess)? in
+      let words = (ProcFile.text("/proc/\(pid)/cmdline") ?? "").split(separator: "\0")
+      guard pid != worker.process.pid, words.dropFirst().first == "worker",
+        zip(words, words.dropFirst()).contains(where: { $0 == ("--name", Substring(name)) }),
+        let process = ChildProcess(running: pid)
+      else { return nil }
+      let key = "OMPI_COMM_WORLD_RANK="
+      let rank = (ProcFile.text("/proc/\(pid)/environ") ?? "").split(separator: "\0")
+        .first { $0.hasPrefix(key) }.flatMap { Int($0.dropFirst(key.count)) }
+      return rank.map { ($0, process) }
+    }
+    return ranked.sorted { $0.rank < $1.rank }.map(\.process)
   }
 
   func storeProcess(_ name: String) throws -> ChildProcess {

@@ -5,9 +5,12 @@ import RemoteG2Runtime
 /// The scenes in which something dies, stops, or lies while transfers are in flight.
 extension Scenes {
   /// Starts a paced pull by B and returns when `share` of it has landed.
-  private static func beginPull(_ stage: Stage, share: Double) throws -> UInt64 {
+  @discardableResult
+  static func beginPull(
+    _ stage: Stage, share: Double, dropsCaches: Bool = true
+  ) throws -> UInt64 {
     try stage.fillA()
-    try stage.fleet.b.dropCaches()
+    if dropsCaches { try stage.fleet.b.dropCaches() }
     try stage.setPace(true)
     try stage.startTrace()
     let id = try stage.fleet.b.begin(stage.prompts[0], generate: stage.generate, hint: "A")

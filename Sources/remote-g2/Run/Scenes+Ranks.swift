@@ -14,69 +14,103 @@ extension Scenes {
     let some = ranks == 3 ? "two of three fail" : "\(last) of \(ranks) fail"
     return [
       ("one rank fails", { try fails($0, "one rank fails", [1]) }),
-      ("one rank hangs", { try hangs($0, [last]) }),
+      ("one rank hangs", { try hangs($0, rank: last) }),
       (some, { try fails($0, some, Array(0..<ranks).filter { $0 != 1 }) }),
       ("all ranks fail", { try fails($0, "all ranks fail", Array(0..<ranks)) }),
       ("source rank's pool corrupt", { try corrupt($0, rank: 1) }),
+      ("rank killed", { try ends($0, "rank killed", rank: 1, with: SIGKILL) }),
+      ("rank stalls", { try ends($0, "rank stalls", rank: last, with: SIGSTOP) }),
     ]
   }
 
-  private static func pull(
-    _ stage: Stage, _ fault: TransferFault, _ ranks: [Int]
-  ) throws -> WireResult {
-    try stage.fillA()
-    try stage.fleet.b.dropCaches()
-    try stage.setPace(true)
-    try stage.fleet.b.perform(.fault) {
-      $0.fault = fault.rawValue
-      $0.ranks = ranks
-    }
-    let result = try stage.fleet.b.generate(
-      stage.prompts[0], generate: stage.generate, hint: "A")
-    try stage.fleet.b.perform(.fault)
-    try stage.setPace(false)
-    return result
-  }
-
-  /// What the failing ranks had before the fault is what the group keeps: the fault is seen in it.
-  private static func judge(
-    _ report: inout SceneReport, _ result: WireResult, _ stage: Stage, reason: String
-  ) {
-    let before = blocksBefore * stage.tokensPerBlock
-    report.add(result, golden: stage.golden[0])
-    report.fault_proved =
-      result.reasons == [reason] && result.keptTokens == before
-      && result.pulledTokens == stage.blocks * stage.tokensPerBlock
-    report.expect(
-      report.fault_proved == true,
-      "\(result.keptTokens) of \(result.pulledTokens) tokens were kept, not \(before): "
-        + "\(result.reasons)")
-    report.expectIdentical()
-  }
-
+  /// Pulls with a fault on some ranks. What each rank counted meanwhile tells where it happened.
   private static func fails(
     _ stage: Stage, _ name: String, _ ranks: [Int]
   ) throws -> SceneReport {
     var report = SceneReport(name)
-    let result = try pull(stage, .halfComplete, ranks)
-    judge(&report, result, stage, reason: "transferFailed")
+    try stage.fillA()
+    try stage.fleet.b.dropCaches()
+    try stage.setPace(true)
+    try stage.fleet.b.perform(.fault) {
+      $0.fault = TransferFault.halfComplete.rawValue
+      $0.ranks = ranks
+    }
+    let counted = try stage.fleet.b.audit().ranks.map(\.faultsInjected)
+    let result = try stage.fleet.b.generate(
+      stage.prompts[0], generate: stage.generate, hint: "A")
+    try stage.fleet.b.perform(.fault)
+    try stage.setPace(false)
+    let faults = zip(try stage.fleet.b.audit().ranks.map(\.faultsInjected), counted).map(-)
+    let wanted = (0..<stage.fleet.settings.rankCount).map { ranks.contains($0) ? 1 : 0 }
+    report.fault_proved = faults == wanted
+    report.expect(
+      faults == wanted, "faults by rank were \(faults), and \(wanted) were asked for")
+    report.add(result, golden: stage.golden[0])
+    // What the failing ranks had before it is what the group keeps.
+    let before = blocksBefore * stage.tokensPerBlock
+    report.expect(
+      result.reasons == ["transferFailed"] && result.keptTokens == before
+        && result.pulledTokens == stage.blocks * stage.tokensPerBlock,
+      "\(result.keptTokens) of \(result.pulledTokens) tokens were kept, not \(before): "
+        + "\(result.reasons)")
     report.outcome = "kept the ranks' minimum"
+    report.expectIdentical()
     return report
   }
 
-  private static func hangs(_ stage: Stage, _ ranks: [Int]) throws -> SceneReport {
+  /// A's store stops when all ranks but one have everything: that one's transfer hangs, on the wire.
+  private static func hangs(_ stage: Stage, rank: Int) throws -> SceneReport {
     var report = SceneReport("one rank hangs")
-    let result = try pull(stage, .hang, ranks)
-    judge(&report, result, stage, reason: "softDeadline")
-    report.outcome = "hedged for all"
-    let quarantined = try stage.fleet.b.audit().quarantined
-    report.expect(quarantined > 0, "nothing is quarantined while a rank's transfer hangs")
-    let store = try stage.fleet.storeProcess("A")
-    store.signal(SIGKILL)
-    report.expect(store.hasEnded(waiting: 5_000), "A's store did not die")
-    try stage.fleet.poll("B's quarantine is empty", seconds: 2) {
-      try stage.fleet.b.audit().quarantined == 0
+    let b = stage.fleet.b
+    try stage.fillA()
+    try b.dropCaches()
+    try stage.setPace(true, ranks: [rank])
+    let before = try b.audit().ranks.map(\.bytesMoved)
+    func moved() throws -> [Int] {
+      zip(try b.audit().ranks.map(\.bytesMoved), before).map { Int($0 - $1) }
     }
+    func isAlone(_ bytes: [Int]) -> Bool {
+      bytes.enumerated().allSatisfy { ($0 == rank) != ($1 == stage.bytes) }
+    }
+    let id = try b.begin(stage.prompts[0], generate: stage.generate, hint: "A")
+    try stage.fleet.poll("all ranks but \(rank) have everything", seconds: 20) {
+      let bytes = try moved()
+      return isAlone(bytes) && bytes[rank] >= stage.bytes / 4
+    }
+    let store = try stage.fleet.storeProcess("A")
+    store.signal(SIGSTOP)
+    try stage.fleet.poll("A's store is stopped", seconds: 5) { store.stateLetter == "T" }
+    let fault = stage.now()
+    let atStop = try moved()[rank]
+    let result = try b.result(of: id)
+    let (bytes, audit) = (try moved(), try b.audit())
+    report.fault_proved =
+      isAlone(bytes) && store.stateLetter == "T" && audit.ranks[rank].transfersInFlight > 0
+    report.expect(
+      report.fault_proved == true,
+      "rank \(rank) did not hang alone: \(bytes) of \(stage.bytes) bytes, \(audit.ranks)")
+    report.add(result, golden: stage.golden[0])
+    if let settled = result.settledAt { report.fault_to_settle_s = Double(settled - fault) / 1e9 }
+    // What arrived before the stop may have been noticed after it.
+    let least = atStop / stage.blockBytes * stage.tokensPerBlock
+    let most = bytes[rank] / stage.blockBytes * stage.tokensPerBlock
+    report.expect(
+      result.reasons == ["softDeadline"] && least > 0 && (least...most).contains(result.keptTokens),
+      "\(result.keptTokens) tokens were kept, rank \(rank) had \(least) to \(most): "
+        + "\(result.reasons)")
+    report.expect(audit.quarantined > 0, "nothing is quarantined while a transfer hangs")
+    report.expectIdentical()
+    report.outcome = "hedged for all"
+    // It goes on: what hung lands late, on that rank alone, and nobody reads it.
+    store.signal(SIGCONT)
+    try stage.fleet.poll("B's quarantine is empty", seconds: 10) {
+      try b.audit().quarantined == 0
+    }
+    let late = zip(try b.audit().ranks, audit.ranks).map { $0.bytesLate - $1.bytesLate }
+    report.expect(
+      late.enumerated().allSatisfy { ($0 == rank) == ($1 > 0) }, "late bytes by rank: \(late)")
+    report.notes.append("late bytes by rank, into quarantine: \(late)")
+    try stage.setPace(false)
     try stage.fillA()
     return report
   }

@@ -39,11 +39,13 @@ final class Stage {
   /// that computing it instead would take.
   var paceSeconds: Double { max(1.1, 0.4 * (golden.first?.ttftSeconds ?? 0)) }
 
-  func setPace(_ isOn: Bool) throws {
+  /// - Parameter ranks: Of B, those that are paced; nil: all.
+  func setPace(_ isOn: Bool, ranks: [Int]? = nil) throws {
     let rate = Double(bytes) / paceSeconds
     try fleet.b.perform(.pace) {
       $0.bytesPerSecond = isOn ? rate : nil
       $0.transferBlocks = isOn ? 2 : nil
+      $0.ranks = ranks
     }
   }
 

@@ -1,0 +1,78 @@
+import Foundation
+import RemoteG2Core
+import RemoteG2Runtime
+
+/// One rank of a group dies or stops: the group ends, its store serves on, its leases come back.
+extension Scenes {
+  private static let leaseSeconds = 1.0
+  private static let endSeconds = 10.0
+
+  static func ends(
+    _ stage: Stage, _ name: String, rank: Int, with signal: Int32
+  ) throws -> SceneReport {
+    var report = SceneReport(name)
+    let fleet = stage.fleet
+    // Only B's store has these blocks; each scene has its own.
+    let own = Array(
+      stage.prompts[0].reversed().dropFirst(Int(signal)).prefix(5 * stage.tokensPerBlock + 1))
+    try fleet.b.dropCaches()
+    let alone = try fleet.b.generate(own, generate: 1)
+    try fleet.poll("B saved its blocks", seconds: 20) { try fleet.b.audit().saving == 0 }
+    let logged = text(of: fleet, "B").utf8.count
+    try fleet.b.perform(.ttl) { $0.seconds = leaseSeconds }
+    let incarnation = try fleet.b.audit().storeIncarnation
+    try beginPull(stage, share: 0.2, dropsCaches: false)
+    let leases = try fleet.a.audit().storeLeases ?? 0
+    let ranks = fleet.rankProcesses("B")
+    let mpirun = fleet.b.process
+    ranks[rank].signal(signal)
+    let fault = stage.now()
+    let isGone = (ranks + [mpirun]).allSatisfy {
+      $0.hasEnded(waiting: Int32(max(0, endSeconds - seconds(since: fault, stage)) * 1000))
+    }
+    let took = seconds(since: fault, stage)
+    report.fault_proved = leases > 0 && stage.wasInFlight(at: fault)
+    report.expect(report.fault_proved == true, "\(leases) leases were open, nothing was in flight")
+    report.expect(isGone && took <= endSeconds, "after \(took) s a process of the group was left")
+    report.expect(
+      mpirun.exitStatus.map { $0 != 0 } == true,
+      "the group ended with \(mpirun.exitStatus.map(String.init) ?? "no status")")
+    let said = String(text(of: fleet, "B").utf8.dropFirst(logged)) ?? ""
+    let word = signal == SIGKILL ? "signal 9" : "no word from its group"
+    report.expect(said.contains(word), "its message was: \(said.suffix(300))")
+    try fleet.poll("A's leases are back", seconds: leaseSeconds + 1) {
+      try fleet.a.audit().storeLeases == 0
+    }
+    report.notes.append(
+      String(
+        format: "the group was gone after %.2f s, A's leases were back after %.2f s", took,
+        seconds(since: fault, stage)))
+    // The dead group's store serves on.
+    let served = try fleet.a.generate(own, generate: 1, hint: "B")
+    report.expect(
+      served.keptTokens == own.count - 1 && served.tokens == alone.tokens
+        && served.logitsDigest == alone.logitsDigest,
+      "B's store did not serve: A kept \(served.keptTokens) of \(own.count - 1) tokens")
+    try fleet.start("B")
+    try fleet.waitUntilReady("B", peer: nil)
+    report.expect(
+      try fleet.b.audit().storeIncarnation == incarnation, "B's store was replaced")
+    try fleet.b.dropCaches()
+    try stage.fillA()
+    try stage.startTrace()
+    let result = try fleet.b.generate(stage.prompts[0], generate: stage.generate, hint: "A")
+    report.bytes = stage.movedBytes
+    report.add(result, golden: stage.golden[0])
+    expectAllKept(&report, result, stage)
+    report.outcome = "B ended, and came back"
+    return report
+  }
+
+  private static func seconds(since instant: Int64, _ stage: Stage) -> Double {
+    Double(stage.now() - instant) / 1e9
+  }
+
+  private static func text(of fleet: Fleet, _ name: String) -> String {
+    ProcFile.text(fleet.log(of: name)) ?? ""
+  }
+}

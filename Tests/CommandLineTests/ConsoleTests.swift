@@ -1,0 +1,52 @@
+import Foundation
+import OSThreads
+import RemoteG2Core
+import RemoteG2Runtime
+import Testing
+
+@Suite struct `A worker's output` {
+  @Test func `a reader that does not read holds up nobody, and misses no answer`() throws {
+    var ends: [Int32] = [-1, -1]
+    try #require(pipe(&ends) == 0)
+    let output = ConsoleOutput(ends[1], waitingMax: 1000)
+    // Many times what a pipe holds: a post that waited for the reader would never return.
+    var moment = WorkerEvent(.fetch)
+    moment.fetch = WireFetch(
+      FetchEvent(.planned, at: LocalInstant(nanoseconds: 1), request: RequestID(1)))
+    for id in 0..<20_000 {
+      output.post(WorkerEvent(.done, id: UInt64(id)))
+      output.post(moment)
+    }
+    #expect(output.isFull && output.droppedCount > 10_000)
+    let reading = ends[0]
+    let (answers, moments) = (Mailbox<UInt64>(), Mailbox<Bool>())
+    let reader = OSThread.start("reader") {
+      var lines = LineReader(reading, bytesMax: 1 << 16)
+      while case .text(let line)? = lines.next() {
+        guard let event = try? JSONDecoder().decode(WorkerEvent.self, from: Data(line)) else {
+          continue
+        }
+        if let id = event.id { answers.post(id) } else { moments.post(true) }
+      }
+    }
+    output.end(by: MonotonicClock.now() + .seconds(30))
+    #expect(!output.isFull)
+    close(ends[1])
+    reader.join()
+    close(ends[0])
+    #expect(answers.drain() == (0..<20_000).map { UInt64($0) })
+    #expect(moments.drain().count + output.droppedCount == 20_000)
+  }
+
+  @Test func `a reader that is gone ends nothing`() throws {
+    signal(SIGPIPE, SIG_IGN)
+    var ends: [Int32] = [-1, -1]
+    try #require(pipe(&ends) == 0)
+    defer { close(ends[1]) }
+    close(ends[0])
+    let output = ConsoleOutput(ends[1], waitingMax: 10)
+    for id in 0..<100 { output.post(WorkerEvent(.done, id: UInt64(id))) }
+    output.end(by: MonotonicClock.now() + .seconds(30))
+    #expect(!output.isFull)
+  }
+}
