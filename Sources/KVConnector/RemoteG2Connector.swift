@@ -1,4 +1,4 @@
-public import KVTransfer
+internal import KVTransfer
 public import RemoteG2Core
 
 /// The scheduler half: decides what to fetch from whom, drives each fetch's machine, and tells the
@@ -45,146 +45,6 @@ public final class RemoteG2Connector: SchedulerConnector {
     self.control = control
     self.settings = settings
     self.emit = emit
-  }
-
-  // MARK: Matching
-
-  public func match(_ request: RequestView, computed: Int, at now: LocalInstant) -> RemoteMatch {
-    guard !isOff, computed < request.blocksMax, computed < request.keys.count else {
-      // What it was fetching was computed meanwhile: the fetch must not outlive its use.
-      if let record = activeRecord(of: request.id) {
-        perform(record.machine.cancelled(), record, at: now)
-      }
-      // Nor must a wait for its peer.
-      history[request.id]?.isWaitingForPeer = false
-      return .none
-    }
-    var past = history[request.id] ?? LoadHistory()
-    past.isWaitingForPeer = false
-    defer { history[request.id] = past }
-    if let active = past.active, let record = records[active] {
-      return matchActive(record, computed: computed, at: now)
-    }
-    // Another request is loading the very next block: its settle releases us both.
-    if loading[request.keys[computed]] != nil { return .undecided }
-    guard records.count < settings.limits.fetchesInFlightMax else { return .none }
-    if !past.hasTriedLocal {
-      past.hasTriedLocal = true
-      if let local = control.localStore, isAttached(local) {
-        past.active = startFetch(request, from: local, computed: computed, blocksMax: nil, at: now)
-        return .undecided
-      }
-    }
-    guard let hint = request.hint, !past.hasTriedPeer else { return .none }
-    switch readiness(of: hint.store) {
-    case .success(let source):
-      past.hasTriedPeer = true
-      if let reason = declines(request, source, computed: computed, blocksMax: hint.blocksMax) {
-        if reason == .slower { estimator.declined(source.description) }
-        count(reason, request.id, peer: hint.store, at: now)
-        return .none
-      }
-      past.active = startFetch(
-        request, from: source, computed: computed, blocksMax: hint.blocksMax, at: now)
-      return .undecided
-    case .failure(.peerNotReady):
-      let recompute = estimator.recomputeTime(
-        tokens: (request.blocksMax - computed) * settings.tokensPerBlock)
-      let until =
-        past.notReadyUntil
-        ?? now + min(settings.limits.peerNotReadyWaitMax, recompute / 10)
-      past.notReadyUntil = until
-      if now < until {
-        past.isWaitingForPeer = true
-        return .undecided
-      }
-      past.hasTriedPeer = true
-      count(.peerNotReady, request.id, peer: hint.store, at: now)
-      return .none
-    case .failure(let reason):
-      past.hasTriedPeer = true
-      count(reason, request.id, peer: hint.store, at: now)
-      return .none
-    }
-  }
-
-  /// The request asks again while its fetch is open.
-  private func matchActive(
-    _ record: FetchRecord, computed: Int, at now: LocalInstant
-  ) -> RemoteMatch {
-    guard let grant = record.grant, record.targets.isEmpty else { return .undecided }
-    let end = record.first + grant.blocks.count
-    // The local prefix grew or shrank while the source was asked: only what still follows it
-    // counts; anything else is given back, never misplaced.
-    guard computed >= record.first, computed < end else {
-      perform(record.machine.cancelled(), record, at: now)
-      return .none
-    }
-    record.skipped = computed - record.first
-    return .available(blocks: end - computed)
-  }
-
-  private func readiness(of store: String) -> Result<SourceID, FallbackReason> {
-    switch control.state(ofPeer: store) {
-    case .unknown: return .failure(.unknownPeer)
-    case .refused: return .failure(.incompatible)
-    case .notReady: return .failure(.peerNotReady)
-    case .off: return .failure(.peerOff)
-    case .ready(let source):
-      let (limits, blocks) = (settings.limits, Double(settings.targetBlockCount))
-      let isFull =
-        quarantined >= Int(blocks * limits.quarantineFractionMax)
-        || quarantinedBySource[source, default: 0]
-          >= Int(blocks * limits.quarantinePerSourceFractionMax)
-      // The peer is off, for this engine, until what it may still write is quiet.
-      if isFull { return .failure(.quarantineFull) }
-      return isAttached(source) ? .success(source) : .failure(.peerNotReady)
-    }
-  }
-
-  /// Why a pull from a ready peer is not worth starting; nil when it is.
-  private func declines(
-    _ request: RequestView, _ source: SourceID, computed: Int, blocksMax: Int?
-  ) -> FallbackReason? {
-    let open = records.values.count { $0.source == source && !$0.machine.isSettled }
-    if open >= settings.limits.fetchesPerPeerMax { return .busy }
-    guard settings.pullsByCost else { return nil }
-    let blocks = min(request.blocksMax - computed, blocksMax ?? .max)
-    // What is being read from there already goes first.
-    let ahead = records.values.reduce(0) {
-      $0 + ($1.source == source && $1.machine.isMoving ? $1.targets.count : 0)
-    }
-    let pull = estimator.pullTime(
-      bytes: (blocks + ahead) * settings.blockBytes, from: source.description,
-      lanes: settings.limits.transfersPostedMax)
-    return pull >= estimator.recomputeTime(tokens: blocks * settings.tokensPerBlock)
-      ? .slower : nil
-  }
-
-  private func startFetch(
-    _ request: RequestView, from source: SourceID, computed: Int, blocksMax: Int?,
-    at now: LocalInstant
-  ) -> FetchID {
-    let id = FetchID(fetchNext)
-    fetchNext += 1
-    let most = min(
-      request.blocksMax - computed, settings.limits.blocksPerFetchMax, blocksMax ?? .max)
-    let keys = Array(request.keys[computed..<computed + most])
-    let recompute = estimator.recomputeTime(tokens: keys.count * settings.tokensPerBlock)
-    let timeout = min(
-      settings.limits.resolveMax, max(settings.limits.resolveMin, recompute / 20))
-    let machine = FetchMachine(
-      id: id, request: request.id, rankCount: settings.rankCount, policy: settings.proof,
-      at: now, resolveTimeout: timeout, lateAfter: settings.limits.timerLatenessMax)
-    records[id] = FetchRecord(
-      machine: machine, request: request.id, source: source, keys: keys, first: computed)
-    for key in keys { loading[key] = loading[key] ?? id }
-    emit(
-      FetchEvent(
-        .planned, at: now, request: request.id, fetch: id, peer: source.description,
-        blocks: keys.count))
-    control.post(.resolve(id, source, keys: keys, timeout: timeout))
-    return id
   }
 
   // MARK: Binding
@@ -289,23 +149,6 @@ public final class RemoteG2Connector: SchedulerConnector {
 
   /// Whether the local store is mapped.
   public var isLocalReady: Bool { control.localStore.map { isAttached($0) } ?? false }
-
-  /// Lets the ranks' transfers go wrong, where the worker was started for it.
-  public func inject(_ fault: TransferFault?, ranks: [Int]) {
-    orders.append(.inject(fault: fault?.rawValue, ranks: ranks))
-  }
-
-  public func setTracing(_ isOn: Bool) { orders.append(.trace(isOn)) }
-
-  public func setPace(_ bytesPerSecond: Double?, transferBlocks: Int?, ranks: [Int]? = nil) {
-    settings.paceBytesPerSecond = bytesPerSecond
-    let most = min(
-      settings.limits.transferBlocksMax, settings.limits.transferBytesMax / settings.blockBytes)
-    settings.transferBlocks = max(1, min(transferBlocks ?? most, most))
-    orders.append(
-      .pace(
-        bytesPerSecond: bytesPerSecond, transferBlocks: settings.transferBlocks, ranks: ranks))
-  }
 
   public func setProof(_ policy: ProofPolicy) { settings.proof = policy }
 
