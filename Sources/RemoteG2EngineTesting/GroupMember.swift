@@ -70,13 +70,6 @@ package final class GroupMember: @unchecked Sendable {
   private let store: BlockMemory
   private let fabric = MemoryFabric()
   private let error: ClockError
-  private let refusals: Refusals
-
-  /// How often a source's address cannot be opened here before it can.
-  private final class Refusals {
-    var left: Int
-    init(_ count: Int) { left = count }
-  }
 
   /// Heads that `ranks` can share.
   package static func model(_ ranks: Int) -> TinyLlama {
@@ -85,7 +78,7 @@ package final class GroupMember: @unchecked Sendable {
     return tiny
   }
 
-  /// - Parameter refusals: How often this rank cannot open an address.
+  /// - Parameter refusals: How often this rank cannot open an address before it can.
   package init(
     reducer: any TensorReducer, fault: GroupFault? = nil, error: ClockError = ClockError(),
     refusals: Int = 0, limits: Limits = Limits()
@@ -106,12 +99,11 @@ package final class GroupMember: @unchecked Sendable {
     let clock = ToyClock()
     self.clock = clock
     self.error = error
-    let left = Refusals(refusals)
-    self.refusals = left
+    var refusalsLeft = refusals
     let region = store.region
     worker = ToyWorker(pump, clock: clock, rank: rank) { _, address in
-      guard left.left == 0 else {
-        left.left -= 1
+      guard refusalsLeft == 0 else {
+        refusalsLeft -= 1
         return nil
       }
       return address == Self.address(of: rank, blockBytes: bytes)

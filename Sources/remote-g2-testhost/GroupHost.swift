@@ -15,7 +15,7 @@ import RemoteG2Runtime
 enum GroupHost {
   /// What the failing ranks do to themselves.
   enum End: String {
-    /// Killed, when the others have entered one of the forward pass's sums and wait for it.
+    /// Killed at the door of one of the forward pass's sums, which the others enter.
     case dies
     /// Stopped, wherever it is.
     case stalls
