@@ -16,6 +16,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -170,6 +171,27 @@ int clinux_epoll_descriptors(int *descriptors, int capacity) {
   }
   closedir(folder);
   return count;
+}
+
+int clinux_remove_folder(const char *parent, const char *name) {
+  struct stat info;
+  int root = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (root < 0) return -errno;
+  int folder = openat(root, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  int result = folder < 0 ? -errno : 0;
+  if (result == 0 && (fstat(folder, &info) != 0 || info.st_uid != geteuid())) result = -EPERM;
+  if (result == 0) {
+    // The list has its own descriptor; what it names is only ever reached through ours.
+    DIR *list = fdopendir(dup(folder));
+    for (struct dirent *entry; list != NULL && (entry = readdir(list)) != NULL;)
+      if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+        unlinkat(folder, entry->d_name, 0);
+    if (list != NULL) closedir(list);
+    if (unlinkat(root, name, AT_REMOVEDIR) != 0) result = -errno;
+  }
+  if (folder >= 0) close(folder);
+  close(root);
+  return result;
 }
 
 static socklen_t rank_name(struct sockaddr_un *address, uint64_t group, int rank) {

@@ -37,6 +37,7 @@ public final class MPIGroup {
   private static let yieldTurns = 100
   private static let napMin: Duration = .microseconds(20)
   private static let napMax: Duration = .microseconds(500)
+  private static let longNapMax: Duration = .milliseconds(5)
   /// When a ring is expected to end the wait, and something may have swallowed it.
   private static let rungNapMax: Duration = .milliseconds(20)
 
@@ -130,14 +131,16 @@ public final class MPIGroup {
   private static func complete(
     _ pulse: GroupPulse, hearing bell: RankBell?, _ start: (inout cmpi_request?) -> Int32
   ) {
+    // Watched from its start: what the library does within a call may wait for another rank too.
+    let began = MonotonicClock.now()
+    pulse.waits(since: began)
+    defer { pulse.goesOn() }
     var request: cmpi_request?
     check(start(&request), "collective")
     for _ in 0..<yieldTurns {
       if isDone(&request) { return }
       sched_yield()
     }
-    pulse.waits(since: MonotonicClock.now())
-    defer { pulse.goesOn() }
     var nap = napMin
     while !isDone(&request) {
       if let bell {
@@ -146,7 +149,9 @@ public final class MPIGroup {
         nap = min(nap * 2, rungNapMax)
       } else {
         OSThread.nap(nap)
-        nap = min(nap * 2, napMax)
+        // A long wait becomes longer by an eighth at most, and costs next to nothing.
+        let waited = MonotonicClock.now() - began
+        nap = min(nap * 2, max(napMax, min(waited / 8, longNapMax)))
       }
     }
   }

@@ -72,7 +72,9 @@ public final class MPIStepChannel<Plan: Sendable, Report: Sendable>: StepChannel
     gatherCount += 1
     precondition(gatherCount == broadcastCount, "a gather without its broadcast")
     let bytes = reports.encode(report)
-    precondition(bytes.count <= limits.groupMessageBytesMax, "a report of \(bytes.count) bytes")
+    precondition(
+      bytes.count <= min(limits.groupMessageBytesMax, Int(Int32.max) / rankCount),
+      "a report of \(bytes.count) bytes")
     var header = Header(count: gatherCount, bytes: UInt64(bytes.count))
     guard rank == 0 else {
       withUnsafeBytes(of: &header) { group.gather($0, into: nil) }

@@ -102,11 +102,14 @@ extension RemoteG2Connector {
       else { return }
       expired(record, at: now)
       perform(record.machine.leaseEnded(at: now), record, at: now)
-    case .announced(let source, let addresses): orders.append(.attach(source, addresses))
+    case .announced(let source, let addresses):
+      attachFailures.remove(source)
+      orders.append(.attach(source, addresses))
     case .sourceDied(let source):
       if deadSources.count >= settings.limits.deadRememberedMax { deadSources.removeFirst() }
       deadSources.append(source)
       attachedRanks[source] = nil
+      attachFailures.remove(source)
       estimator.forget(source.description)
       orders.append(.sourceDied(source))
       for fetch in records.keys.sorted() {
@@ -124,7 +127,8 @@ extension RemoteG2Connector {
     } else {
       // One rank that cannot read it is enough: it is announced to all of them again.
       attachedRanks[source] = nil
-      control.attachFailed(source)
+      // Told once an announcement, however many ranks could not.
+      if attachFailures.insert(source).inserted { control.attachFailed(source) }
     }
   }
 

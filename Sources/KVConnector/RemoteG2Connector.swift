@@ -18,6 +18,8 @@ public final class RemoteG2Connector: SchedulerConnector {
   var deadSources: [SourceID] = []
   /// By source: the ranks that can read it. It is asked once all of them can.
   var attachedRanks: [SourceID: Set<Int>] = [:]
+  /// Sources that some rank could not open, until they are announced again.
+  var attachFailures: Set<SourceID> = []
   /// By rank, as of their last reports.
   public internal(set) var rankCounts: [RankCounts] = []
   var saves: [UInt64: [SealedBlock]] = [:]

@@ -40,7 +40,7 @@ public final class FaultyTransport: Transport {
   private let fault: (TransferID) -> TransferFault?
   private var pending: [TransferID: Pending] = [:]
   private var dead: Set<SourceID> = []
-  /// How often each fault was applied: a fault test proves with it that the fault happened.
+  /// How often each fault took effect: a fault test proves with it that the fault happened.
   public private(set) var applied: [TransferFault: Int] = [:]
   public var appliedCount: Int { applied.values.reduce(0, +) }
 
@@ -66,13 +66,15 @@ public final class FaultyTransport: Transport {
       try inner.post(transfer, from: source, moves, at: now)
       return
     }
-    applied[fault, default: 0] += 1
     switch fault {
-    case .failAtPost: throw .rejected("fault: fail at post")
+    case .failAtPost:
+      applied[fault, default: 0] += 1
+      throw .rejected("fault: fail at post")
     case .peerGone:
       dead.insert(source)
       pending[transfer] = Pending(source: source, moves: moves, fault: fault, innerEnded: true)
     case .hang:
+      applied[fault, default: 0] += 1
       pending[transfer] = Pending(source: source, moves: moves, fault: fault, innerEnded: true)
     case .halfComplete:
       let half = Array(moves.prefix(max(1, moves.count / 2)))
@@ -109,9 +111,10 @@ public final class FaultyTransport: Transport {
     _ transfer: TransferID, _ state: inout Pending, at now: LocalInstant,
     into events: inout [TransferEvent]
   ) -> Bool {
-    func fail() {
+    func fail(byFault: Bool = false) {
       guard !state.hasFailed else { return }
       state.hasFailed = true
+      if byFault { applied[state.fault, default: 0] += 1 }
       events.append(.failed(transfer, .backend("fault: \(state.fault)"), at: now))
     }
     func quiet() -> Bool {
@@ -130,25 +133,27 @@ public final class FaultyTransport: Transport {
     switch state.fault {
     case .hang, .failAtPost: return false
     case .peerGone:
-      fail()
+      fail(byFault: true)
       return quiet()
     case .slow:
       guard state.innerEnded, state.polls >= Self.delayPolls else { return false }
+      applied[state.fault, default: 0] += 1
       events.append(.landed(transfer, at: now))
       return true
     case .corrupt:
       guard state.innerEnded, let first = state.moves.first else { return false }
       let byte = target.pointer(to: first.target.index)
+      applied[state.fault, default: 0] += 1
       byte.storeBytes(of: ~byte.load(as: UInt8.self), as: UInt8.self)
       events.append(.landed(transfer, at: now))
       return true
     case .halfComplete:
       guard state.innerEnded else { return false }
       if state.hasFailed { return quiet() }
-      fail()
+      fail(byFault: true)
       return false
     case .lateLanding, .refuseRelease:
-      fail()
+      fail(byFault: true)
       return state.innerEnded && state.polls >= Self.delayPolls ? quiet() : false
     }
   }

@@ -50,7 +50,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
       incarnation: GroupMember.incarnation, slotCount: GroupMember.slotCount,
       rankCount: channel.rankCount, limits: limits)
     rankCount = channel.rankCount
-    connector.setPace(nil, transferBlocks: 2)
+    connector.setPace(nil, transferBlocks: GroupFault.blocksPerTransfer)
     announce(GroupMember.local)
     announce(GroupMember.peer)
     run(4)

@@ -24,7 +24,7 @@ package final class ShardForward: ForwardPass {
 /// What goes wrong with the transfers of some ranks.
 package struct GroupFault: Sendable {
   package enum Kind: String, CaseIterable, Sendable {
-    case failsAtPost, failsMidway, hangs, isSlow, isCorrupt
+    case failsAtPost, failsMidway, hangs, isSlow, isCorrupt, losesItsSource
 
     package var transfer: TransferFault {
       switch self {
@@ -33,6 +33,7 @@ package struct GroupFault: Sendable {
       case .hangs: .hang
       case .isSlow: .slow
       case .isCorrupt: .corrupt
+      case .losesItsSource: .peerGone
       }
     }
   }
@@ -40,14 +41,35 @@ package struct GroupFault: Sendable {
   package let kind: Kind
   package let ranks: Set<Int>
 
-  package init(_ kind: Kind, on ranks: Set<Int>) {
+  /// Whether every rank fails at another transfer, the last rank first, or all at the same.
+  private let isStaggered: Bool
+
+  package init(_ kind: Kind, on ranks: Set<Int>, isStaggered: Bool = false) {
     self.kind = kind
     self.ranks = ranks
+    self.isStaggered = isStaggered
   }
 
-  /// The third transfer goes wrong; a slow rank is slow throughout.
+  /// Of one transfer, in a group of the tests.
+  package static let blocksPerTransfer = 2
+
+  /// One transfer goes wrong; a slow rank is slow throughout.
   func of(_ transfer: TransferID, rank: Int) -> TransferFault? {
-    ranks.contains(rank) && (transfer.ordinal == 2 || kind == .isSlow) ? kind.transfer : nil
+    ranks.contains(rank) && (transfer.ordinal == ordinal(rank) || kind == .isSlow)
+      ? kind.transfer : nil
+  }
+
+  private func ordinal(_ rank: Int) -> Int { isStaggered ? 5 - rank : 2 }
+
+  /// How many blocks of `whole` the group may keep.
+  package func kept(of whole: Int) -> ClosedRange<Int> {
+    let before = (ranks.map(ordinal).min() ?? 0) * Self.blocksPerTransfer
+    switch kind {
+    case .failsAtPost, .failsMidway, .hangs, .losesItsSource: return before...before
+    // Of the corrupt transfer itself, the blocks before the wrong byte.
+    case .isCorrupt: return before...before + Self.blocksPerTransfer - 1
+    case .isSlow: return whole...whole
+    }
   }
 }
 

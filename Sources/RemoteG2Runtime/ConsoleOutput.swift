@@ -9,6 +9,10 @@ package final class ConsoleOutput: Sendable {
   private struct State {
     var waiting: [WorkerEvent] = []
     var isEnding = false
+    var hasEnded = false
+    /// Lines, ever.
+    var written = 0
+    var fullSince: LocalInstant?
     var dropped = 0
   }
 
@@ -32,20 +36,31 @@ package final class ConsoleOutput: Sendable {
         state.dropped += 1
       } else {
         state.waiting.append(event)
+        if state.waiting.count == waitingMax { state.fullSince = MonotonicClock.now() }
       }
     }
     bell.ring()
   }
 
-  /// More waits than should: no further command is to be taken up until the reader has read.
-  package var isFull: Bool { state.withLock { $0.waiting.count >= waitingMax } }
+  /// Since when more waits than should: no further command is to be taken up until it is read.
+  package var fullSince: LocalInstant? { state.withLock { $0.fullSince } }
   package var droppedCount: Int { state.withLock { $0.dropped } }
 
-  /// Ends the thread, once everything is written or `deadline` has passed.
-  package func end(by deadline: LocalInstant) {
+  /// Returns once everything is written, or when nothing could be for `patience`: what is left then is
+  /// lost with the process.
+  ///
+  /// - Returns: Whether everything was written that could be.
+  @discardableResult
+  package func end(patience: Duration) -> Bool {
     state.withLock { $0.isEnding = true }
     bell.ring()
-    ended.wait(until: deadline)
+    var written = state.withLock { $0.written }
+    while true {
+      ended.wait(atMost: patience)
+      let (hasEnded, now) = state.withLock { ($0.hasEnded, $0.written) }
+      if hasEnded || now == written { return hasEnded }
+      written = now
+    }
   }
 
   private func loop(_ descriptor: Int32) {
@@ -54,31 +69,45 @@ package final class ConsoleOutput: Sendable {
       let (events, isEnding) = state.withLock { state in
         let taken = (state.waiting, state.isEnding)
         state.waiting = []
+        state.fullSince = nil
         return taken
       }
       for event in events {
-        guard var line = try? encoder.encode(event) else { continue }
+        var line: Data
+        do { line = try encoder.encode(event) } catch {
+          preconditionFailure("an event cannot be written: \(error)")
+        }
         line.append(UInt8(ascii: "\n"))
-        write(line, to: descriptor)
+        // Nobody can be told: its reader is gone, or its disk is full.
+        guard write(line, to: descriptor) else { break }
+        state.withLock { $0.written += 1 }
       }
       if !events.isEmpty { continue }
       if isEnding { break }
       bell.wait(atMost: .seconds(3600))
     }
+    state.withLock { $0.hasEnded = true }
     ended.ring()
   }
 
-  private func write(_ line: Data, to descriptor: Int32) {
+  /// - Returns: false when it cannot be written, now or later.
+  private func write(_ line: Data, to descriptor: Int32) -> Bool {
     line.withUnsafeBytes { bytes in
       var written = 0
       while written < bytes.count {
         let count = Glibc.write(
           descriptor, bytes.baseAddress! + written, bytes.count - written)
-        if count < 0, errno == EINTR { continue }
-        // Its reader is gone, and there is nobody to tell.
-        guard count > 0 else { return }
-        written += count
+        if count > 0 {
+          written += count
+        } else if errno == EAGAIN {
+          // A descriptor that somebody made non-blocking.
+          var ready = pollfd(fd: descriptor, events: Int16(POLLOUT), revents: 0)
+          _ = poll(&ready, 1, 1_000)
+        } else if errno != EINTR {
+          return false
+        }
       }
+      return true
     }
   }
 }

@@ -25,17 +25,25 @@ package final class GroupWatchdog: Sendable {
     laterMax = silenceMax
     _ = OSThread.start("watchdog-\(rank)") { [self] in
       var (since, waited): (LocalInstant?, Duration) = (nil, .zero)
+      var looked = MonotonicClock.now()
       while true {
         OSThread.nap(Self.look)
-        // Only time in which this process ran counts: a pause of the whole group is nobody's fault.
+        let now = MonotonicClock.now()
+        // Only time in which this process ran counts: a pause of the whole group is nobody's fault. A
+        // nap that is a little late is none.
+        let ran = min(now - looked, Self.look * 3)
+        looked = now
         let waiting = pulse.waitingSince
-        waited = waiting == since ? waited + Self.look : .zero
+        waited = waiting == since ? waited + ran : .zero
         since = waiting
         let most = Duration.nanoseconds(self.silenceMax.load(ordering: .relaxed))
         guard since != nil, waited > most else { continue }
         let words =
           "rank \(rank): no word from its group for \(most): a rank has died or hangs. "
           + "This engine ends; its store serves on. Start the worker again\n"
+        // A full pipe that nobody reads must not keep it from ending.
+        var errors = pollfd(fd: STDERR_FILENO, events: Int16(POLLOUT), revents: 0)
+        guard poll(&errors, 1, 100) == 1 else { _exit(Self.status) }
         _ = words.utf8CString.withUnsafeBytes { write(2, $0.baseAddress, $0.count - 1) }
         _exit(Self.status)
       }

@@ -57,7 +57,7 @@ package struct RankParts {
       } else {
         peers = MappedTransport(target: region)
       }
-      let injection = Injection()
+      let injection = Injection(rank: rank)
       let faulty =
         configuration.injectsFaults
         ? FaultyTransport(peers, target: region) { injection.fault(of: $0) } : nil
@@ -69,6 +69,10 @@ package struct RankParts {
     }
     worker = RemoteG2Worker(pump: pump, rank: rank, open: Self.open, onTrace: onTrace)
   }
+
+  /// Which transfer of a fetch goes wrong, where one is told to: in the middle of a paced pull, and
+  /// another on every rank.
+  package static func injectedTransfer(rank: Int) -> Int { 8 + rank }
 
   /// Nil for a store that died between its answer and our mapping; the next visit meets its successor.
   private static func open(_ source: SourceID, _ address: SourceAddress) -> SourceDescription? {
@@ -91,12 +95,13 @@ package struct RankParts {
 
 /// What a demonstration lets go wrong on this rank. Used by its pump's thread only.
 private final class Injection {
-  /// In the middle of a paced pull.
-  private static let ordinal = 8
+  private let ordinal: Int
+
+  init(rank: Int) { ordinal = RankParts.injectedTransfer(rank: rank) }
 
   var kind: TransferFault?
 
   func fault(of transfer: TransferID) -> TransferFault? {
-    transfer.ordinal == Self.ordinal ? kind : nil
+    transfer.ordinal == ordinal ? kind : nil
   }
 }

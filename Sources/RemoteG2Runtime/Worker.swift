@@ -134,6 +134,8 @@ package final class Worker: @unchecked Sendable {
     isStopping.store(true, ordering: .releasing)
     bell.ring()
     thread.withLock { $0.take() }?.join()
+    // The others are leaving, and must not wait for what follows.
+    leaveGroup()
     // Leases are given back, where their owners still listen; the others end by their deadlines.
     connector.shutDown(at: MonotonicClock.now())
     control.finishCalls(within: .milliseconds(300))
@@ -144,6 +146,15 @@ package final class Worker: @unchecked Sendable {
     control.stop()
     pump.stop()
   }
+
+  private func leaveGroup() {
+    guard let group else { return }
+    group.leave()
+    GroupMemory.leave()
+  }
+
+  /// Ranks of this worker.
+  package var rankCount: Int { group?.rankCount ?? 1 }
 
   /// Runs `body` on the step thread, between two steps.
   package func onStepThread(_ body: @escaping @Sendable (Worker) -> Void) { commands.post(body) }

@@ -42,6 +42,7 @@ extension WorkerConsole {
         write(WorkerEvent(.error, id: id, message: "a pace is positive"))
         return
       }
+      guard hasRanks(command, worker) else { return }
       worker.onStepThread { [self] worker in
         worker.connector.setPace(
           command.bytesPerSecond, transferBlocks: command.transferBlocks, ranks: command.ranks)
@@ -78,7 +79,8 @@ extension WorkerConsole {
               + TransferFault.allCases.map(\.rawValue).joined(separator: ", ")))
         return
       }
-      let ranks = command.ranks ?? []
+      guard hasRanks(command, worker) else { return }
+      let ranks = command.ranks ?? Array(0..<worker.rankCount)
       worker.onStepThread { [self] worker in
         worker.connector.inject(fault ?? nil, ranks: ranks)
         write(WorkerEvent(.done, id: id))
@@ -96,6 +98,17 @@ extension WorkerConsole {
       write(event)
     case .stop: break
     }
+  }
+
+  /// Whether all the ranks that a command names are there. Answers it when not.
+  private func hasRanks(_ command: WorkerCommand, _ worker: Worker) -> Bool {
+    let all = 0..<worker.rankCount
+    guard let stranger = command.ranks?.first(where: { !all.contains($0) }) else { return true }
+    write(
+      WorkerEvent(
+        .error, id: command.id,
+        message: "there is no rank \(stranger): this worker has ranks 0 to \(all.upperBound - 1)"))
+    return false
   }
 
   private func generate(_ command: WorkerCommand, _ worker: Worker) {

@@ -11,10 +11,10 @@ internal import Synchronization
 /// Drives a worker from its standard input, one JSON command a line, and writes what happens to its
 /// standard output, one JSON event a line.
 package final class WorkerConsole: Sendable {
-  /// How long requests that were accepted may take after the input has ended, and how long a command
-  /// waits for the reader of the ones before it.
+  /// How long requests that were accepted may take after the input has ended, and how long commands
+  /// wait for a reader of what was written before.
   private static let drainMax: Duration = .seconds(60)
-  /// How long a reader may take to read what is left when the worker ends.
+  /// How long a reader may read nothing when the worker ends.
   private static let writeMax: Duration = .seconds(5)
 
   let limits: Limits
@@ -55,10 +55,6 @@ package final class WorkerConsole: Sendable {
     try worker.start()
     write(WorkerEvent(.ready))
     for await line in Self.lines(limits.commandBytesMax) {
-      let patience = MonotonicClock.now() + Self.drainMax
-      while output.isFull, MonotonicClock.now() < patience {
-        try? await Task.sleep(for: .milliseconds(5))
-      }
       guard let line else {
         write(
           WorkerEvent(
@@ -68,6 +64,12 @@ package final class WorkerConsole: Sendable {
       if line.isEmpty { continue }
       do {
         let command = try JSONDecoder().decode(WorkerCommand.self, from: line)
+        if command.cmd != .cancel, command.cmd != .stop {
+          // Counted from when it became full, over all commands that wait.
+          while let full = output.fullSince, MonotonicClock.now() < full + Self.drainMax {
+            try? await Task.sleep(for: .milliseconds(5))
+          }
+        }
         if command.cmd == .stop {
           end(worker)
           return
@@ -92,7 +94,7 @@ package final class WorkerConsole: Sendable {
   /// What was answered is written before the process ends, if its reader still reads.
   private func end(_ worker: Worker) {
     worker.stop()
-    output.end(by: MonotonicClock.now() + Self.writeMax)
+    output.end(patience: Self.writeMax)
   }
 
   /// Nil for a line that is too long.

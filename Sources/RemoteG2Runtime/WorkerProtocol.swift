@@ -38,7 +38,7 @@ package struct WorkerCommand: Codable, Sendable {
   package var seconds: Double?
   /// For `fault`, where the worker was started with --inject: which; absent for none.
   package var fault: String?
-  /// For `fault` and `pace`: on which ranks. Absent: a fault on none, a pace on all.
+  /// For `fault` and `pace`: on which ranks. Absent: on all.
   package var ranks: [Int]?
   /// For `proof`: off, onFailure, always, or unsafelyTrusting.
   package var policy: String?

@@ -155,13 +155,8 @@ enum GroupHost {
       failures.append("other KV")
     }
     let kept = result.account.keptTokens
-    let isAsExpected =
-      switch fault?.kind {
-      case nil, .isSlow: kept == 48
-      case .isCorrupt: (16..<24).contains(kept)
-      case .failsAtPost, .failsMidway, .hangs: kept == 16
-      }
-    if !isAsExpected { failures.append("kept \(kept)") }
+    let wanted = fault?.kept(of: 12) ?? 12...12
+    if kept % 4 != 0 || !wanted.contains(kept / 4) { failures.append("kept \(kept)") }
     leader.control.answers.append(.sourceDied(GroupMember.peer))
     leader.run(30)
     return failures + leader.leaks

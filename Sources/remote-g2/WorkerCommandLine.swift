@@ -123,10 +123,6 @@ struct WorkerCommandLine: AsyncParsableCommand {
           configuration, library: discovery.library, group: group, watchdog: watchdog)
       }
     } catch { fail("\(error)") }
-    if let group {
-      group.leave()
-      GroupMemory.leave()
-    }
     NIXLLibrary.endProcess(0)
   }
 
@@ -134,13 +130,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
   private func rankGroup(_ pulse: GroupPulse) -> MPIGroup? {
     guard tp > 1 else { return nil }
     if !GroupLauncher.isRank {
-      do throws(ModelError) {
-        let path = ModelLocation.find(model)
-        let possible = try LlamaConfiguration(GGUFFile(path: path)).possibleRankCounts
-        guard possible.contains(tp) else {
-          throw .indivisible(path: path, ranks: tp, possible: possible)
-        }
-      } catch { fail("--tp \(tp): \(error)") }
+      RankOption.check(tp, model: ModelLocation.find(model))
       fail(
         "\(GroupLauncher.becomeGroup(ranks: tp, arguments: Array(CommandLine.arguments.dropFirst())))"
       )
@@ -148,6 +138,25 @@ struct WorkerCommandLine: AsyncParsableCommand {
     do throws(MPIError) { return try MPIGroup(expecting: tp, pulse: pulse) } catch {
       fail("\(error)")
     }
+  }
+}
+
+/// What `--tp` needs: a model that splits, and Open MPI.
+enum RankOption {
+  static func check(_ ranks: Int, model path: String) {
+    guard ranks > 1 else { return }
+    do throws(ModelError) {
+      let possible = try LlamaConfiguration(GGUFFile(path: path)).possibleRankCounts
+      guard possible.contains(ranks) else {
+        throw .indivisible(path: path, ranks: ranks, possible: possible)
+      }
+    } catch { fail("--tp \(ranks): \(error)") }
+    do throws(MPIError) {
+      _ = try MPIGroup.find()
+      guard FileManager.default.isExecutableFile(atPath: GroupLauncher.program) else {
+        throw .library("there is no \(GroupLauncher.program)")
+      }
+    } catch { fail("--tp \(ranks): \(error)") }
   }
 }
 

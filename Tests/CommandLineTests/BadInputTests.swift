@@ -123,6 +123,21 @@ let hasModel = FileManager.default.fileExists(atPath: model)
     #expect(words.contains("truncated"), "\(words)")
   }
 
+  @Test(
+    .enabled(if: hasModel, "no model"),
+    arguments: [
+      ["worker", "--name", "T", "--port", "7997", "--run-dir", directory(), "--tp", "2"],
+      ["run", "--tp", "2"],
+    ])
+  func `a number of ranks that the heads do not allow is refused with those they do`(
+    arguments: [String]
+  ) throws {
+    let (status, output, errors) = try ChildProcess.run(
+      program, arguments + ["--model", model], timeout: .seconds(20))
+    #expect(status != 0 && output.isEmpty, "\(output)")
+    #expect(errors.contains("--tp 2") && errors.contains("1, 3"), "\(errors)")
+  }
+
   @Test func `no JSON crashes the decoder of commands`() {
     let sound = Array(
       ("{\"cmd\":\"generate\",\"id\":5,\"prompt\":[1,9690],\"max\":1,"

@@ -45,7 +45,9 @@ import Testing
     defer { for end in ends + copies + others { close(end) } }
     #expect(write(others[1], [7], 1) == 1)
     #expect(bell.wait(until: Self.never, hearing: copies + [others[0]]) == .descriptor)
-    let closed = dup(others[0])
+    // A number that nobody else is given.
+    let closed = fcntl(others[0], F_DUPFD, 900)
+    try #require(closed >= 900)
     close(closed)
     // It would be "ready" at once, for ever.
     #expect(bell.wait(until: Self.soon, hearing: copies + [closed]) == .nothing)

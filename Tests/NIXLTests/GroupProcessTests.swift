@@ -47,6 +47,7 @@ struct `A rank group of processes` {
     arguments: [
       (2, "failsAtPost", [1]), (3, "none", []), (3, "failsMidway", [0]), (3, "hangs", [1, 2]),
       (3, "isCorrupt", [2]), (4, "isSlow", [0, 1, 2, 3]), (4, "failsMidway", [1, 3]),
+      (3, "losesItsSource", [0, 2]),
     ] as [(Int, String, [Int])])
   func `any ranks may fail, and all settle on the same value`(
     ranks: Int, kind: String, failing: [Int]
@@ -77,7 +78,7 @@ struct `A rank group of processes` {
   }
 
   @Test(arguments: [(2, "1"), (3, "0"), (4, "2")])
-  func `a rank that is killed inside a collective ends its group, and nobody is left`(
+  func `a rank that is killed while others are in a collective ends its group, and nobody is left`(
     ranks: Int, rank: String
   ) throws {
     let (status, output, errors) = try Self.run(ranks, ["\(ranks)", "dies", rank])
@@ -88,7 +89,8 @@ struct `A rank group of processes` {
     #expect(MonotonicClock.now() - LocalInstant(nanoseconds: died) <= .seconds(10))
   }
 
-  @Test func `a killed mpirun takes its ranks along, and the next group takes its memory away`()
+  @Test(.timeLimit(.minutes(2)))
+  func `a killed mpirun takes its ranks along, and the next group takes its memory away`()
     throws
   {
     var ends: [Int32] = [-1, -1]
@@ -104,20 +106,49 @@ struct `A rank group of processes` {
     while !output.contains("ends at"), case .text(let line)? = reader.next() {
       output += String(decoding: line, as: UTF8.self) + "\n"
     }
-    mpirun.signal(SIGKILL)
-    #expect(mpirun.hasEnded(waiting: 5_000))
+    let ranks = Self.numbers("is", in: output).compactMap { ChildProcess(running: Int32($0)) }
+    defer { for rank in ranks { rank.signal(SIGKILL) } }
+    try #require(ranks.count == 3, "\(output)")
     let name = try #require(Self.folders().first { $0.hasSuffix("-\(mpirun.pid)") })
     let segments = ProcFile.names(in: "/dev/shm/\(name)")
     #expect(segments.count == 3, "\(segments)")
-    for pid in Self.numbers("is", in: output) {
-      guard let rank = ChildProcess(running: Int32(pid)) else { continue }
+    mpirun.signal(SIGKILL)
+    #expect(mpirun.hasEnded(waiting: 5_000))
+    #expect(Self.folders().contains(name))
+    for rank in ranks {
       // A stopped process cannot hear that mpirun is gone.
       rank.signal(SIGCONT)
-      #expect(rank.hasEnded(waiting: 5_000), "rank \(pid) is left")
-      rank.signal(SIGKILL)
+      #expect(rank.hasEnded(waiting: 5_000), "rank \(rank.pid) is left")
     }
+    // It could not take its memory away; the next can, and leaves none of its own.
     #expect(try Self.run(2, ["2", "none", ""]).status == 0)
-    #expect(!Self.folders().contains(name))
+    #expect(Self.folders().isEmpty)
+  }
+
+  @Test func `only a folder of this user's own is taken away, and no link is followed`() throws {
+    let root = FileManager.default.temporaryDirectory.path + "/rg2-shm-\(getpid())"
+    let kept = root + "/kept"
+    try FileManager.default.createDirectory(atPath: kept, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: root) }
+    try Data([1]).write(to: URL(fileURLWithPath: kept + "/file"))
+    // Numbers that no process has, and one that always runs.
+    let (dead, link, alive) = (
+      GroupMemory.prefix + "2147483600", GroupMemory.prefix + "2147483601",
+      GroupMemory.prefix + "1"
+    )
+    for name in [dead, alive] {
+      try FileManager.default.createDirectory(
+        atPath: "\(root)/\(name)", withIntermediateDirectories: false)
+      try Data([1]).write(to: URL(fileURLWithPath: "\(root)/\(name)/segment"))
+    }
+    try FileManager.default.createSymbolicLink(
+      atPath: "\(root)/\(link)", withDestinationPath: kept)
+    try FileManager.default.createSymbolicLink(
+      atPath: "\(root)/\(dead)/link", withDestinationPath: kept + "/file")
+    GroupMemory.sweep(root)
+    #expect(Set(ProcFile.names(in: root)) == ["kept", link, alive])
+    #expect(ProcFile.names(in: kept) == ["file"])
+    #expect(ProcFile.names(in: "\(root)/\(alive)") == ["segment"])
   }
 
   @Test func `a group of another size is refused, and says how to start it`() throws {

@@ -36,9 +36,24 @@ import Testing
   func `any ranks may fail, and all settle on the same value`(
     ranks: Int, kind: GroupFault.Kind
   ) throws {
+    try expectOneValue(ranks, kind, isStaggered: false)
+  }
+
+  @Test(arguments: [2, 3, 4], [GroupFault.Kind.failsMidway, .isCorrupt])
+  func `ranks that fail at different blocks settle on the first in the order of blocks`(
+    ranks: Int, kind: GroupFault.Kind
+  ) throws {
+    try expectOneValue(ranks, kind, isStaggered: true)
+  }
+
+  /// On every non-empty subset of the ranks.
+  private func expectOneValue(
+    _ ranks: Int, _ kind: GroupFault.Kind, isStaggered: Bool
+  ) throws {
     for subset in 1..<(1 << ranks) {
       let failing = Set((0..<ranks).filter { subset >> $0 & 1 == 1 })
-      let world = try GroupWorld(ranks, fault: GroupFault(kind, on: failing))
+      let fault = GroupFault(kind, on: failing, isStaggered: isStaggered)
+      let world = try GroupWorld(ranks, fault: fault)
       let leader = world.leader
       let golden = try #require(try leader.fillPeer(Self.prompt))
       let releases = leader.control.releases.count
@@ -47,13 +62,8 @@ import Testing
       let name = "\(kind) on ranks \(failing.sorted()) of \(ranks)"
       `The engine`.expectSame(result, golden)
       let kept = result?.account.keptTokens ?? -1
-      switch kind {
-      // Two transfers of two blocks were behind it.
-      case .failsAtPost, .failsMidway, .hangs: #expect(kept == 16, "\(name): \(kept)")
-      // And of the corrupt one itself, the blocks before the wrong byte.
-      case .isCorrupt: #expect((16..<24).contains(kept), "\(name): \(kept)")
-      case .isSlow: #expect(kept == 48, "\(name): \(kept)")
-      }
+      let wanted = fault.kept(of: 12)
+      #expect(kept % 4 == 0 && wanted.contains(kept / 4), "\(name): \(kept), not \(wanted)")
       // What still hangs ends with its source.
       leader.control.answers.append(.sourceDied(GroupMember.peer))
       leader.run(30)

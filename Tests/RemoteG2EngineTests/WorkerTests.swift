@@ -18,24 +18,25 @@ import Testing
   ) {
     let pump = Listener()
     let worker = RemoteG2Worker(pump: pump, rank: rank)
-    func obeyed(_ order: RankOrder) -> (pace: Double?, fault: TransferFault?) {
+    // Nil: no such order was given to the pump.
+    func obeyed(_ order: RankOrder) -> (pace: Double??, fault: TransferFault??) {
       pump.orders = []
       worker.begin([order])
-      var found: (Double?, TransferFault?) = (nil, nil)
+      var found: (Double??, TransferFault??) = (nil, nil)
       for order in pump.orders {
-        if case .pace(let rate) = order { found.0 = rate }
-        if case .inject(let fault) = order { found.1 = fault }
+        if case .pace(let rate) = order { found.0 = .some(rate) }
+        if case .inject(let fault) = order { found.1 = .some(fault) }
       }
       return found
     }
-    #expect(obeyed(.pace(bytesPerSecond: 5, transferBlocks: 2, ranks: nil)).pace == 5)
+    #expect(obeyed(.pace(bytesPerSecond: 5, transferBlocks: 2, ranks: nil)).pace == .some(5))
     #expect(
       obeyed(.pace(bytesPerSecond: 5, transferBlocks: 2, ranks: [1, 2])).pace
-        == (rank == 0 ? nil : 5))
+        == .some(rank == 0 ? nil : 5))
     #expect(
       obeyed(.inject(fault: TransferFault.hang.rawValue, ranks: [0, 2])).fault
-        == (rank == 1 ? nil : .hang))
-    #expect(obeyed(.inject(fault: nil, ranks: [0, 1, 2])).fault == nil)
+        == .some(rank == 1 ? nil : .hang))
+    #expect(obeyed(.inject(fault: nil, ranks: [0, 1, 2])).fault == .some(nil))
   }
 
   @Test

@@ -104,10 +104,10 @@ import Testing
       // Nor can anybody else make what enters one.
       "MPIGroup(": ["remote-g2/WorkerCommandLine.swift", "remote-g2-testhost/GroupHost.swift"],
       "MPITensorReducer(": [
-        "RemoteG2Runtime/Worker.swift", "RemoteG2Runtime/RankGroup.swift",
+        "RemoteG2Runtime/Worker.swift", "RemoteG2Runtime/RankFollower.swift",
         "remote-g2-testhost/GroupHost.swift",
       ],
-      "StepChannel(": ["RemoteG2Runtime/Worker.swift", "RemoteG2Runtime/RankGroup.swift"],
+      "StepChannel(": ["RemoteG2Runtime/Worker.swift", "RemoteG2Runtime/RankFollower.swift"],
       "MPIStepChannel<": ["remote-g2-testhost/GroupHost.swift"],
     ]
     var found: Set<String> = []

@@ -41,6 +41,10 @@ void clinux_event_ring(int event);
 // the others), or 0 for neither.
 int clinux_event_wait(int event, const int *others, int other_count, int64_t nanoseconds);
 
+// Removes the folder `name` of `parent` with the files in it, if it is a real folder (no link to one)
+// that belongs to this user. Follows no link. Returns 0 or -errno.
+int clinux_remove_folder(const char *parent, const char *name);
+
 // The epoll descriptors open in this process. Returns how many there are, of which at most
 // `capacity` are written, or -errno.
 int clinux_epoll_descriptors(int *descriptors, int capacity);

@@ -96,7 +96,7 @@ final class Fleet {
   }
 
   /// Kills every rank of a worker's engine at once, and nothing else of it: mpirun, where there is
-  /// one, ends by itself and takes the ranks' shared memory away.
+  /// one, ends by itself.
   ///
   /// - Returns: When all of them were dead; nil when one would not die.
   func killEngine(_ name: String) -> Int64? {
@@ -167,6 +167,13 @@ final class Fleet {
       let audit = try worker.audit()
       found["engine \(name)"] = Footprint(
         descriptors: audit.descriptors, sharedMemory: audit.sharedMemory)
+      // The leader told of itself.
+      for (rank, process) in rankProcesses(name).enumerated().dropFirst() {
+        let maps = (ProcFile.text("/proc/\(process.pid)/maps") ?? "").split(separator: "\n")
+        found["rank \(rank) of \(name)"] = Footprint(
+          descriptors: ProcFile.names(in: "/proc/\(process.pid)/fd").count,
+          sharedMemory: maps.count { $0.contains("remote-g2-pool") })
+      }
       if let pid = audit.storePID {
         found["store \(name)"] = Footprint(
           descriptors: ProcFile.names(in: "/proc/\(pid)/fd").count, sharedMemory: 0)

@@ -46,6 +46,7 @@ struct Run: ParsableCommand {
     let discovery = NIXLDiscovery(explicitPath: nixlPath)
     guard discovery.library != nil else { fail(discovery.explanation) }
     let path = ModelLocation.find(model)
+    RankOption.check(tp, model: path)
     let sample = SampleText(model: path)
     let (prompts, stranger) = Self.prompts(sample)
     let directory = FileManager.default.temporaryDirectory.path + "/rg2-run-\(getpid())"

@@ -40,6 +40,7 @@ extension Scenes {
   /// A's store is killed.
   static func killed(_ stage: Stage) throws -> SceneReport {
     var report = SceneReport("killed")
+    let before = try stage.fleet.b.audit().ranks.map(\.bytesMoved)
     let id = try beginPull(stage, share: 0.4)
     let store = try stage.fleet.storeProcess("A")
     store.signal(SIGKILL)
@@ -49,7 +50,13 @@ extension Scenes {
     prove(&report, stage, at: fault)
     report.add(result, golden: stage.golden[0])
     addTimes(&report, result, fault: fault)
-    let proved = stage.leadingLanded(at: result.settledAt ?? .max) * stage.tokensPerBlock
+    // Paced transfers land in order, one at a time: the group keeps what the slowest rank had.
+    let moved = zip(try stage.fleet.b.audit().ranks.map(\.bytesMoved), before).map { Int($0 - $1) }
+    let leading =
+      stage.fleet.settings.rankCount == 1
+      ? stage.leadingLanded(at: result.settledAt ?? .max)
+      : (moved.min() ?? 0) / stage.blockBytes
+    let proved = leading * stage.tokensPerBlock
     report.outcome = "kept what digests prove"
     report.expect(
       result.keptTokens == proved && proved > 0,

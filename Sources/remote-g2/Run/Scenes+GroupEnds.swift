@@ -25,21 +25,36 @@ extension Scenes {
     let leases = try fleet.a.audit().storeLeases ?? 0
     let ranks = fleet.rankProcesses("B")
     let mpirun = fleet.b.process
+    guard ranks.count == fleet.settings.rankCount, ranks.count > rank else {
+      throw SceneFailure("B has \(ranks.count) rank processes")
+    }
+    let others = ranks.indices.filter { $0 != rank }.map { ranks[$0] }
+    let areWell = others.allSatisfy { $0.stateLetter.map { !"TZ".contains($0) } ?? false }
+    let inFlight = try fleet.b.audit().ranks.map(\.transfersInFlight)
     ranks[rank].signal(signal)
+    if signal == SIGSTOP {
+      try fleet.poll("B's rank is stopped", seconds: 2) { ranks[rank].stateLetter == "T" }
+    }
     let fault = stage.now()
     let isGone = (ranks + [mpirun]).allSatisfy {
       $0.hasEnded(waiting: Int32(max(0, endSeconds - seconds(since: fault, stage)) * 1000))
     }
     let took = seconds(since: fault, stage)
-    report.fault_proved = leases > 0 && stage.wasInFlight(at: fault)
-    report.expect(report.fault_proved == true, "\(leases) leases were open, nothing was in flight")
+    report.fault_proved = leases > 0 && areWell && inFlight[rank] > 0
+    report.expect(
+      report.fault_proved == true,
+      "\(leases) leases were open, in flight by rank: \(inFlight); others well: \(areWell)")
     report.expect(isGone && took <= endSeconds, "after \(took) s a process of the group was left")
     report.expect(
       mpirun.exitStatus.map { $0 != 0 } == true,
       "the group ended with \(mpirun.exitStatus.map(String.init) ?? "no status")")
     let said = String(text(of: fleet, "B").utf8.dropFirst(logged)) ?? ""
-    let word = signal == SIGKILL ? "signal 9" : "no word from its group"
-    report.expect(said.contains(word), "its message was: \(said.suffix(300))")
+    // The one that was killed is named; one that stopped is missed by the others.
+    let isNamed =
+      signal == SIGKILL
+      ? said.contains("process rank \(rank) ") && said.contains("signal 9")
+      : said.contains("no word from its group") && !said.contains("rank \(rank): no word")
+    report.expect(isNamed, "its message was: \(said.suffix(300))")
     try fleet.poll("A's leases are back", seconds: leaseSeconds + 1) {
       try fleet.a.audit().storeLeases == 0
     }

@@ -5,8 +5,8 @@ import RemoteG2Runtime
 
 /// What only happens to some ranks of a group. All of them must use the same tokens.
 extension Scenes {
-  /// In the ninth transfer of two blocks, as `RankParts` injects it.
-  private static let blocksBefore = 16
+  /// While paced.
+  private static let blocksPerTransfer = 2
 
   static func rankScenes(_ ranks: Int) -> [(name: String, scene: Scene)] {
     guard ranks > 1 else { return [] }
@@ -46,8 +46,9 @@ extension Scenes {
     report.expect(
       faults == wanted, "faults by rank were \(faults), and \(wanted) were asked for")
     report.add(result, golden: stage.golden[0])
-    // What the failing ranks had before it is what the group keeps.
-    let before = blocksBefore * stage.tokensPerBlock
+    // The group keeps what the rank had that failed first in the order of blocks.
+    let first = ranks.map { RankParts.injectedTransfer(rank: $0) }.min() ?? 0
+    let before = first * blocksPerTransfer * stage.tokensPerBlock
     report.expect(
       result.reasons == ["transferFailed"] && result.keptTokens == before
         && result.pulledTokens == stage.blocks * stage.tokensPerBlock,
@@ -84,8 +85,11 @@ extension Scenes {
     let atStop = try moved()[rank]
     let result = try b.result(of: id)
     let (bytes, audit) = (try moved(), try b.audit())
+    // However long the stop lasts, no more arrives than the one transfer that was posted.
+    let window = blocksPerTransfer * stage.blockBytes
     report.fault_proved =
       isAlone(bytes) && store.stateLetter == "T" && audit.ranks[rank].transfersInFlight > 0
+      && bytes[rank] - atStop <= window
     report.expect(
       report.fault_proved == true,
       "rank \(rank) did not hang alone: \(bytes) of \(stage.bytes) bytes, \(audit.ranks)")

@@ -86,11 +86,22 @@ enum Scenes {
     var report = SceneReport("pull")
     try stage.fleet.b.dropCaches()
     try stage.startTrace()
+    let before = try stage.fleet.b.audit().ranks.map(\.bytesMoved)
     for (index, prompt) in stage.prompts.enumerated() {
       let result = try stage.fleet.b.generate(prompt, generate: stage.generate, hint: "A")
       if index == 0 {
-        report.pull_s = stage.pullSeconds
-        report.bytes = stage.movedBytes
+        // Until the group knew that every rank has everything.
+        let posted = stage.fleet.b.trace.map(\.at).min()
+        let landed = stage.fleet.b.trace.filter { $0.moment == "landed" }.map(\.at).max()
+        if let posted, let landed, let settled = result.settledAt {
+          report.pull_s = Double(settled - posted) / 1e9
+          report.notes.append(
+            String(
+              format: "settled %.2f ms after the last landing on rank 0",
+              Double(settled - landed) / 1e6))
+        }
+        let moved = zip(try stage.fleet.b.audit().ranks.map(\.bytesMoved), before)
+        report.bytes = moved.reduce(0) { $0 + Int($1.0 - $1.1) }
       } else {
         let shared = zip(prompt, stage.prompts[0]).prefix { $0 == $1 }.count
         let sharedTokens = shared / stage.tokensPerBlock * stage.tokensPerBlock
