@@ -4,6 +4,8 @@ SWIFT_BUILD = swift build -c release --build-tests
 BIN = .build/release
 # About two minutes of chaos come before the tests; `make chaos` is the whole of it.
 CHAOS_FAULTS = 22
+# And a minute and a half of rank groups; `remote-g2 run --tp 3` plays all their scenes.
+RANK_SCENES = 'pull,one rank hangs,two of three fail,rank killed'
 
 .PHONY: all setup build run test check bench format reference sim chaos sanitize mutants clean
 
@@ -32,6 +34,7 @@ chaos: build
 # All tests, in the same configuration and folder as run and bench.
 test: build
 	@$(BIN)/remote-g2 chaos --if-possible --faults $(CHAOS_FAULTS)
+	@$(BIN)/remote-g2 run --if-possible --tp 3 --scenes $(RANK_SCENES)
 	@swift test -c release --skip-build --no-parallel $(TEST_FLAGS)
 
 # Warnings are errors in every build; here also the format and the tidy tests.

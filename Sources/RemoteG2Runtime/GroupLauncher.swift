@@ -25,11 +25,24 @@ package enum GroupLauncher {
     ]
     if let folder = GroupMemory.make() { line += ["--mca", GroupMemory.parameter, folder] }
     line += ["-n", "\(ranks)", "/proc/self/exe".resolved] + arguments
+    for descriptor in [STDOUT_FILENO, STDERR_FILENO] { makeNonBlocking(descriptor) }
     var words: [UnsafeMutablePointer<CChar>?] = line.map { strdup($0) }
     words.append(nil)
     execv(program, words)
     let error = MPIError.library("\(program): \(String(cString: strerror(errno)))")
     GroupMemory.sweep()
     return error
+  }
+
+  /// mpirun writes what its ranks write from the thread that looks after them: a pipe that nobody reads
+  /// would stop it, and with it the end of a broken group. It copes with one that says it is full.
+  private static func makeNonBlocking(_ descriptor: Int32) {
+    var info = stat()
+    guard fstat(descriptor, &info) == 0, info.st_mode & S_IFMT == S_IFIFO else { return }
+    // Opened anew, so that whoever shares the old one goes on as before.
+    let own = open("/proc/self/fd/\(descriptor)", O_WRONLY | O_NONBLOCK)
+    guard own >= 0 else { return }
+    dup2(own, descriptor)
+    close(own)
   }
 }

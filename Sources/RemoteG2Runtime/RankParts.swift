@@ -57,7 +57,7 @@ package struct RankParts {
       } else {
         peers = MappedTransport(target: region)
       }
-      let injection = Injection(rank: rank)
+      let injection = Injection()
       let faulty =
         configuration.injectsFaults
         ? FaultyTransport(peers, target: region) { injection.fault(of: $0) } : nil
@@ -70,9 +70,9 @@ package struct RankParts {
     worker = RemoteG2Worker(pump: pump, rank: rank, open: Self.open, onTrace: onTrace)
   }
 
-  /// Which transfer of a fetch goes wrong, where one is told to: in the middle of a paced pull, and
-  /// another on every rank.
-  package static func injectedTransfer(rank: Int) -> Int { 8 + rank }
+  /// Which transfer of a fetch goes wrong, where one is told to: in the middle of a paced pull, and the
+  /// same on every rank, since a group that has seen a failure posts nothing more.
+  package static let injectedTransfer = 8
 
   /// Nil for a store that died between its answer and our mapping; the next visit meets its successor.
   private static func open(_ source: SourceID, _ address: SourceAddress) -> SourceDescription? {
@@ -95,13 +95,9 @@ package struct RankParts {
 
 /// What a demonstration lets go wrong on this rank. Used by its pump's thread only.
 private final class Injection {
-  private let ordinal: Int
-
-  init(rank: Int) { ordinal = RankParts.injectedTransfer(rank: rank) }
-
   var kind: TransferFault?
 
   func fault(of transfer: TransferID) -> TransferFault? {
-    transfer.ordinal == ordinal ? kind : nil
+    transfer.ordinal == RankParts.injectedTransfer ? kind : nil
   }
 }

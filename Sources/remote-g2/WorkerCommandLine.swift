@@ -151,12 +151,18 @@ enum RankOption {
         throw .indivisible(path: path, ranks: ranks, possible: possible)
       }
     } catch { fail("--tp \(ranks): \(error)") }
+    if let missing { fail("--tp \(ranks): \(missing)") }
+  }
+
+  /// What of Open MPI is not here.
+  static var missing: MPIError? {
     do throws(MPIError) {
       _ = try MPIGroup.find()
       guard FileManager.default.isExecutableFile(atPath: GroupLauncher.program) else {
-        throw .library("there is no \(GroupLauncher.program)")
+        return .library("there is no \(GroupLauncher.program)")
       }
-    } catch { fail("--tp \(ranks): \(error)") }
+      return nil
+    } catch { return error }
   }
 }
 

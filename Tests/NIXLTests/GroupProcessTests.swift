@@ -151,6 +151,24 @@ struct `A rank group of processes` {
     #expect(ProcFile.names(in: "\(root)/\(alive)") == ["segment"])
   }
 
+  @Test(arguments: [["none", ""], ["dies", "1"], ["stalls", "1", "2"]])
+  func `an output that nobody reads keeps no group from ending`(end: [String]) throws {
+    var ends: [Int32] = [-1, -1]
+    try #require(pipe(&ends) == 0)
+    defer { for end in ends { close(end) } }
+    try #require(fcntl(ends[1], F_SETFL, O_NONBLOCK) == 0)
+    let filling = [UInt8](repeating: 0, count: 1 << 20)
+    #expect(write(ends[1], filling, filling.count) < filling.count, "the pipe is not full")
+    try #require(fcntl(ends[1], F_SETFL, 0) == 0)
+    let mpirun = try ChildProcess(
+      Self.host, ["start", "3", "group", "3"] + end, environment: Self.environment,
+      output: ends[1])
+    defer { mpirun.signal(SIGKILL) }
+    #expect(mpirun.hasEnded(waiting: 15_000))
+    #expect(mpirun.exitStatus.map { ($0 == 0) == (end[0] == "none") } == true)
+    #expect(fcntl(ends[1], F_GETFL) & O_NONBLOCK == 0, "whoever shares the pipe finds it changed")
+  }
+
   @Test func `a group of another size is refused, and says how to start it`() throws {
     let (status, output, _) = try Self.run(2, ["3", "none", ""])
     #expect(status != 0)

@@ -32,6 +32,8 @@ struct Run: ParsableCommand {
   @Option(help: "After the scenes: this many pairs of a cold and a stopped run, interleaved.")
   var pairs = 0
   @Flag(help: "Keep the run directory, with its logs.") var keep = false
+  @Flag(help: "Where NIXL or, for --tp, Open MPI is missing: say so, and succeed.")
+  var ifPossible = false
 
   func run() throws {
     checkRange("--generate", generate, 1...1024)
@@ -44,8 +46,16 @@ struct Run: ParsableCommand {
     signal(SIGPIPE, SIG_IGN)
     let wanted = try chosenScenes()
     let discovery = NIXLDiscovery(explicitPath: nixlPath)
-    guard discovery.library != nil else { fail(discovery.explanation) }
+    guard discovery.library != nil else {
+      guard ifPossible else { fail(discovery.explanation) }
+      Self.say("the scenes are left out: \(discovery.explanation)")
+      return
+    }
     let path = ModelLocation.find(model)
+    if tp > 1, ifPossible, let missing = RankOption.missing {
+      Self.say("the scenes are left out: \(missing)")
+      return
+    }
     RankOption.check(tp, model: path)
     let sample = SampleText(model: path)
     let (prompts, stranger) = Self.prompts(sample)

@@ -46,9 +46,8 @@ extension Scenes {
     report.expect(
       faults == wanted, "faults by rank were \(faults), and \(wanted) were asked for")
     report.add(result, golden: stage.golden[0])
-    // The group keeps what the rank had that failed first in the order of blocks.
-    let first = ranks.map { RankParts.injectedTransfer(rank: $0) }.min() ?? 0
-    let before = first * blocksPerTransfer * stage.tokensPerBlock
+    // What the failing ranks had before it is what the group keeps.
+    let before = RankParts.injectedTransfer * blocksPerTransfer * stage.tokensPerBlock
     report.expect(
       result.reasons == ["transferFailed"] && result.keptTokens == before
         && result.pulledTokens == stage.blocks * stage.tokensPerBlock,
