@@ -51,7 +51,20 @@ enum GroupBench {
     } else {
       follow(group, channel)
     }
+    waitInSum(group)
     group.leave()
+  }
+
+  /// The leader comes to a sum three seconds late.
+  private static func waitInSum(_ group: MPIGroup) {
+    let reducer = MPITensorReducer(group)
+    var value: Float = 1
+    let (cpu, began) = (Bench.processorSeconds(), MonotonicClock.now())
+    if group.rank == 0 { OSThread.nap(.seconds(3)) }
+    reducer.sum(&value, count: 1)
+    guard group.rank == 1 else { return }
+    let share = (Bench.processorSeconds() - cpu) / (MonotonicClock.now() - began).inSeconds
+    print(String(format: "  a rank that waits in a sum uses %.3f core", share))
   }
 
   private static func costs<Channel: StepChannel>(
