@@ -92,7 +92,7 @@ enum GroupBench {
     _ group: MPIGroup, _ channel: MPIStepChannel<StepPlan, RankReport>
   ) throws {
     let bell = EventBell()
-    var delays: [Double] = []
+    var (delays, lateness): ([Double], [Double]) = ([], [])
     var sequence = UInt64(steps)
     func step(_ isLast: Bool = false) -> [RankReport] {
       sequence += 1
@@ -107,12 +107,19 @@ enum GroupBench {
       let reports = step()
       let now = MonotonicClock.now()
       for at in reports.compactMap(\.at) { delays.append((now - at).inSeconds * 1e6) }
+      // In turns with it: how late this machine wakes a thread that has nothing to do with the group.
+      OSThread.nap(.milliseconds(1))
+      lateness.append((MonotonicClock.now() - now).inSeconds * 1e6 - 1000)
     }
     print(
       String(
         format: "  news of another rank is known to the group after %.0f / %.0f / %.0f us "
           + "(p50 / p99 / max)", Bench.quantile(delays, 0.5), Bench.quantile(delays, 0.99),
         delays.max() ?? 0))
+    print(
+      String(
+        format: "  meanwhile a bare nap of 1 ms ended late by %.0f / %.0f / %.0f us",
+        Bench.quantile(lateness, 0.5), Bench.quantile(lateness, 0.99), lateness.max() ?? 0))
     for _ in 0..<10 {
       OSThread.nap(.seconds(1))
       _ = step()
