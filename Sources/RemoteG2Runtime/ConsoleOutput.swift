@@ -10,7 +10,7 @@ package final class ConsoleOutput: Sendable {
     var waiting: [WorkerEvent] = []
     var isEnding = false
     var hasEnded = false
-    /// Lines, ever.
+    /// Lines dealt with, ever.
     var written = 0
     var fullSince: LocalInstant?
     var dropped = 0
@@ -65,6 +65,8 @@ package final class ConsoleOutput: Sendable {
 
   private func loop(_ descriptor: Int32) {
     let encoder = JSONEncoder()
+    // Its reader is gone, or its disk is full: what came after half a line would be read as part of it.
+    var isBroken = false
     while true {
       let (events, isEnding) = state.withLock { state in
         let taken = (state.waiting, state.isEnding)
@@ -72,14 +74,13 @@ package final class ConsoleOutput: Sendable {
         state.fullSince = nil
         return taken
       }
-      for event in events {
+      for event in events where !isBroken {
         var line: Data
         do { line = try encoder.encode(event) } catch {
           preconditionFailure("an event cannot be written: \(error)")
         }
         line.append(UInt8(ascii: "\n"))
-        // Nobody can be told: its reader is gone, or its disk is full.
-        guard write(line, to: descriptor) else { break }
+        isBroken = !write(line, to: descriptor)
         state.withLock { $0.written += 1 }
       }
       if !events.isEmpty { continue }

@@ -100,6 +100,7 @@ struct `A rank group of processes` {
       Self.host, ["start", "3", "group", "3", "stalls", "2", "60"], environment: Self.environment,
       output: ends[1])
     close(ends[1])
+    let others = Set(Self.folders().filter { !$0.hasSuffix("-\(mpirun.pid)") })
     var reader = LineReader(ends[0], bytesMax: 1 << 16)
     var output = ""
     // Until one rank has stopped: the others wait for it.
@@ -122,7 +123,7 @@ struct `A rank group of processes` {
     }
     // It could not take its memory away; the next can, and leaves none of its own.
     #expect(try Self.run(2, ["2", "none", ""]).status == 0)
-    #expect(Self.folders().isEmpty)
+    #expect(Set(Self.folders()).isSubset(of: others))
   }
 
   @Test func `only a folder of this user's own is taken away, and no link is followed`() throws {

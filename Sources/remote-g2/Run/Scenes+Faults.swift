@@ -19,14 +19,16 @@ extension Scenes {
   }
 
   /// Proves that the fault fell into the transfer, on the one clock that all processes share.
-  private static func prove(_ report: inout SceneReport, _ stage: Stage, at fault: Int64) {
+  private static func prove(
+    _ report: inout SceneReport, _ stage: Stage, at fault: Int64
+  ) throws {
     let landed = stage.landedBytes(at: fault)
     report.fault_proved = stage.wasInFlight(at: fault) && landed < stage.bytes
     report.expect(
       report.fault_proved == true,
       "the fault was not proved: \(landed) of \(stage.bytes) bytes had landed")
     report.pull_s = stage.pullSeconds
-    report.bytes = stage.movedBytes
+    report.bytes = try stage.movedBytes()
   }
 
   private static func addTimes(
@@ -40,22 +42,20 @@ extension Scenes {
   /// A's store is killed.
   static func killed(_ stage: Stage) throws -> SceneReport {
     var report = SceneReport("killed")
-    let before = try stage.fleet.b.audit().ranks.map(\.bytesMoved)
     let id = try beginPull(stage, share: 0.4)
     let store = try stage.fleet.storeProcess("A")
     store.signal(SIGKILL)
     report.expect(store.hasEnded(waiting: 5_000), "A's store did not die")
     let fault = stage.now()
     let result = try stage.fleet.b.result(of: id)
-    prove(&report, stage, at: fault)
+    try prove(&report, stage, at: fault)
     report.add(result, golden: stage.golden[0])
     addTimes(&report, result, fault: fault)
     // Paced transfers land in order, one at a time: the group keeps what the slowest rank had.
-    let moved = zip(try stage.fleet.b.audit().ranks.map(\.bytesMoved), before).map { Int($0 - $1) }
     let leading =
       stage.fleet.settings.rankCount == 1
       ? stage.leadingLanded(at: result.settledAt ?? .max)
-      : (moved.min() ?? 0) / stage.blockBytes
+      : (try stage.movedByRank().min() ?? 0) / stage.blockBytes
     let proved = leading * stage.tokensPerBlock
     report.outcome = "kept what digests prove"
     report.expect(
@@ -79,7 +79,7 @@ extension Scenes {
     try stage.fleet.poll("A's store is stopped", seconds: 5) { store.stateLetter == "T" }
     let fault = stage.now()
     let result = try stage.fleet.b.result(of: id)
-    prove(&report, stage, at: fault)
+    try prove(&report, stage, at: fault)
     report.add(result, golden: stage.golden[0])
     addTimes(&report, result, fault: fault)
     let quarantined = try stage.fleet.b.audit().quarantined
@@ -123,7 +123,7 @@ extension Scenes {
     report.expect(died != nil, "A's engine did not die")
     let fault = died ?? stage.now()
     let result = try stage.fleet.b.result(of: id)
-    prove(&report, stage, at: fault)
+    try prove(&report, stage, at: fault)
     report.add(result, golden: stage.golden[0])
     report.outcome = "all kept"
     expectAllKept(&report, result, stage)
@@ -193,7 +193,7 @@ extension Scenes {
     try stage.fleet.poll("A reused the slots", seconds: 5) { try a.audit().saving == 0 }
     let fault = stage.now()
     let result = try b.result(of: id)
-    prove(&report, stage, at: fault)
+    try prove(&report, stage, at: fault)
     let sealed = try a.audit().storeSealed ?? 0
     report.expect(
       saved >= stage.blocks && sealed >= stage.blocks,
@@ -246,7 +246,7 @@ extension Scenes {
     try stage.startTrace()
     let result = try stage.fleet.b.generate(
       stage.prompts[0], generate: stage.generate, hint: "A")
-    report.bytes = stage.movedBytes
+    report.bytes = try stage.movedBytes()
     report.add(result, golden: stage.golden[0])
     report.outcome = "A serves on"
     expectAllKept(&report, result, stage)

@@ -76,7 +76,7 @@ extension Scenes {
     try stage.fillA()
     try stage.startTrace()
     let result = try fleet.b.generate(stage.prompts[0], generate: stage.generate, hint: "A")
-    report.bytes = stage.movedBytes
+    report.bytes = try stage.movedBytes()
     report.add(result, golden: stage.golden[0])
     expectAllKept(&report, result, stage)
     report.outcome = "B ended, and came back"

@@ -65,25 +65,22 @@ extension Scenes {
     try stage.fillA()
     try b.dropCaches()
     try stage.setPace(true, ranks: [rank])
-    let before = try b.audit().ranks.map(\.bytesMoved)
-    func moved() throws -> [Int] {
-      zip(try b.audit().ranks.map(\.bytesMoved), before).map { Int($0 - $1) }
-    }
+    try stage.startTrace()
     func isAlone(_ bytes: [Int]) -> Bool {
       bytes.enumerated().allSatisfy { ($0 == rank) != ($1 == stage.bytes) }
     }
     let id = try b.begin(stage.prompts[0], generate: stage.generate, hint: "A")
     try stage.fleet.poll("all ranks but \(rank) have everything", seconds: 20) {
-      let bytes = try moved()
+      let bytes = try stage.movedByRank()
       return isAlone(bytes) && bytes[rank] >= stage.bytes / 4
     }
     let store = try stage.fleet.storeProcess("A")
     store.signal(SIGSTOP)
     try stage.fleet.poll("A's store is stopped", seconds: 5) { store.stateLetter == "T" }
     let fault = stage.now()
-    let atStop = try moved()[rank]
+    let atStop = try stage.movedByRank()[rank]
     let result = try b.result(of: id)
-    let (bytes, audit) = (try moved(), try b.audit())
+    let (bytes, audit) = (try stage.movedByRank(), try b.audit())
     // However long the stop lasts, no more arrives than the one transfer that was posted.
     let window = blocksPerTransfer * stage.blockBytes
     report.fault_proved =

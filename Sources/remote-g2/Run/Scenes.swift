@@ -86,7 +86,6 @@ enum Scenes {
     var report = SceneReport("pull")
     try stage.fleet.b.dropCaches()
     try stage.startTrace()
-    let before = try stage.fleet.b.audit().ranks.map(\.bytesMoved)
     for (index, prompt) in stage.prompts.enumerated() {
       let result = try stage.fleet.b.generate(prompt, generate: stage.generate, hint: "A")
       if index == 0 {
@@ -100,8 +99,7 @@ enum Scenes {
               format: "settled %.2f ms after the last landing on rank 0",
               Double(settled - landed) / 1e6))
         }
-        let moved = zip(try stage.fleet.b.audit().ranks.map(\.bytesMoved), before)
-        report.bytes = moved.reduce(0) { $0 + Int($1.0 - $1.1) }
+        report.bytes = try stage.movedBytes()
       } else {
         let shared = zip(prompt, stage.prompts[0]).prefix { $0 == $1 }.count
         let sharedTokens = shared / stage.tokensPerBlock * stage.tokensPerBlock
@@ -145,7 +143,7 @@ enum Scenes {
     let result = try stage.fleet.b.generate(
       stage.prompts[0], generate: stage.generate, hint: "A")
     report.pull_s = stage.pullSeconds
-    report.bytes = stage.movedBytes
+    report.bytes = try stage.movedBytes()
     report.add(result, golden: stage.golden[0])
     report.outcome = "all kept"
     expectAllKept(&report, result, stage)

@@ -16,6 +16,7 @@ final class Stage {
   /// By prompt: A alone, to be compared with the golden ones.
   var firstResults: [WireResult] = []
   private let progress: (String) -> Void
+  private var movedBefore: [RankCounts] = []
 
   init(
     fleet: Fleet, prompts: [[Int32]], stranger: [Int32], blockBytes: Int,
@@ -64,8 +65,11 @@ final class Stage {
   // MARK: Proofs
 
   func landedBytes(at instant: Int64 = .max) -> Int { fleet.b.landedBytes(at: instant) }
-  /// On all ranks: each lands as much as the one that is traced.
-  var movedBytes: Int { landedBytes() * fleet.settings.rankCount }
+  /// Since ``startTrace()``, by rank of B.
+  func movedByRank() throws -> [Int] {
+    zip(try fleet.b.audit().ranks, movedBefore).map { Int($0.bytesMoved - $1.bytesMoved) }
+  }
+  func movedBytes() throws -> Int { try movedByRank().reduce(0, +) }
   func wasInFlight(at instant: Int64) -> Bool { fleet.b.wasInFlight(at: instant) }
   func leadingLanded(at instant: Int64) -> Int {
     fleet.b.leadingLanded(at: instant, blockBytes: blockBytes)
@@ -83,6 +87,7 @@ final class Stage {
   func startTrace() throws {
     try fleet.b.perform(.trace) { $0.on = true }
     fleet.b.clearTrace()
+    movedBefore = try fleet.b.audit().ranks
   }
 
   func now() -> Int64 { MonotonicClock.now().nanoseconds }
