@@ -169,7 +169,11 @@ let package = Package(
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
       ]),
     tests(
-      "CommandLineTests", on: ["OSThreads", "RemoteG2Core", "RemoteG2Runtime", "remote-g2"]),
+      "CommandLineTests",
+      on: [
+        "KVConnector", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Runtime",
+        "RemoteG2Store", "remote-g2",
+      ]),
   ],
   cLanguageStandard: .c11
 )

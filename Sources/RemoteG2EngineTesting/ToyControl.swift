@@ -12,6 +12,18 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
   package var answers: [ControlAnswer] = []
   package var posted: [ControlRequest] = []
   package var now = LocalInstant(nanoseconds: 0)
+  /// How many steps after a request its answer comes.
+  package var lateSteps = 0
+  private var underWay: [(due: Int, answer: ControlAnswer)] = []
+  private var ticks = 0
+
+  /// A step begins: what is due is answered.
+  package func tick() {
+    ticks += 1
+    answers += underWay.filter { $0.due <= ticks }.map(\.answer)
+    underWay.removeAll { $0.due <= ticks }
+  }
+
   /// Requests are left without an answer.
   package var isSilent = false
   /// Confirm is answered with this instead of the ledger's word.
@@ -32,6 +44,18 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
   package func post(_ request: ControlRequest) {
     posted.append(request)
     guard !isSilent else { return }
+    let before = answers
+    answers = []
+    answer(request)
+    if lateSteps > 0 {
+      underWay += answers.map { (ticks + lateSteps, $0) }
+      answers = before
+    } else {
+      answers = before + answers
+    }
+  }
+
+  private func answer(_ request: ControlRequest) {
     switch request {
     case .resolve(let fetch, let source, let keys, _):
       let answer = ledgers[source]?.resolve(keys, ttl: nil, at: now)

@@ -21,7 +21,8 @@ let hasModel = FileManager.default.fileExists(atPath: model)
   static func directory() -> String {
     _ = oldFoldersAreGone
     let path = "\(folder)/\(UUID().uuidString.prefix(8))"
-    try? FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    try? FileManager.default.createDirectory(
+      atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
     return path
   }
 
@@ -76,6 +77,59 @@ let hasModel = FileManager.default.fileExists(atPath: model)
       ["worker", "--name", "T", "--port", "7999", "--run-dir", Self.directory()] + arguments
     ).words
     #expect(words.contains(expected), "\(words)")
+  }
+
+  @Test(arguments: [
+    (["--peer", "B=127.0.0.1:7001", "--peer", "B=127.0.0.1:7002"], "B"),
+    (["--peer", "B=127.0.0.1:7001", "--peer", "C=127.0.0.1:7001"], "127.0.0.1:7001"),
+    (["--peer", "T=127.0.0.1:7001"], "T"), (["--peer", "B=127.0.0.1:7999"], "127.0.0.1:7999"),
+  ]) func `two members of one name or one address are refused`(
+    arguments: [String], expected: String
+  ) throws {
+    let words = try Self.refusal(
+      [
+        "worker", "--name", "T", "--port", "7999", "--run-dir", Self.directory(), "--model",
+        "/nonexistent.gguf",
+      ] + arguments
+    ).words
+    #expect(words.contains(expected) && words.contains("--peer"), "\(words)")
+  }
+
+  @Test func `a run directory that others may write is refused`() throws {
+    let directory = Self.directory()
+    #expect(chmod(directory, 0o777) == 0)
+    let words = try Self.refusal(Self.store + ["--run-dir", directory]).words
+    #expect(words.contains(directory) && words.contains("700"), "\(words)")
+    var status = stat()
+    #expect(stat(directory, &status) == 0 && status.st_mode & 0o777 == 0o777, "it was changed")
+  }
+
+  @Test func `a link planted in the run directory is not followed`() throws {
+    let directory = Self.directory()
+    let victim = Self.directory() + "/victim"
+    try FileManager.default.createSymbolicLink(
+      atPath: directory + "/T.lock", withDestinationPath: victim)
+    let words = try Self.refusal(Self.store + ["--run-dir", directory]).words
+    #expect(words.contains("T.lock"), "\(words)")
+    #expect(!FileManager.default.fileExists(atPath: victim))
+  }
+
+  @Test func `a run directory that is a link is refused`() throws {
+    let link = Self.directory() + "/link"
+    try FileManager.default.createSymbolicLink(
+      atPath: link, withDestinationPath: Self.directory())
+    let words = try Self.refusal(Self.store + ["--run-dir", link]).words
+    #expect(words.contains(link), "\(words)")
+  }
+
+  @Test func `a NIXL that lies in the current folder is not loaded`() throws {
+    let folder = Self.directory()
+    let planted = folder + "/.deps/nixl/.nixl_evil.mesonpy.libs"
+    try FileManager.default.createDirectory(atPath: planted, withIntermediateDirectories: true)
+    try Data("not a library".utf8).write(to: URL(fileURLWithPath: planted + "/libnixl_capi.so"))
+    let run = try ChildProcess.run(
+      "/bin/sh", ["-c", "cd '\(folder)' && exec '\(program)' doctor"], timeout: .seconds(60))
+    #expect(!(run.output + run.errors).contains("nixl_evil"), "\(run.output) \(run.errors)")
   }
 
   @Test func `run refuses what it does not know`() throws {
@@ -185,6 +239,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
       "{\"cmd\":\"generate\",\"id\":7,\"prompt\":[1,9690,198],\"max\":1,"
         + "\"hint\":{\"v\":1,\"store\":\"nobody\"}}",
       "{\"cmd\":\"pace\",\"id\":8,\"bytesPerSecond\":-1}",
+      "{\"cmd\":\"pace\",\"id\":11,\"bytesPerSecond\":0.0001}",
       "{\"cmd\":\"ttl\",\"id\":9,\"seconds\":0}",
       "{\"cmd\":\"proof\",\"id\":10,\"policy\":\"hope\"}",
     ]
@@ -201,7 +256,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
     let errors = events.filter { $0.event == .error }
     for (id, words) in [
       (2, "prompt is empty"), (3, "token 999999"), (4, "generation of -1"), (5, "version 9"),
-      (6, "spans 99999999 blocks"), (8, "pace is positive"), (9, "lease lives"),
+      (6, "spans 99999999 blocks"), (8, "pace"), (11, "pace"), (9, "lease lives"),
       (10, "proof policy"),
     ] {
       #expect(

@@ -229,6 +229,16 @@ final class MemoryWorld {
     #expect(rig.progress(1)?.landed == 20)
   }
 
+  @Test func `fetches of one source take turns`() {
+    var rig = Rig(transferBlocks: 1) { _ in .slow }
+    rig.pump.handle(.trace(true), at: rig.now)
+    rig.load(1, blocks: 20)
+    rig.load(2, blocks: 20, at: 32)
+    rig.run(1)
+    let posted = rig.report.trace.filter { $0.moment == .posted }.map(\.transfer.fetch.value)
+    #expect(posted == [1, 2, 1, 2])
+  }
+
   @Test func `a stop keeps what is posted and posts nothing more`() {
     var rig = Rig { _ in .slow }
     rig.load(1, blocks: 32)

@@ -113,6 +113,27 @@ import Testing
     #expect(ledger.stats.leases == 1)
   }
 
+  @Test func `a lease that is renewed again and again is remembered once`() throws {
+    var ledger = Self.ledger(sealed: 2)
+    let grant = try Self.granted(ledger.resolve(Self.keys(0..<2), ttl: nil, at: Self.start))
+    for round in 0..<10_000 {
+      _ = ledger.renew(grant.lease, ttl: nil, at: Self.start + .milliseconds(round))
+    }
+    #expect(ledger.deadlineCount <= 64)
+    // And it ends at its last deadline, not before.
+    ledger.expireDue(at: Self.start + .seconds(30))
+    #expect(ledger.stats.leases == 1)
+    ledger.expireDue(at: Self.start + .seconds(41))
+    #expect(ledger.stats.leases == 0)
+  }
+
+  @Test func `of a chain the tail is evicted before the head`() throws {
+    var ledger = Self.ledger(slots: 8, sealed: 8)
+    Self.seal(&ledger, Self.keys(100..<103))
+    let grant = try Self.granted(ledger.resolve(Self.keys(0..<8), ttl: nil, at: Self.start))
+    #expect(grant.blocks.count == 5, "the head of the chain went first")
+  }
+
   @Test func `release is idempotent for a TTL, and another store's lease is gone`() throws {
     var ledger = Self.ledger(sealed: 2)
     let grant = try Self.granted(ledger.resolve(Self.keys(0..<2), ttl: nil, at: Self.start))

@@ -18,13 +18,14 @@ final class ToyWorld {
   let control = ToyControl()
   let memory: BlockMemory
   let peerMemory: BlockMemory
-  let localMemory: BlockMemory
+  var localMemory: BlockMemory
   let peer = SourceID.peer(name: "P", Incarnation(high: 1, low: 1))
   let fabric = MemoryFabric()
   let faulty: FaultyTransport
   let connector: RemoteG2Connector
   let engine: Engine<ToyChannel>
   let worker: ToyWorker
+  let pump: PumpCore
   let chain: KeyChain
   var events: [FetchEvent] { log.events }
   var grants: [ResolveAnswer] { control.grants }
@@ -57,7 +58,7 @@ final class ToyWorld {
     let inner = MemoryTransport(
       target: memory.region, fabric: fabric, blocksPerPoll: blocksPerPoll)
     faulty = FaultyTransport(inner, target: memory.region, fault: fault)
-    let pump = PumpCore(target: memory.region, peers: faulty, rank: 0, limits: limits)
+    pump = PumpCore(target: memory.region, peers: faulty, rank: 0, limits: limits)
     let (clock, log) = (clock, log)
     var settings = try ConnectorSettings(
       blockBytes: bytes, tokensPerBlock: model.layout.tokensPerBlock, targetBlockCount: blocks,
@@ -79,7 +80,7 @@ final class ToyWorld {
       control.local = local
       control.ledgers[local] = StoreLedger(
         incarnation: local.incarnation, slotCount: 64, rankCount: 1, limits: limits)
-      pump.handle(.attach(local, .mapped(localMemory.region, owner: 0)), at: clock.now)
+      pump.handle(.attach(local, .mapped(localMemory.region, owner: localMemory)), at: clock.now)
     }
     run(2)
   }
@@ -125,6 +126,7 @@ final class ToyWorld {
     for _ in 0..<steps {
       clock.now = clock.now + each
       control.now = clock.now
+      control.tick()
       _ = engine.step()
       for result in engine.takeFinished() { results[result.id] = result }
     }

@@ -110,6 +110,8 @@ package struct StoreLedger: Sendable {
 
   /// When ``expireDue(at:)`` next has something to do.
   package var nextDeadline: LocalInstant? { deadlines.first?.deadline }
+  /// Entries kept to know what is due.
+  package var deadlineCount: Int { deadlines.count }
 
   package var stats: StoreStats {
     var stats = StoreStats()

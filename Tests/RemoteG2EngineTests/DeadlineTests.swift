@@ -1,0 +1,88 @@
+import KVConnector
+import KVTransfer
+import RemoteG2Core
+import RemoteG2Engine
+import RemoteG2EngineTesting
+import Testing
+
+/// Whom a deadline blames.
+@Suite struct `Deadlines` {
+  static let prompts = samplePrompts(2, tokens: 50)
+
+  @Test func `a fetch that waits behind another of the same peer is not given up`() throws {
+    var limits = Limits()
+    limits.transfersPostedMax = 1
+    let world = try ToyWorld(limits: limits) { _ in .slow }
+    for prompt in Self.prompts { try world.fillPeer(prompt) }
+    for (index, prompt) in Self.prompts.enumerated() {
+      try world.submit(UInt64(index + 1), prompt)
+    }
+    for (index, prompt) in Self.prompts.enumerated() {
+      let result = world.finish(UInt64(index + 1))
+      #expect(result?.account.keptTokens == 48 && result?.account.reasons == [])
+      `The engine`.expectSame(result, try ToyWorld.golden(prompt))
+    }
+  }
+
+  @Test func `a pump that comes late is not taken for a silent source`() throws {
+    let world = try ToyWorld()
+    try world.fillPeer(Self.prompts[0])
+    try world.submit(1, Self.prompts[0])
+    // Every second poll lands something, and the processor is ours once in a fifth of a second.
+    world.run(40, each: .milliseconds(200))
+    let result = world.finish(1)
+    #expect(result?.account.keptTokens == 48 && result?.account.reasons == [])
+    `The engine`.expectSame(result, try ToyWorld.golden(Self.prompts[0]))
+  }
+
+  @Test(arguments: 4..<20)
+  func `a pump that was busy fencing another peer's agent is not taken for a silent source`(
+    at step: Int
+  ) throws {
+    let world = try ToyWorld()
+    try world.fillPeer(Self.prompts[0])
+    try world.submit(1, Self.prompts[0])
+    world.run(step)
+    world.run(1, each: .milliseconds(150))
+    let result = world.finish(1)
+    #expect(result?.account.keptTokens == 48 && result?.account.reasons == [])
+  }
+
+  @Test func `a silent source is given up though the pump is often late`() throws {
+    let world = try ToyWorld { $0.ordinal == 2 ? .hang : nil }
+    try world.fillPeer(Self.prompts[0])
+    try world.submit(1, Self.prompts[0])
+    world.run(8)
+    let stopped = world.clock.now
+    world.run(100, each: .milliseconds(40))
+    let result = world.finish(1)
+    #expect(result?.account.reasons == [.softDeadline])
+    let settled = try #require(result?.account.settledAt)
+    #expect(settled - stopped < .seconds(1), "it took \(settled - stopped)")
+    `The engine`.expectSame(result, try ToyWorld.golden(Self.prompts[0]))
+  }
+}
+
+/// Who goes first.
+@Suite struct `Scheduling` {
+  static let long = (0..<240).map { Int32($0 * 7 % 90) }
+  static let short = (0..<50).map { Int32($0 % 90) }
+
+  @Test func `a request whose prefix was pulled does not wait for another's whole prefill`()
+    throws
+  {
+    var limits = Limits()
+    limits.stepTokensMax = 8
+    let world = try ToyWorld(blocks: 128, limits: limits)
+    try world.fillPeer(Self.short)
+    try world.submit(1, Self.long, generate: 4, hinted: false)
+    world.run(2)
+    try world.submit(2, Self.short, generate: 4)
+    let result = world.finish(2)
+    #expect(result?.account.keptTokens == 48)
+    let waited = try #require(result?.account.timeToFirstToken)
+    // The prefill takes 30 steps of a millisecond, the pull 14.
+    #expect(waited <= .milliseconds(20), "it waited \(waited)")
+    `The engine`.expectSame(world.finish(1), try ToyWorld.golden(Self.long, generate: 4))
+  }
+}
