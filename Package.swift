@@ -55,6 +55,7 @@ let package = Package(
     .target(name: "CNIXL"),
     module("OSThreads", on: ["CLinuxShims", "RemoteG2Core"]),
     module("ContentDigest", on: ["CXXHash", "RemoteG2Core"]),
+    module("LocalStore", on: ["CLinuxShims", "ContentDigest", "OSThreads", "RemoteG2Core"]),
     module("NIXL", on: ["CNIXL", "ContentDigest", "OSThreads", "RemoteG2Core"]),
 
     .target(name: "CMPI"),
@@ -62,7 +63,7 @@ let package = Package(
     .target(name: "CKernels"),
     module("Linear", on: ["CKernels", "OSThreads", "RemoteG2Core"]),
     module("LlamaModel", on: ["Collectives", "KVLayout", "Linear"]),
-    module("KVTransfer", on: ["ContentDigest", "NIXL", "OSThreads", "RemoteG2Core"]),
+    module("KVTransfer", on: ["ContentDigest", "LocalStore", "NIXL", "OSThreads", "RemoteG2Core"]),
     module("KVConnector", on: ["KVTransfer", "RemoteG2Core"]),
 
     module(

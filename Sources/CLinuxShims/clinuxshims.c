@@ -23,15 +23,141 @@
 #include <time.h>
 #include <unistd.h>
 
-int clinux_memfd(const char *name, size_t bytes) {
-  int fd = memfd_create(name, MFD_CLOEXEC);
+int clinux_memfd(const char *name, size_t bytes, int *read_only) {
+  char path[32];
+  int error = 0, reader = -1;
+  int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return -errno;
-  if (ftruncate(fd, (off_t)bytes) != 0) {
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  if (ftruncate(fd, (off_t)bytes) != 0 ||
+      fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+    error = errno;
+  else if (read_only != NULL &&
+           ((reader = open(path, O_RDONLY | O_CLOEXEC)) < 0 || fchmod(fd, 0) != 0))
+    error = errno;
+  if (error != 0) {
+    if (reader >= 0) close(reader);
+    close(fd);
+    return -error;
+  }
+  if (read_only != NULL) *read_only = reader;
+  return fd;
+}
+
+static int local_socket(const char *path, struct sockaddr_un *address) {
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  if (strlen(path) >= sizeof address->sun_path) return -ENAMETOOLONG;
+  strcpy(address->sun_path, path);
+  int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  return fd < 0 ? -errno : fd;
+}
+
+int clinux_local_listen(const char *path) {
+  struct sockaddr_un address;
+  int fd = local_socket(path, &address);
+  if (fd < 0) return fd;
+  unlink(path);
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || chmod(path, 0600) != 0 ||
+      listen(fd, 64) != 0) {
     int error = errno;
     close(fd);
     return -error;
   }
   return fd;
+}
+
+int clinux_local_accept(int listener) {
+  int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  return fd < 0 ? -errno : fd;
+}
+
+int clinux_local_connect(const char *path) {
+  struct sockaddr_un address;
+  int fd = local_socket(path, &address);
+  if (fd < 0) return fd;
+  if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+    int error = errno;
+    close(fd);
+    return -error;
+  }
+  return fd;
+}
+
+enum { LOCAL_DESCRIPTORS_MAX = 4 };
+
+int clinux_local_send(int socket, const void *bytes, size_t count, const int *descriptors,
+                      int descriptor_count) {
+  union {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(LOCAL_DESCRIPTORS_MAX * sizeof(int))];
+  } control;
+  struct iovec part = {(void *)bytes, count};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  if (descriptor_count < 0 || descriptor_count > LOCAL_DESCRIPTORS_MAX) return -EINVAL;
+  if (descriptor_count > 0) {
+    memset(&control, 0, sizeof control);
+    message.msg_control = control.space;
+    message.msg_controllen = CMSG_SPACE((size_t)descriptor_count * sizeof(int));
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN((size_t)descriptor_count * sizeof(int));
+    memcpy(CMSG_DATA(header), descriptors, (size_t)descriptor_count * sizeof(int));
+  }
+  ssize_t sent;
+  do {
+    sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  return sent < 0 ? -errno : 0;
+}
+
+ssize_t clinux_local_receive(int socket, void *bytes, size_t count, int *descriptors, int capacity,
+                             int *received) {
+  union {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(LOCAL_DESCRIPTORS_MAX * sizeof(int))];
+  } control;
+  struct iovec part = {bytes, count};
+  struct msghdr message = {.msg_iov = &part,
+                           .msg_iovlen = 1,
+                           .msg_control = control.space,
+                           .msg_controllen = sizeof control.space};
+  ssize_t length;
+  *received = 0;
+  do {
+    length = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  } while (length < 0 && errno == EINTR);
+  if (length < 0) return -errno;
+  for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header != NULL;
+       header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    int found = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+    for (int i = 0; i < found; i++) {
+      int fd;
+      memcpy(&fd, CMSG_DATA(header) + (size_t)i * sizeof(int), sizeof fd);
+      // What nobody asked for must not stay open.
+      if (*received < capacity) {
+        descriptors[(*received)++] = fd;
+      } else {
+        close(fd);
+      }
+    }
+  }
+  if (message.msg_flags & MSG_TRUNC) {
+    while (*received > 0) close(descriptors[--*received]);
+    return -EMSGSIZE;
+  }
+  return length;
+}
+
+int clinux_local_peer(int socket, pid_t *pid, uid_t *uid) {
+  struct ucred found;
+  socklen_t length = sizeof found;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &found, &length) != 0) return -errno;
+  *pid = found.pid;
+  *uid = found.uid;
+  return 0;
 }
 
 int clinux_pipe(int ends[2]) { return pipe2(ends, O_CLOEXEC) == 0 ? 0 : -errno; }
@@ -99,7 +225,7 @@ int64_t clinux_process_cpu_ns(void) {
 }
 
 int clinux_lock_file(const char *path) {
-  int fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+  int fd = open(path, O_CREAT | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (fd < 0) return -errno;
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     int error = errno;

@@ -9,6 +9,15 @@ public enum ContentDigest {
     return Digest128(high: hash.high64, low: hash.low64)
   }
 
+  /// Of one rank's bytes of a block, seeded with its key and the rank: the same bytes have another digest
+  /// under another name.
+  public static func of(_ bytes: UnsafeRawBufferPointer, key: BlockKey, rank: Int) -> Digest128 {
+    let name = (key.high.littleEndian, key.low.littleEndian, UInt64(rank).littleEndian)
+    let seed = withUnsafeBytes(of: name) { XXH3_64bits($0.baseAddress, $0.count) }
+    let hash = XXH3_128bits_withSeed(bytes.baseAddress, bytes.count, seed)
+    return Digest128(high: hash.high64, low: hash.low64)
+  }
+
   public static func of(_ bytes: [UInt8]) -> Digest128 {
     bytes.withUnsafeBytes { of($0) }
   }

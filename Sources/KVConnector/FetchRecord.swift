@@ -18,6 +18,9 @@ final class FetchRecord {
   var isExpired = false
   /// The deadline that ended the move, if one did.
   var dueAt: LocalInstant?
+  /// The table's.
+  var listedDeadline: LocalInstant?
+  var isCountedSettled = false
 
   init(
     machine: consuming FetchMachine, request: RequestID, source: SourceID, keys: [BlockKey],
@@ -45,6 +48,6 @@ struct LoadHistory {
   var hasTriedPeer = false
   /// Until when an unfinished handshake is waited for.
   var notReadyUntil: LocalInstant?
-  /// It waits for the handshake, and not for another request's load meanwhile.
-  var isWaitingForPeer = false
+  /// Why less was loaded than could have been; each is counted too.
+  var reasons: [FallbackReason] = []
 }

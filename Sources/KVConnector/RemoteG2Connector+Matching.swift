@@ -3,62 +3,76 @@ public import RemoteG2Core
 /// What of a request could be loaded, and from where.
 extension RemoteG2Connector {
   public func match(_ request: RequestView, computed: Int, at now: LocalInstant) -> RemoteMatch {
-    guard !isOff, computed < request.blocksMax, computed < request.keys.count else {
+    waiting[request.id] = nil
+    guard computed < request.blocksMax, computed < request.keys.count, !isOff else {
+      if isOff, let hint = request.hint, history[request.id]?.hasTriedPeer != true {
+        history[request.id, default: LoadHistory()].hasTriedPeer = true
+        count(.connectorOff, request.id, peer: hint.store, at: now)
+      }
       // What it was fetching was computed meanwhile: the fetch must not outlive its use.
       if let record = activeRecord(of: request.id) {
         perform(record.machine.cancelled(), record, at: now)
       }
-      // Nor must a wait for its peer.
-      history[request.id]?.isWaitingForPeer = false
       return .none
     }
-    var past = history[request.id] ?? LoadHistory()
-    past.isWaitingForPeer = false
-    defer { history[request.id] = past }
-    if let active = past.active, let record = records[active] {
+    let past = history[request.id] ?? LoadHistory()
+    if let active = past.active, let record = fetches[active] {
       return matchActive(record, computed: computed, at: now)
     }
     // Another request is loading the very next block: its settle releases us both.
     if loading[request.keys[computed]] != nil { return .undecided }
-    guard records.count < settings.limits.fetchesInFlightMax else { return .none }
-    if !past.hasTriedLocal {
-      past.hasTriedLocal = true
-      if let local = control.localStore, isAttached(local) {
-        past.active = startFetch(request, from: local, computed: computed, blocksMax: nil, at: now)
-        return .undecided
+    if !past.hasTriedLocal, fetches.unsettledCount < settings.limits.fetchesInFlightMax {
+      history[request.id, default: LoadHistory()].hasTriedLocal = true
+      if let local = control.localStore, sources.isAttached(local) {
+        return begin(request, from: local, computed: computed, blocksMax: nil, at: now)
       }
     }
     guard let hint = request.hint, !past.hasTriedPeer else { return .none }
+    return matchPeer(request, hint, computed: computed, at: now)
+  }
+
+  /// Its hint is followed, once, or there is a reason why not.
+  private func matchPeer(
+    _ request: RequestView, _ hint: Hint, computed: Int, at now: LocalInstant
+  ) -> RemoteMatch {
+    func decline(_ reason: FallbackReason) -> RemoteMatch {
+      history[request.id, default: LoadHistory()].hasTriedPeer = true
+      count(reason, request.id, peer: hint.store, at: now)
+      return .none
+    }
+    guard fetches.unsettledCount < settings.limits.fetchesInFlightMax else {
+      return decline(.tooManyFetches)
+    }
     switch readiness(of: hint.store) {
     case .success(let source):
-      past.hasTriedPeer = true
       if let reason = declines(request, source, computed: computed, blocksMax: hint.blocksMax) {
         if reason == .slower { estimator.declined(source.description) }
-        count(reason, request.id, peer: hint.store, at: now)
-        return .none
+        return decline(reason)
       }
-      past.active = startFetch(
-        request, from: source, computed: computed, blocksMax: hint.blocksMax, at: now)
-      return .undecided
+      history[request.id, default: LoadHistory()].hasTriedPeer = true
+      return begin(request, from: source, computed: computed, blocksMax: hint.blocksMax, at: now)
     case .failure(.peerNotReady):
       let recompute = estimator.recomputeTime(
         tokens: (request.blocksMax - computed) * settings.tokensPerBlock)
       let until =
-        past.notReadyUntil
+        history[request.id]?.notReadyUntil
         ?? now + min(settings.limits.peerNotReadyWaitMax, recompute / 10)
-      past.notReadyUntil = until
-      if now < until {
-        past.isWaitingForPeer = true
-        return .undecided
-      }
-      past.hasTriedPeer = true
-      count(.peerNotReady, request.id, peer: hint.store, at: now)
-      return .none
-    case .failure(let reason):
-      past.hasTriedPeer = true
-      count(reason, request.id, peer: hint.store, at: now)
-      return .none
+      guard now < until else { return decline(.peerNotReady) }
+      history[request.id, default: LoadHistory()].notReadyUntil = until
+      waiting[request.id] = until
+      return .undecided
+    case .failure(let reason): return decline(reason)
     }
+  }
+
+  private func begin(
+    _ request: RequestView, from source: SourceID, computed: Int, blocksMax: Int?,
+    at now: LocalInstant
+  ) -> RemoteMatch {
+    // Known before it is begun, so that whatever it comes to finds its request.
+    history[request.id, default: LoadHistory()].active = FetchID(fetchNext)
+    startFetch(request, from: source, computed: computed, blocksMax: blocksMax, at: now)
+    return .undecided
   }
 
   /// The request asks again while its fetch is open.
@@ -70,6 +84,9 @@ extension RemoteG2Connector {
     // The local prefix grew or shrank while the source was asked: only what still follows it
     // counts; anything else is given back, never misplaced.
     guard computed >= record.first, computed < end else {
+      if !record.source.isLocal {
+        count(.prefixMoved, record.request, peer: record.source.description, at: now)
+      }
       perform(record.machine.cancelled(), record, at: now)
       return .none
     }
@@ -91,7 +108,7 @@ extension RemoteG2Connector {
           >= Int(blocks * limits.quarantinePerSourceFractionMax)
       // The peer is off, for this engine, until what it may still write is quiet.
       if isFull { return .failure(.quarantineFull) }
-      return isAttached(source) ? .success(source) : .failure(.peerNotReady)
+      return sources.isAttached(source) ? .success(source) : .failure(.peerNotReady)
     }
   }
 
@@ -99,12 +116,12 @@ extension RemoteG2Connector {
   private func declines(
     _ request: RequestView, _ source: SourceID, computed: Int, blocksMax: Int?
   ) -> FallbackReason? {
-    let open = records.values.count { $0.source == source && !$0.machine.isSettled }
+    let open = fetches.records.values.count { $0.source == source && !$0.machine.isSettled }
     if open >= settings.limits.fetchesPerPeerMax { return .busy }
     guard settings.pullsByCost else { return nil }
     let blocks = min(request.blocksMax - computed, blocksMax ?? .max)
     // What is being read from there already goes first.
-    let ahead = records.values.reduce(0) {
+    let ahead = fetches.records.values.reduce(0) {
       $0 + ($1.source == source && $1.machine.isMoving ? $1.targets.count : 0)
     }
     let pull = estimator.pullTime(
@@ -117,7 +134,7 @@ extension RemoteG2Connector {
   private func startFetch(
     _ request: RequestView, from source: SourceID, computed: Int, blocksMax: Int?,
     at now: LocalInstant
-  ) -> FetchID {
+  ) {
     let id = FetchID(fetchNext)
     fetchNext += 1
     let most = min(
@@ -126,17 +143,20 @@ extension RemoteG2Connector {
     let recompute = estimator.recomputeTime(tokens: keys.count * settings.tokensPerBlock)
     let timeout = min(
       settings.limits.resolveMax, max(settings.limits.resolveMin, recompute / 20))
+    let lease = LeaseID(
+      serial: id.value, owner: source.incarnation, holder: control.incarnation)
     let machine = FetchMachine(
-      id: id, request: request.id, rankCount: settings.rankCount, policy: settings.proof,
-      at: now, resolveTimeout: timeout, lateAfter: settings.limits.timerLatenessMax)
-    records[id] = FetchRecord(
-      machine: machine, request: request.id, source: source, keys: keys, first: computed)
+      id: id, request: request.id, lease: lease, rankCount: settings.rankCount,
+      policy: settings.proof, isMapped: source.isLocal, at: now, resolveTimeout: timeout,
+      lateAfter: settings.limits.timerLatenessMax)
+    fetches.insert(
+      FetchRecord(
+        machine: machine, request: request.id, source: source, keys: keys, first: computed))
     for key in keys { loading[key] = loading[key] ?? id }
     emit(
       FetchEvent(
         .planned, at: now, request: request.id, fetch: id, peer: source.description,
         blocks: keys.count))
-    control.post(.resolve(id, source, keys: keys, timeout: timeout))
-    return id
+    control.post(.resolve(id, source, lease, keys: keys, timeout: timeout))
   }
 }

@@ -4,13 +4,25 @@ extension RemoteG2Connector {
   // MARK: The step
 
   public func plan(at now: LocalInstant) -> [RankOrder] {
-    // Addresses can be long: one source a step.
-    var announced = 0
-    let end =
-      orders.firstIndex {
-        if case .attach = $0 { announced += 1 }
-        return announced > 1
-      } ?? orders.endIndex
+    guard !orders.isEmpty else { return [] }
+    // Addresses and digests can be long: a plan has its bound, and the rest comes with the next one.
+    var (announced, named, end) = (0, 0, 0)
+    while end < orders.count {
+      switch orders[end] {
+      case .attach: announced += 1
+      case .load(_, _, let moves, _): named += moves.count
+      case .checkDigests(_, let expected): named += expected.count
+      case .save(let blocks): named += blocks.count
+      default: break
+      }
+      if end > 0, announced > 1 || named > settings.limits.planBlocksMax { break }
+      end += 1
+    }
+    if end == orders.count {
+      let taken = orders
+      orders = []
+      return taken
+    }
     let taken = Array(orders[..<end])
     orders.removeSubrange(..<end)
     return taken
@@ -19,43 +31,53 @@ extension RemoteG2Connector {
   /// Absorbs a step in the order: saves done, load failures and landings, answers, deadlines.
   public func absorb(_ reports: [RankReport], at now: LocalInstant) -> ConnectorOutcome {
     hasNews = false
-    rankCounts = reports.map(\.counts)
+    if rankCounts.count < reports.count {
+      rankCounts += Array(repeating: RankCounts(), count: reports.count - rankCounts.count)
+    }
+    for index in reports.indices { rankCounts[index] = reports[index].counts }
     for report in reports { absorbSaves(report) }
-    for report in reports {
-      for (source, isAttached) in report.attached {
-        noteAttached(source, isAttached, by: report.rank)
-      }
-      for (source, moved) in report.bytesMoved {
-        estimator.moved(bytes: moved.bytes, from: source.description, in: moved.duration)
-      }
-      for fetch in report.progress.keys.sorted() {
-        guard let record = records[fetch], var progress = report.progress[fetch] else { continue }
-        if report.rank > 0, let at = report.at {
-          // Durations travel, instants do not: how long ago it was is told in the leader's time.
-          progress.lastLanding = progress.lastLanding.map { now + ($0 - at) }
-        }
-        perform(
-          record.machine.rankReported(report.rank, progress, at: now), record, at: now)
-        narrowQuarantine(of: record, at: now)
-      }
-    }
+    for report in reports { absorbLoads(report, at: now) }
     for answer in control.drain() { absorb(answer, at: now) }
-    for fetch in abandoned {
-      guard let record = records[fetch] else { continue }
-      perform(record.machine.cancelled(), record, at: now)
-    }
-    abandoned = []
-    // Judged last, so that no deadline fires over a landing that was already in the mailbox.
-    for fetch in records.keys.sorted() {
-      guard let record = records[fetch] else { continue }
-      if record.machine.isMoving, let due = record.machine.nextDeadline, due <= now {
-        record.dueAt = due
+    if !abandoned.isEmpty {
+      for fetch in abandoned {
+        guard let record = fetches[fetch] else { continue }
+        perform(record.machine.cancelled(), record, at: now)
       }
+      abandoned = []
+    }
+    // Judged last, so that no deadline fires over a landing that was already in the mailbox.
+    for record in fetches.takeDue(at: now) {
+      if record.machine.isMoving { record.dueAt = record.machine.nextDeadline }
       perform(record.machine.timePassed(at: now), record, at: now)
     }
+    fetches.dropStale()
     let taken = outcome
     outcome = ConnectorOutcome()
     return taken
+  }
+
+  private func absorbLoads(_ report: RankReport, at now: LocalInstant) {
+    for (number, isAttached) in report.attached {
+      if let source = sources.reported(number, isAttached, by: report.rank) {
+        control.attachFailed(source)
+      }
+    }
+    for (source, moved) in report.bytesMoved {
+      estimator.moved(bytes: moved.bytes, from: source.description, in: moved.duration)
+    }
+    guard !report.progress.isEmpty else { return }
+    for fetch in report.progress.keys.sorted() {
+      guard let record = fetches[fetch], var progress = report.progress[fetch] else { continue }
+      if report.rank > 0, let at = report.at {
+        // Durations travel, instants do not: how long ago it was is told in the leader's time.
+        progress.lastLanding = progress.lastLanding.map { now + ($0 - at) }
+        progress.stalledAt = progress.stalledAt.map { now + ($0 - at) }
+      }
+      if record.machine.isMoving, let stalled = progress.stalledAt { record.dueAt = stalled }
+      perform(
+        record.machine.rankReported(report.rank, progress, at: now), record, at: now)
+      narrowQuarantine(of: record, at: now)
+    }
   }
 
   /// At the settle every block after the landed ones had to count as unquiet. Once all ranks have
@@ -78,7 +100,7 @@ extension RemoteG2Connector {
     case .resolved(let fetch, let answer, let duration):
       resolved(fetch, answer, after: duration, at: now)
     case .confirmed(let fetch, let answer):
-      guard let record = records[fetch] else { return }
+      guard let record = fetches[fetch] else { return }
       var counted = answer
       switch answer {
       case .intact(let count)?: counted = .intact(max(0, count - record.skipped))
@@ -92,48 +114,29 @@ extension RemoteG2Connector {
             peer: record.source.description))
       }
       perform(record.machine.confirmAnswered(counted, at: now), record, at: now)
-    case .reserved(let batch, let reservations): reserved(batch, reservations)
+    case .wanted(let batch, let source, let places): wanted(batch, source, places)
+    case .saved(let source, let outcomes): saves.ended(source, outcomes)
     case .leaseEnded(let source, let lease):
       // Unknown: the fetch closed while its last renewal was on its way.
       guard
-        let record = records.values.first(where: {
+        let record = fetches.records.values.first(where: {
           $0.source == source && $0.grant?.lease == lease
         })
       else { return }
       expired(record, at: now)
       perform(record.machine.leaseEnded(at: now), record, at: now)
     case .announced(let source, let addresses):
-      attachFailures.remove(source)
-      orders.append(.attach(source, addresses))
+      orders.append(.attach(sources.announced(source), source, addresses))
     case .sourceDied(let source):
-      if deadSources.count >= settings.limits.deadRememberedMax { deadSources.removeFirst() }
-      deadSources.append(source)
-      attachedRanks[source] = nil
-      attachFailures.remove(source)
+      sources.died(source)
+      outcome.saved += saves.died(source)
       estimator.forget(source.description)
       orders.append(.sourceDied(source))
-      for fetch in records.keys.sorted() {
-        guard let record = records[fetch], record.source == source else { continue }
+      for fetch in fetches.records.keys.sorted() {
+        guard let record = fetches[fetch], record.source == source else { continue }
         perform(record.machine.peerWentDown(at: now), record, at: now)
       }
     }
-  }
-
-  private func noteAttached(_ source: SourceID, _ isAttached: Bool, by rank: Int) {
-    // It died while the rank opened it.
-    guard !deadSources.contains(source) else { return }
-    if isAttached {
-      attachedRanks[source, default: []].insert(rank)
-    } else {
-      // One rank that cannot read it is enough: it is announced to all of them again.
-      attachedRanks[source] = nil
-      // Told once an announcement, however many ranks could not.
-      if attachFailures.insert(source).inserted { control.attachFailed(source) }
-    }
-  }
-
-  func isAttached(_ source: SourceID) -> Bool {
-    attachedRanks[source]?.count == settings.rankCount
   }
 
   private func expired(_ record: FetchRecord, at now: LocalInstant) {
@@ -145,37 +148,24 @@ extension RemoteG2Connector {
   private func resolved(
     _ fetch: FetchID, _ answer: ResolveAnswer?, after duration: Duration, at now: LocalInstant
   ) {
-    guard let record = records[fetch] else {
-      // The fetch ended while the source was being asked. Its lease must still end.
-      let source = lateSources.removeValue(forKey: fetch)
-      if case .granted(let grant)? = answer, let source {
-        control.post(.release(source, grant.lease))
-      }
-      return
-    }
-    guard !record.isAnswered else {
-      // A call that was answered twice. Its one lease is the record's own; another is given back.
-      if case .granted(let grant)? = answer, grant.lease != record.grant?.lease {
-        control.post(.release(record.source, grant.lease))
-      }
-      return
-    }
+    // The fetch ended while the source was being asked, and released the lease by its name; or a call
+    // was answered twice.
+    guard let record = fetches[fetch], !record.isAnswered else { return }
     record.isAnswered = true
     if answer != nil { estimator.answered(record.source.description, after: duration) }
     switch answer {
-    case .granted(let grant) where !grant.blocks.isEmpty && grant.blocks.count <= record.keys.count:
-      record.grant = grant
+    case .granted(let grant) where isSound(grant, for: record):
+      // Under the name it was asked for: what another would be called is no matter.
+      record.grant = Grant(lease: record.machine.lease, ttl: grant.ttl, blocks: grant.blocks)
       emit(
         FetchEvent(
           grant.blocks.count == record.keys.count ? .resolved : .truncated, at: now,
           request: record.request, fetch: fetch, lease: grant.lease.serial,
           peer: record.source.description, blocks: grant.blocks.count))
-      perform(
-        record.machine.resolveGranted(grant.lease, blocks: grant.blocks.count), record, at: now)
-    case .granted(let grant):
-      // The peer's fault: nothing, or more than was asked for.
-      control.post(.release(record.source, grant.lease))
-      perform(record.machine.resolveRefused(.refused), record, at: now)
+      perform(record.machine.resolveGranted(blocks: grant.blocks.count), record, at: now)
+    case .granted:
+      // The peer's fault. It may have pinned something all the same.
+      perform(record.machine.resolveRefused(.refused, isRefused: false), record, at: now)
     case .refused(let refusal):
       let reason: FallbackReason =
         switch refusal {
@@ -183,14 +173,23 @@ extension RemoteG2Connector {
         case .overBudget: .overBudget
         case .invalid: .refused
         }
-      perform(record.machine.resolveRefused(reason), record, at: now)
-    case nil: perform(record.machine.resolveRefused(.unreachable), record, at: now)
+      perform(record.machine.resolveRefused(reason, isRefused: true), record, at: now)
+    case nil:
+      perform(record.machine.resolveRefused(.unreachable, isRefused: false), record, at: now)
     }
+  }
+
+  /// Something, not more than was asked for, and of every block one digest a rank: a source that would
+  /// have us plan with more is refused.
+  private func isSound(_ grant: Grant, for record: FetchRecord) -> Bool {
+    !grant.blocks.isEmpty && grant.blocks.count <= record.keys.count
+      && grant.blocks.allSatisfy { $0.digests.count == settings.rankCount }
   }
 
   // MARK: Carrying out
 
   func perform(_ actions: [FetchAction], _ record: FetchRecord, at now: LocalInstant) {
+    fetches.note(record)
     let fetch = record.machine.id
     for action in actions {
       switch action {
@@ -198,17 +197,20 @@ extension RemoteG2Connector {
       case .bind: hasNews = true
       case .start:
         let moves = zip(record.targets, record.granted).map {
-          BlockMove(target: $0, source: $1.slot)
+          BlockMove(target: $0, source: $1.slot, generation: $1.generation)
         }
-        orders.append(.load(fetch, from: record.source, moves: moves))
+        orders.append(
+          .load(fetch, from: record.source, moves: moves, stall: stall(of: record)))
         emit(event(.started, record, at: now, blocks: moves.count))
       case .stopPosting: orders.append(.stopPosting(fetch))
       case .confirm(let lease):
         control.post(
           .confirm(fetch, record.source, lease, timeout: proofTimeout(of: record)))
       case .checkDigests(let leading):
-        orders.append(
-          .checkDigests(fetch, expected: record.granted.prefix(leading).map(\.digests)))
+        let expected = zip(record.movedKeys, record.granted).prefix(leading).map {
+          ExpectedBlock(key: $0, digests: $1.digests)
+        }
+        orders.append(.checkDigests(fetch, expected))
       case .release(let lease):
         control.post(.release(record.source, lease))
         emit(event(.released, record, at: now))
@@ -218,7 +220,7 @@ extension RemoteG2Connector {
     }
   }
 
-  private func proofTimeout(of record: FetchRecord) -> Duration {
+  func proofTimeout(of record: FetchRecord) -> Duration {
     let recompute = estimator.recomputeTime(
       tokens: record.targets.count * settings.tokensPerBlock)
     return min(settings.limits.resolveMax, max(settings.limits.resolveMin, recompute / 20))
@@ -241,7 +243,6 @@ extension RemoteG2Connector {
     }
     for key in record.keys where loading[key] == fetch { loading[key] = nil }
     if history[record.request]?.active == fetch { history[record.request]?.active = nil }
-    if !record.isAnswered { lateSources[fetch] = record.source }
     // A local store that has nothing is an ordinary miss, not a fallback.
     let isMiss = record.source.isLocal && result.reason == .gone
     let isFallback = result.reason != nil && !isCancelled && !isMiss
@@ -252,7 +253,7 @@ extension RemoteG2Connector {
           peer: record.source.description, blocks: failed.count, reason: result.reason,
           outcome: outcome))
     }
-    if isFallback, let reason = result.reason { fallbacks[reason, default: 0] += 1 }
+    if isFallback, let reason = result.reason { note(reason, record.request) }
     // A fallback is told before anything is marked valid; a failure that ends its request, after.
     if isFallback, settings.policy == .recompute { emitEnd(.fallback, .localRecompute) }
     if valid > 0 {
@@ -294,7 +295,7 @@ extension RemoteG2Connector {
       outcome.quieted += record.unquiet
       emit(event(.quieted, record, at: now, blocks: record.unquiet.count))
     }
-    records[fetch] = nil
+    fetches.remove(fetch)
   }
 
   private func event(

@@ -8,25 +8,18 @@ public final class RemoteG2Connector: SchedulerConnector {
   public internal(set) var settings: ConnectorSettings
   public internal(set) var estimator = Estimator()
   let emit: (FetchEvent) -> Void
-  var records: [FetchID: FetchRecord] = [:]
+  var fetches = FetchTable()
   var history: [RequestID: LoadHistory] = [:]
+  /// Requests that wait for a peer's handshake, and until when.
+  var waiting: [RequestID: LocalInstant] = [:]
   /// Blocks on their way, by key: who else needs one waits for the same settle.
   var loading: [BlockKey: FetchID] = [:]
   var orders: [RankOrder] = []
   var outcome = ConnectorOutcome()
-  /// The last that died, oldest first: a rank may still report that it opened one.
-  var deadSources: [SourceID] = []
-  /// By source: the ranks that can read it. It is asked once all of them can.
-  var attachedRanks: [SourceID: Set<Int>] = [:]
-  /// Sources that some rank could not open, until they are announced again.
-  var attachFailures: Set<SourceID> = []
+  var sources: SourceTable
+  var saves: SaveTable
   /// By rank, as of their last reports.
   public internal(set) var rankCounts: [RankCounts] = []
-  var saves: [UInt64: [SealedBlock]] = [:]
-  /// Blocks being saved, with how many ranks have still to copy them.
-  var savesInFlight: [BlockIndex: Int] = [:]
-  /// Sources of fetches that settled before their resolve was answered: a late grant is released.
-  var lateSources: [FetchID: SourceID] = [:]
   var quarantined = 0
   var quarantinedBySource: [SourceID: Int] = [:]
   /// A grant to bind or a result to apply came with the last absorb.
@@ -34,7 +27,6 @@ public final class RemoteG2Connector: SchedulerConnector {
   /// Fetches whose request left while they were open.
   var abandoned: [FetchID] = []
   var fetchNext: UInt64 = 1
-  var batchNext: UInt64 = 1
   public private(set) var isOff = false
   /// One per fetch that kept less than it matched.
   public internal(set) var fallbacks: [FallbackReason: Int] = [:]
@@ -47,6 +39,10 @@ public final class RemoteG2Connector: SchedulerConnector {
     self.control = control
     self.settings = settings
     self.emit = emit
+    sources = SourceTable(rankCount: settings.rankCount)
+    saves = SaveTable(
+      rankCount: settings.rankCount, inFlightMax: settings.limits.storeSavesInFlightMax,
+      unsavedMax: settings.limits.unsavedMax)
   }
 
   // MARK: Binding
@@ -77,17 +73,27 @@ public final class RemoteG2Connector: SchedulerConnector {
     let limits = settings.limits
     let recompute = estimator.recomputeTime(
       tokens: record.targets.count * settings.tokensPerBlock)
+    return FetchDeadlines(
+      recomputePerBlock: estimator.recomputeTime(tokens: settings.tokensPerBlock),
+      regret: limits.regretMax,
+      hard: min(
+        limits.hardDeadline,
+        max(
+          limits.hardDeadlineMin,
+          .nanoseconds(Int64(clamping: recompute.inSeconds * limits.hardDeadlineFactor * 1e9)))),
+      proof: proofTimeout(of: record))
+  }
+
+  /// How long nothing may land before a rank reports the load as stalled. A mapped pool cannot fall
+  /// silent, only this machine can.
+  func stall(of record: FetchRecord) -> Duration? {
+    guard !record.source.isLocal else { return nil }
     let bytes = settings.transferBlocks * settings.blockBytes
     var one = estimator.moveTime(bytes: bytes, from: record.source.description)
-    if !record.source.isLocal, let pace = settings.paceBytesPerSecond {
-      one = max(one, .nanoseconds(Int64(Double(bytes) / pace * 1e9)))
+    if let pace = settings.paceBytesPerSecond {
+      one = max(one, .nanoseconds(Int64(clamping: Double(bytes) / pace * 1e9)))
     }
-    let span = max(recompute, limits.softDeadlineMin)
-    return FetchDeadlines(
-      // A mapped pool cannot fall silent, only this machine can: it has no stall of its own.
-      span: span, stall: record.source.isLocal ? span : max(one * 4, limits.softDeadlineMin),
-      hard: limits.hardDeadline,
-      proof: min(limits.resolveMax, max(limits.resolveMin, recompute / 20)))
+    return min(max(one * 4, settings.limits.stallMin), settings.limits.hardDeadline)
   }
 
   // MARK: Ends
@@ -102,15 +108,20 @@ public final class RemoteG2Connector: SchedulerConnector {
   }
 
   public func finish(_ request: RequestID) {
+    waiting[request] = nil
     // Its fetch, if one is still open, is cancelled by the next absorb.
     if let active = history.removeValue(forKey: request)?.active { abandoned.append(active) }
+  }
+
+  public func reasons(of request: RequestID) -> [FallbackReason] {
+    history[request]?.reasons ?? []
   }
 
   /// The engine ends: every open load is cancelled and every lease is given back.
   public func shutDown(at now: LocalInstant) {
     isOff = true
-    for fetch in records.keys.sorted() {
-      guard let record = records[fetch] else { continue }
+    for fetch in fetches.records.keys.sorted() {
+      guard let record = fetches[fetch] else { continue }
       perform(record.machine.cancelled(), record, at: now)
     }
   }
@@ -119,29 +130,25 @@ public final class RemoteG2Connector: SchedulerConnector {
   public func turnOff() { isOff = true }
 
   public var nextDeadline: LocalInstant? {
-    let fetches = records.values.compactMap { $0.machine.nextDeadline }.min()
-    let waits = history.values.compactMap { $0.isWaitingForPeer ? $0.notReadyUntil : nil }.min()
-    return [fetches, waits].compactMap { $0 }.min()
+    guard let first = fetches.nextDeadline else { return waiting.values.min() }
+    return waiting.isEmpty ? first : min(first, waiting.values.min() ?? first)
   }
 
   /// What is overdue, in words.
   package func overdue(at now: LocalInstant) -> [String] {
-    records.values.compactMap { record in
+    fetches.records.values.compactMap { record in
       guard let due = record.machine.nextDeadline, due <= now else { return nil }
       return "\(record.machine.id) is \(record.machine.stateName), due \(now - due) ago"
-    }
-      + history.compactMap { id, past in
-        past.isWaitingForPeer && (past.notReadyUntil ?? now) <= now ? "\(id) waits for a peer" : nil
-      }
+    } + waiting.filter { $0.value <= now }.map { "\($0.key) waits for a peer" }
   }
 
   public var wantsStep: Bool { !orders.isEmpty || hasNews || !abandoned.isEmpty }
 
-  public var isBusy: Bool { !records.isEmpty || !savesInFlight.isEmpty || !orders.isEmpty }
+  public var isBusy: Bool { fetches.count > 0 || saves.inFlightCount > 0 || !orders.isEmpty }
 
   /// Open fetches, quarantined blocks and blocks being saved: all zero when nothing is going on.
   public var open: (fetches: Int, quarantined: Int, saving: Int) {
-    (records.count, quarantined, savesInFlight.count)
+    (fetches.count, quarantined, saves.inFlightCount)
   }
 
   /// Whether a pull from this peer could start now: handshake done, agent made and connected.
@@ -150,7 +157,10 @@ public final class RemoteG2Connector: SchedulerConnector {
   }
 
   /// Whether the local store is mapped.
-  public var isLocalReady: Bool { control.localStore.map { isAttached($0) } ?? false }
+  public var isLocalReady: Bool { control.localStore.map { sources.isAttached($0) } ?? false }
+
+  /// What became of the blocks that every rank had staged.
+  public var saveOutcomes: [SaveOutcome.Kind: Int] { saves.outcomes }
 
   public func setProof(_ policy: ProofPolicy) { settings.proof = policy }
 
@@ -160,19 +170,32 @@ public final class RemoteG2Connector: SchedulerConnector {
 
   /// Whether a load of this fetch may still write this block.
   package func mayWrite(_ block: BlockIndex, _ fetch: FetchID) -> Bool {
-    guard let record = records[fetch] else { return false }
+    guard let record = fetches[fetch] else { return false }
     return (record.machine.isSettled ? record.unquiet : record.targets).contains(block)
   }
 
   func activeRecord(of request: RequestID) -> FetchRecord? {
-    history[request]?.active.flatMap { records[$0] }
+    history[request]?.active.flatMap { fetches[$0] }
   }
 
+  /// A decision not to ask a peer: counted, told, and remembered for the request's result.
   func count(_ reason: FallbackReason, _ request: RequestID, peer: String, at now: LocalInstant) {
-    fallbacks[reason, default: 0] += 1
+    note(reason, request)
     emit(
       FetchEvent(
         .fallback, at: now, request: request, peer: peer, reason: reason,
         outcome: .localRecompute))
+  }
+
+  func note(_ reason: FallbackReason, _ request: RequestID) {
+    fallbacks[reason, default: 0] += 1
+    history[request, default: LoadHistory()].reasons.append(reason)
+  }
+}
+
+extension Int64 {
+  /// The nearest whole number that fits; 0 for what is none.
+  init(clamping value: Double) {
+    self = value.isNaN ? 0 : value >= 0x1p63 ? .max : value <= -0x1p63 ? .min : Int64(value)
   }
 }

@@ -8,8 +8,8 @@ public final class RemoteG2Worker: WorkerConnector {
   private let open: (SourceID, SourceAddress) -> SourceDescription?
   private let onTrace: (TransferTrace) -> Void
   private var loadErrors: [BlockIndex] = []
-  /// Sources whose address could not be opened, since the last report.
-  private var unopened: [SourceID] = []
+  /// Numbers of the orders whose address could not be opened, since the last report.
+  private var unopened: [UInt64] = []
 
   /// - Parameters:
   ///   - rank: Which of an order's addresses are its own.
@@ -29,11 +29,11 @@ public final class RemoteG2Worker: WorkerConnector {
   public func begin(_ orders: [RankOrder]) {
     for order in orders {
       switch order {
-      case .attach(let source, let addresses):
+      case .attach(let number, let source, let addresses):
         if addresses.indices.contains(rank), let description = open(source, addresses[rank]) {
-          pump.post(.attach(source, description))
+          pump.post(.attach(number, source, description))
         } else {
-          unopened.append(source)
+          unopened.append(number)
         }
       case .pace(let rate, let transferBlocks, let ranks):
         pump.post(.pace(bytesPerSecond: ranks?.contains(rank) ?? true ? rate : nil))
@@ -57,7 +57,7 @@ public final class RemoteG2Worker: WorkerConnector {
     report.saved = news.saved
     report.bytesMoved = news.moved
     report.attached = news.attached.mapValues { $0 == nil }
-    for source in unopened { report.attached[source] = false }
+    for number in unopened { report.attached[number] = false }
     unopened = []
     report.counts = pump.stats.counts
     return report

@@ -70,13 +70,29 @@ public struct LoadResult: Equatable, Sendable {
 public struct SealedBlock: Equatable, Sendable {
   public let block: BlockIndex
   public let key: BlockKey
+  /// The name of the block before it in its chain; nil for the first.
+  public let parent: BlockKey?
   /// The source's digests, for a block that was pulled. Never computed again from landed bytes.
   public let digests: [Digest128?]?
 
-  public init(block: BlockIndex, key: BlockKey, digests: [Digest128?]? = nil) {
+  public init(
+    block: BlockIndex, key: BlockKey, parent: BlockKey? = nil, digests: [Digest128?]? = nil
+  ) {
     self.block = block
     self.key = key
+    self.parent = parent
     self.digests = digests
+  }
+}
+
+/// A block that the own store should have and lacked when it was last used.
+public struct UnsavedBlock: Equatable, Sendable {
+  public let key: BlockKey
+  public let parent: BlockKey?
+
+  public init(key: BlockKey, parent: BlockKey?) {
+    self.key = key
+    self.parent = parent
   }
 }
 
@@ -102,7 +118,8 @@ public struct ConnectorOutcome: Equatable, Sendable {
   public init() {}
 }
 
-/// The scheduler's half of a connector. The step loop calls it, in the order written here.
+/// The scheduler's half of a connector. The step loop calls it: in every step `match`, `bind` or
+/// `bindRefused` for requests that wait, then `plan`, then `sealed`, `absorb`, and `unsaved`.
 public protocol SchedulerConnector: AnyObject {
   /// How much more than `computed` leading blocks can be loaded.
   func match(_ request: RequestView, computed: Int, at now: LocalInstant) -> RemoteMatch
@@ -110,8 +127,13 @@ public protocol SchedulerConnector: AnyObject {
   func bind(_ request: RequestID, to blocks: [BlockIndex], at now: LocalInstant)
   /// The engine has no blocks for an `available` match.
   func bindRefused(_ request: RequestID, at now: LocalInstant)
-  /// Blocks became final. Returns those it will save; the engine holds them until told otherwise.
+  /// Blocks became final, or were found in the engine's cache by a request. Returns those it will save;
+  /// the engine holds them until told otherwise.
   func sealed(_ blocks: [SealedBlock], at now: LocalInstant) -> [BlockIndex]
+  /// Blocks to be given to `sealed` again if the engine still has them, each told once.
+  func unsaved(at now: LocalInstant) -> [UnsavedBlock]
+  /// Why less of the request was loaded than could have been, so far. Asked before `finish`.
+  func reasons(of request: RequestID) -> [FallbackReason]
   /// The orders for every rank's worker half in the next step.
   func plan(at now: LocalInstant) -> [RankOrder]
   func absorb(_ reports: [RankReport], at now: LocalInstant) -> ConnectorOutcome
@@ -133,6 +155,8 @@ public protocol SchedulerConnector: AnyObject {
 extension SchedulerConnector {
   public func bindRefused(_ request: RequestID, at now: LocalInstant) {}
   public func sealed(_ blocks: [SealedBlock], at now: LocalInstant) -> [BlockIndex] { [] }
+  public func unsaved(at now: LocalInstant) -> [UnsavedBlock] { [] }
+  public func reasons(of request: RequestID) -> [FallbackReason] { [] }
   public func abort(_ request: RequestID, at now: LocalInstant) {}
   public func finish(_ request: RequestID) {}
   public var failureReporting: LoadFailureReporting { .results }

@@ -1,28 +1,32 @@
 internal import ContentDigest
-internal import Glibc
+internal import LocalStore
 public import RemoteG2Core
 
 /// Everything a transfer pump does, without its thread: orders in, time in, reports out.
 ///
-/// Loads come before saves and checks; within them the oldest first. Each call to ``run(at:)`` does
-/// a bounded piece of work, so an order never waits long.
+/// Loads come before saves and checks, and take turns: no fetch waits for the end of another. Each call to
+/// ``run(at:)`` does a bounded piece of work, so an order never waits long.
 public final class PumpCore {
   /// Blocks copied or hashed by one ``run(at:)``.
-  private static let blocksPerRun = 4
+  static let blocksPerRun = 4
 
-  private let target: BlockRegion
-  private let local: MappedTransport
+  let target: BlockRegion
+  let local: MappedTransport
   private let peers: any Transport
   private let rank: Int
-  private let limits: Limits
+  let limits: Limits
   private var transferBlocksMax: Int
   private var loads: [FetchID: PumpLoad] = [:]
-  /// Fetches in the order they were started.
+  /// Fetches in the order of their turns: whoever posts goes to the end.
   private var order: [FetchID] = []
-  private var saves: [BlockSave] = []
+  /// Blocks to be staged, with when they were ordered.
+  var saves: [(save: BlockSave, since: LocalInstant)] = []
+  /// By own store: the slots of this rank's staging memory that may be written.
+  var stagingFree: [Incarnation: [UInt32]] = [:]
   private var changed: Set<FetchID> = []
-  private var report = PumpReport()
-  private var counts = RankCounts()
+  var report = PumpReport()
+  var counts = RankCounts()
+  private var lastRun: LocalInstant?
   private var isTracing = false
   private var postedMax: Int
   /// Called to set the pace, where the peers' transport has one.
@@ -58,8 +62,10 @@ public final class PumpCore {
 
   public func handle(_ order: PumpOrder, at now: LocalInstant) {
     switch order {
-    case .attach(let source, let description): attach(source, description)
-    case .detach(let source): transport(for: source).detach(source)
+    case .attach(let number, let source, let description): attach(number, source, description)
+    case .detach(let source):
+      if source.isLocal { stagingFree[source.incarnation] = nil }
+      transport(for: source).detach(source)
     case .pace(let rate):
       setPace(rate)
       // One at a time, so that landings come evenly and not a window at a time.
@@ -72,35 +78,39 @@ public final class PumpCore {
     }
   }
 
-  private func attach(_ source: SourceID, _ description: SourceDescription) {
+  private func attach(_ number: UInt64, _ source: SourceID, _ description: SourceDescription) {
     do throws(TransferFailure) {
       try transport(for: source).attach(source, description)
-      report.attached[source] = .some(nil)
+      if source.isLocal {
+        let slots = local.link(to: source).map { UInt32(clamping: $0.slotCount) } ?? 0
+        stagingFree[source.incarnation] = Array((0..<slots).reversed())
+      }
+      report.attached[number] = .some(nil)
     } catch {
-      report.attached[source] = .some(error)
+      report.attached[number] = .some(error)
     }
   }
 
   private func handle(_ rankOrder: RankOrder, at now: LocalInstant) {
     switch rankOrder {
-    case .load(let fetch, let source, let moves):
+    case .load(let fetch, let source, let moves, let stall):
       precondition(loads[fetch] == nil, "\(fetch) is started twice")
       loads[fetch] = PumpLoad(
-        source: source, moves: moves, blocksPerTransfer: transferBlocksMax)
+        source: source, moves: moves, blocksPerTransfer: transferBlocksMax, stall: stall)
       order.append(fetch)
       changed.insert(fetch)
     case .stopPosting(let fetch):
       loads[fetch]?.isStopped = true
       changed.insert(fetch)
-    case .checkDigests(let fetch, let expected):
-      loads[fetch]?.check = (expected.map { $0.indices.contains(rank) ? $0[rank] : nil }, 0)
+    case .checkDigests(let fetch, let expected): loads[fetch]?.check = (expected, 0)
     case .forget(let fetch):
       guard let load = loads[fetch] else { return }
       precondition(load.isQuiet, "\(fetch) is forgotten before it is quiet")
       loads[fetch] = nil
       order.removeAll { $0 == fetch }
-    case .save(let blocks): saves += blocks
+    case .save(let blocks): saves += blocks.map { ($0, now) }
     case .sourceDied(let source):
+      if source.isLocal { stagingFree[source.incarnation] = nil }
       transport(for: source).fence(source)
     case .attach, .pace, .trace, .inject:
       preconditionFailure("the worker half turns \(rankOrder) into an order of the pump's own")
@@ -122,8 +132,9 @@ public final class PumpCore {
     local.poll(at: now, into: &events)
     peers.poll(at: now, into: &events)
     for event in events { absorb(event) }
+    judgeSilence(at: now)
     didWork = didWork || !events.isEmpty
-    if checkSome() || saveSome() { didWork = true }
+    if checkSome() || saveSome(at: now) { didWork = true }
     for fetch in changed {
       guard let load = loads[fetch] else { continue }
       report.progress[fetch] = load.progress
@@ -133,32 +144,55 @@ public final class PumpCore {
     return didWork
   }
 
+  /// Charges every load with the time since the last run: after polling, so that what has landed is not
+  /// taken for silence.
+  private func judgeSilence(at now: LocalInstant) {
+    defer { lastRun = now }
+    guard let last = lastRun, !loads.isEmpty else { return }
+    let elapsed = now - last
+    for (fetch, load) in loads
+    where load.timePassed(elapsed, isLate: elapsed > limits.pumpGapMax, limits, at: now) {
+      changed.insert(fetch)
+    }
+  }
+
+  /// One transfer of each fetch in turn, while their sources take more.
   private func post(at now: LocalInstant) -> Bool {
     var didPost = false
-    for fetch in order {
-      while let load = loads[fetch], let next = load.nextToPost,
+    var index = 0
+    while index < order.count {
+      let fetch = order[index]
+      guard let load = loads[fetch], let next = load.nextToPost,
         postedCount(from: load.source)
           < (load.source.isLocal ? limits.transfersPostedMax : postedMax)
-      {
-        let chunk = load.chunks[next]
-        do throws(TransferFailure) {
-          try transport(for: load.source).post(
-            TransferID(fetch: fetch, ordinal: next), from: load.source,
-            Array(load.moves[chunk.range]), at: now)
-          loads[fetch]?.chunks[next].outcome = .posted
-          loads[fetch]?.chunks[next].postedAt = now
-          trace(
-            TransferID(fetch: fetch, ordinal: next), .posted, at: now, blocks: chunk.range.count)
-        } catch {
-          // Nothing was started, so nothing of this transfer moves.
-          loads[fetch]?.chunks[next].outcome = .quiet
-          loads[fetch]?.failure = error
-        }
-        changed.insert(fetch)
-        didPost = true
+      else {
+        index += 1
+        continue
       }
+      post(next, of: fetch, load, at: now)
+      didPost = true
+      order.remove(at: index)
+      order.append(fetch)
+      // Whoever could not post before may not be able to now either, but its source may be another.
+      index = 0
     }
     return didPost
+  }
+
+  private func post(_ next: Int, of fetch: FetchID, _ load: PumpLoad, at now: LocalInstant) {
+    let chunk = load.chunks[next]
+    let id = TransferID(fetch: fetch, ordinal: next)
+    do throws(TransferFailure) {
+      try transport(for: load.source).post(
+        id, from: load.source, Array(load.moves[chunk.range]), at: now)
+      load.posted(next, at: now)
+      trace(id, .posted, at: now, blocks: chunk.range.count)
+    } catch {
+      // Nothing was started, so nothing of this transfer moves.
+      load.chunks[next].outcome = .quiet
+      load.failure = error
+    }
+    changed.insert(fetch)
   }
 
   private func postedCount(from source: SourceID) -> Int {
@@ -185,7 +219,7 @@ public final class PumpCore {
     case .landed(_, let at):
       precondition(chunk.outcome == .posted, "\(id) landed in state \(chunk.outcome)")
       load.chunks[ordinal].outcome = .landed
-      load.lastLanding = at
+      load.landed(at: at)
       trace(id, .landed, at: at, blocks: chunk.range.count)
       let bytes = chunk.range.count * target.blockBytes
       counts.bytesMoved += UInt64(bytes)
@@ -218,8 +252,9 @@ public final class PumpCore {
           break
         }
         let block = load.moves[check.done].target.index
-        guard let expected = check.expected[check.done],
-          ContentDigest.of(target.bytes(of: block)) == expected
+        let wanted = check.expected[check.done]
+        guard wanted.digests.indices.contains(rank), let expected = wanted.digests[rank],
+          ContentDigest.of(target.bytes(of: block), key: wanted.key, rank: rank) == expected
         else {
           hasEnded = true
           break
@@ -236,24 +271,6 @@ public final class PumpCore {
       return true
     }
     return false
-  }
-
-  /// Copies some sealed blocks into the local store's pool, hashing what was written there.
-  private func saveSome() -> Bool {
-    guard !saves.isEmpty else { return false }
-    for save in saves.prefix(Self.blocksPerRun) {
-      var digest: Digest128?
-      // A store that was replaced meanwhile has no such slot; the copy is simply not made.
-      if let pool = local.region(of: .local(save.store)), save.slot.index < pool.blockCount {
-        let slot = pool.pointer(to: save.slot.index)
-        memcpy(slot, target.pointer(to: save.block.index), target.blockBytes)
-        let carried = save.digests.flatMap { $0.indices.contains(rank) ? $0[rank] : nil }
-        digest = carried ?? ContentDigest.of(target.bytes(of: save.block.index))
-      }
-      report.saved.append(SavedBlock(save: save, digest: digest))
-    }
-    saves.removeFirst(min(Self.blocksPerRun, saves.count))
-    return true
   }
 
   // MARK: Reports

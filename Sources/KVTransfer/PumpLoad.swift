@@ -21,9 +21,19 @@ final class PumpLoad {
   var lastLanding: LocalInstant?
   var proved: Int?
   /// Digests still to be compared: expected values of the leading blocks, and how far it got.
-  var check: (expected: [Digest128?], done: Int)?
+  var check: (expected: [ExpectedBlock], done: Int)?
+  /// How long nothing may land; nil: it cannot stall.
+  private let stall: Duration?
+  /// Since the first post or the last landing, without the time in which the pump itself was late.
+  private var silence: Duration = .zero
+  /// From the first post to the last landing, counted likewise.
+  private var moving: Duration = .zero
+  private var stalledAt: LocalInstant?
+  /// Since when something of it is under way without a pause.
+  private var underWaySince = LocalInstant(nanoseconds: 0)
 
-  init(source: SourceID, moves: [BlockMove], blocksPerTransfer: Int) {
+  init(source: SourceID, moves: [BlockMove], blocksPerTransfer: Int, stall: Duration?) {
+    self.stall = stall
     self.source = source
     self.moves = moves
     chunks = stride(from: 0, to: moves.count, by: blocksPerTransfer).map {
@@ -43,6 +53,33 @@ final class PumpLoad {
       waitingFirst += 1
     }
     return landedCount..<waitingFirst
+  }
+
+  /// The pump came, and looked, `elapsed` after it had looked before.
+  ///
+  /// - Parameter isLate: It came later than it ever naps: the processor was somebody else's, and what
+  ///   the source did meanwhile is not known.
+  /// - Returns: Whether the load has just stalled.
+  func timePassed(_ elapsed: Duration, isLate: Bool, _ limits: Limits, at now: LocalInstant) -> Bool {
+    // Nothing of it is under way, so nothing can land.
+    guard postedCount > 0, !isStopped, stalledAt == nil else { return false }
+    let elapsed = min(elapsed, now - underWaySince)
+    silence += isLate ? min(elapsed, limits.pumpLateCharge) : elapsed
+    guard let stall, silence >= stall else { return false }
+    stalledAt = now
+    return true
+  }
+
+  func landed(at now: LocalInstant) {
+    moving += silence
+    silence = .zero
+    lastLanding = now
+  }
+
+  func posted(_ index: Int, at now: LocalInstant) {
+    if postedCount == 0 { underWaySince = now }
+    chunks[index].outcome = .posted
+    chunks[index].postedAt = now
   }
 
   /// The next transfer to post, or nil when nothing more will be or may be posted.
@@ -74,7 +111,7 @@ final class PumpLoad {
     RankProgress(
       landed: landed, isTerminal: nextToPost == nil && postedCount == 0, failure: failure,
       isQuiet: isQuiet, isStopped: nextToPost == nil, unquiet: unquiet, lastLanding: lastLanding,
-      proved: proved)
+      stalledAt: stalledAt, active: moving, proved: proved)
   }
 
   /// The target blocks that did not land, the first time it is known that they will not.

@@ -2,7 +2,8 @@ public import RemoteG2Core
 
 /// What a pump is told to do. Everything else it decides itself.
 public enum PumpOrder: Sendable {
-  case attach(SourceID, SourceDescription)
+  /// Reported under its number.
+  case attach(UInt64, SourceID, SourceDescription)
   case detach(SourceID)
   case rank(RankOrder)
   /// Nil: as fast as it goes.
@@ -31,8 +32,8 @@ public struct PumpReport: Equatable, Sendable {
   public var loadErrors: [BlockIndex] = []
   public var saved: [SavedBlock] = []
   public var moved: [SourceID: RankReport.MovedBytes] = [:]
-  /// Whether a source could be attached; the reason when not.
-  public var attached: [SourceID: TransferFailure?] = [:]
+  /// By the order's number: whether a source could be attached; the reason when not.
+  public var attached: [UInt64: TransferFailure?] = [:]
   /// Only while tracing.
   public var trace: [TransferTrace] = []
   public var isEmpty: Bool {

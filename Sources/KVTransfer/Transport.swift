@@ -1,3 +1,4 @@
+public import LocalStore
 public import RemoteG2Core
 
 /// Memory laid out as equal blocks. Whoever made it keeps it mapped until every transport that was
@@ -33,8 +34,11 @@ public struct BlockRegion: @unchecked Sendable {
 public enum SourceDescription: Sendable {
   /// A peer's pool: its agent's framed metadata and where its slots are in its own memory.
   case nixl(metadata: [UInt8], address: UInt64, slotCount: Int, blockBytes: Int)
-  /// A pool mapped into this process. `owner` keeps the mapping alive.
-  case mapped(BlockRegion, owner: any Sendable)
+  /// A pool mapped into this process. `words` are compared round every copy (nil: a pool of a test that
+  /// never changes), `link` is how this rank saves into it, `owner` keeps the mapping alive.
+  case mapped(
+    BlockRegion, words: GenerationWords? = nil, link: (any StagingLink)? = nil,
+    owner: any Sendable)
 }
 
 /// What became of one transfer. A transfer ends with `landed`, or with `failed` and then `quiet`.

@@ -56,7 +56,11 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     let keys = scheduler.chain.keys(of: prompt)
     let blocks = scheduler.pool.match(keys, most: keys.count)
     let accepted = connector.sealed(
-      zip(blocks, keys).map { SealedBlock(block: $0, key: $1) }, at: clock())
+      blocks.indices.map {
+        SealedBlock(
+          block: blocks[$0], key: keys[$0], parent: $0 > 0 ? keys[$0 - 1] : nil,
+          digests: scheduler.pool.digests(of: blocks[$0]))
+      }, at: clock())
     for block in accepted { scheduler.pool.hold(block) }
     return accepted.count
   }
@@ -90,6 +94,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     let now = clock()
     apply(logits, to: chosen, startedAt: startedAt, at: now)
     coordinator.absorb(reports, connector: connector, engine: scheduler, at: now)
+    scheduler.offerUnsaved(at: now)
     return !plan.spans.isEmpty
   }
 

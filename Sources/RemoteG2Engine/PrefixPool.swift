@@ -8,6 +8,8 @@ public struct PrefixPool: Sendable {
   private struct Block: Sendable {
     var holds = 0
     var key: BlockKey?
+    /// Of a block that was pulled: its source's digests. They stay with its bytes.
+    var digests: [Digest128?]?
     var older: Int32 = -1
     var newer: Int32 = -1
   }
@@ -65,17 +67,25 @@ public struct PrefixPool: Sendable {
   ///
   /// - Returns: false when another block has the name already: this one stays private until it is
   ///   released. Two requests may compute the same prefix at once; the first to seal wins.
-  public mutating func seal(_ block: BlockIndex, as key: BlockKey) -> Bool {
+  public mutating func seal(
+    _ block: BlockIndex, as key: BlockKey, digests: [Digest128?]? = nil
+  ) -> Bool {
     precondition(blocks[block.index].holds > 0, "\(block) is sealed by nobody")
     precondition(blocks[block.index].key == nil, "\(block) is sealed twice")
     guard index[key] == nil else { return false }
     index[key] = block
     blocks[block.index].key = key
+    blocks[block.index].digests = digests
     return true
   }
 
   /// How many hold a block.
   package func holds(of block: BlockIndex) -> Int { blocks[block.index].holds }
+
+  /// The block that has this name.
+  public func block(of key: BlockKey) -> BlockIndex? { index[key] }
+  /// The digests that a pulled block came with.
+  public func digests(of block: BlockIndex) -> [Digest128?]? { blocks[block.index].digests }
 
   public func isSealed(_ block: BlockIndex) -> Bool { blocks[block.index].key != nil }
 
@@ -98,6 +108,7 @@ public struct PrefixPool: Sendable {
     unlink(block)
     if let key = blocks[block.index].key { index[key] = nil }
     blocks[block.index].key = nil
+    blocks[block.index].digests = nil
     free.append(block)
   }
 

@@ -27,6 +27,8 @@ final class RunningRequest {
   var phase = Phase.waiting
   var account = RequestAccount()
   var logitsDigest = StreamingDigest()
+  /// Steps in a row in which it got nothing and one that came later did.
+  var overtakenSteps = 0
   /// Tokens of this step's plan.
   var planned = 0
   var kvDigest: Digest128?

@@ -15,8 +15,7 @@ extension Scheduler: LoadRecovery {
       // Blocks still being written stay held, by the quarantine, until they are quiet.
       for block in gone.blocks.reversed() where !unquiet.contains(block) { pool.release(block) }
       gone.blocks = []
-      connector.finish(gone.spec.id)
-      finished.append((gone, nil))
+      end(gone, error: nil)
       return true
     }
     guard let request = requests.first(where: { $0.spec.id == result.request }) else { return true }
@@ -27,7 +26,9 @@ extension Scheduler: LoadRecovery {
     for block in result.valid {
       let position = request.sealedBlocks
       precondition(request.blocks[position] == block.block, "a loaded block is out of place")
-      if pool.seal(block.block, as: block.key), !result.isLocal { sealed.append(block) }
+      if pool.seal(block.block, as: block.key, digests: block.digests), !result.isLocal {
+        sealed.append(sealedBlock(request, position))
+      }
       request.sealedBlocks += 1
       request.computed += tokensPerBlock
     }
@@ -62,7 +63,8 @@ extension Scheduler: LoadRecovery {
       request.account.pulledTokens += (result.valid.count + result.failed.count) * tokensPerBlock
       request.account.keptTokens += kept
     }
-    if let reason = result.reason { request.account.reasons.append(reason) }
+    // A connector with fetches of its own gives all its reasons when the request ends.
+    if result.fetch == nil, let reason = result.reason { request.account.reasons.append(reason) }
   }
 
   func endRequest(_ request: RequestID, because reason: FallbackReason, at now: LocalInstant) {

@@ -1,7 +1,9 @@
 import KVConnector
 import RemoteG2Core
 
-/// Decides what each step computes: continuous batching, chunked prefill, first come first served.
+/// Decides what each step computes: continuous batching, chunked prefill. Who has little left to compute
+/// goes before a long prompt, which is overtaken in a bounded number of steps in a row; among equals, first
+/// come first served.
 /// Rank 0 only. Never waits: a request whose prefix is on its way is simply not in the plan yet.
 final class Scheduler {
   let limits: Limits
@@ -84,12 +86,12 @@ final class Scheduler {
       switch connector.match(view, computed: computed, at: now) {
       case .undecided: continue
       case .none:
-        takePrefix(found, of: request)
+        takePrefix(found, of: request, at: now)
         request.phase = .running
       case .available(let count):
         let have = max(0, request.blocks.count - computed)
         // The found prefix is held first, so that making room cannot evict it.
-        takePrefix(found, of: request)
+        takePrefix(found, of: request, at: now)
         guard let fresh = pool.allocate(max(0, count - have)) else {
           connector.bindRefused(request.spec.id, at: now)
           request.phase = .running
@@ -104,24 +106,43 @@ final class Scheduler {
     }
   }
 
-  private func takePrefix(_ found: [BlockIndex], of request: RunningRequest) {
+  private func takePrefix(_ found: [BlockIndex], of request: RunningRequest, at now: LocalInstant) {
     guard !found.isEmpty else { return }
     for block in found { pool.hold(block) }
     request.blocks = found
     request.sealedBlocks = found.count
     request.computed = found.count * tokensPerBlock
     request.account.cachedTokens += request.computed
+    // What is used here and the store lacks is worth saving, whenever it was computed.
+    offer(found.indices.map { sealedBlock(request, $0) }, at: now)
+  }
+
+  /// A block of the request that has its name, with all that is known of it.
+  func sealedBlock(_ request: RunningRequest, _ position: Int) -> SealedBlock {
+    SealedBlock(
+      block: request.blocks[position], key: request.keys[position],
+      parent: position > 0 ? request.keys[position - 1] : nil,
+      digests: pool.digests(of: request.blocks[position]))
   }
 
   // MARK: Planning
 
-  /// Chooses this step's tokens: every decoding request first, then prompts in order.
+  /// Chooses this step's tokens: every decoding request first, then those with little left of their
+  /// prompts, then prompts in order; but a prompt that was overtaken too often goes before the latter.
   func choose(at now: LocalInstant) -> [RunningRequest] {
     for request in requests { request.planned = 0 }
     var budget = limits.stepTokensMax
     var chosen: [RunningRequest] = []
     let running = requests.filter { $0.phase == .running }
-    for request in running.filter({ $0.remaining == 1 }) + running.filter({ $0.remaining > 1 }) {
+    let prompts = running.filter { $0.remaining > 1 }
+    let overtaken = prompts.filter { $0.overtakenSteps >= limits.overtakenStepsMax }
+    let short = prompts.filter {
+      $0.remaining <= limits.stepTokensMax && $0.overtakenSteps < limits.overtakenStepsMax
+    }
+    let long = prompts.filter {
+      $0.remaining > limits.stepTokensMax && $0.overtakenSteps < limits.overtakenStepsMax
+    }
+    for request in running.filter({ $0.remaining == 1 }) + overtaken + short + long {
       guard budget > 0, request.phase == .running else { continue }
       let count = min(request.remaining, budget)
       guard cover(request, tokens: request.computed + count) else { continue }
@@ -129,10 +150,24 @@ final class Scheduler {
       budget -= count
       chosen.append(request)
     }
+    noteOvertaken(running)
     // A later request's need may have preempted an earlier choice.
     chosen = chosen.filter { $0.phase == .running }
     endStarved(chosen, at: now)
     return chosen
+  }
+
+  /// Counts the steps in a row in which a prompt got nothing though one that came after it got something.
+  private func noteOvertaken(_ running: [RunningRequest]) {
+    var someoneLater = false
+    for request in running.reversed() {
+      if request.planned > 0 {
+        request.overtakenSteps = 0
+        someoneLater = someoneLater || request.remaining > 1
+      } else if someoneLater, request.phase == .running {
+        request.overtakenSteps += 1
+      }
+    }
   }
 
   /// Ends the first request when nothing could be computed for `hardDeadline` though nothing is
@@ -210,8 +245,9 @@ final class Scheduler {
     for request in requests where request.phase == .running {
       while (request.sealedBlocks + 1) * tokensPerBlock <= request.computed {
         let position = request.sealedBlocks
-        let (block, key) = (request.blocks[position], request.keys[position])
-        if pool.seal(block, as: key) { sealed.append(SealedBlock(block: block, key: key)) }
+        if pool.seal(request.blocks[position], as: request.keys[position]) {
+          sealed.append(sealedBlock(request, position))
+        }
         request.sealedBlocks += 1
       }
     }
@@ -223,12 +259,31 @@ final class Scheduler {
     for block in connector.sealed(sealed, at: now) { pool.hold(block) }
   }
 
+  /// Offers again what the store lacked when it was used, as far as it is still here.
+  func offerUnsaved(at now: LocalInstant) {
+    let wanted = connector.unsaved(at: now)
+    guard !wanted.isEmpty else { return }
+    offer(
+      wanted.compactMap { wanted in
+        pool.block(of: wanted.key).map {
+          SealedBlock(
+            block: $0, key: wanted.key, parent: wanted.parent, digests: pool.digests(of: $0))
+        }
+      }, at: now)
+  }
+
   /// Takes a request out. Its blocks go back to the pool, sealed ones as cache.
   func leave(_ request: RunningRequest, error: RequestError?) {
     requests.removeAll { $0 === request }
     // Tail first, so that the head of a chain is the last to be evicted.
     for block in request.blocks.reversed() { pool.release(block) }
     request.blocks = []
+    end(request, error: error)
+  }
+
+  /// Its blocks have been given back.
+  func end(_ request: RunningRequest, error: RequestError?) {
+    request.account.reasons += connector.reasons(of: request.spec.id)
     connector.finish(request.spec.id)
     finished.append((request, error))
   }

@@ -7,8 +7,31 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-// An anonymous memory file, close-on-exec. Returns the descriptor, or -errno.
-int clinux_memfd(const char *name, size_t bytes);
+// An anonymous memory file, close-on-exec, of a size that nobody can change. Returns the descriptor, or
+// -errno. With `read_only` not NULL it gets a second descriptor, through which the file cannot be
+// written or mapped for writing; and the file's mode is 0, so that no other user can open it anew.
+int clinux_memfd(const char *name, size_t bytes, int *read_only);
+
+// A listening socket for whole packets at `path`, which is replaced. Returns it, or -errno.
+int clinux_local_listen(const char *path);
+
+// The next connection of a listening socket, or -errno (-EAGAIN: none waits).
+int clinux_local_accept(int listener);
+
+// A connection to the packet socket at `path`, or -errno.
+int clinux_local_connect(const char *path);
+
+// Sends one packet, with descriptors. Never waits. Returns 0 or -errno.
+int clinux_local_send(int socket, const void *bytes, size_t count, const int *descriptors,
+                      int descriptor_count);
+
+// Receives one packet and up to `capacity` descriptors, close-on-exec. Never waits. Returns its length,
+// 0 when the other end is closed, or -errno (-EMSGSIZE: the packet is longer than `count`).
+ssize_t clinux_local_receive(int socket, void *bytes, size_t count, int *descriptors, int capacity,
+                             int *received);
+
+// Who is at the other end of a connection: the process that connected, or listened. Returns 0 or -errno.
+int clinux_local_peer(int socket, pid_t *pid, uid_t *uid);
 
 // A pipe whose ends are close-on-exec. Returns 0 or -errno.
 int clinux_pipe(int ends[2]);
@@ -64,7 +87,8 @@ void clinux_rank_clear(int socket);
 // Sleeps for `nanoseconds`.
 void clinux_nap(int64_t nanoseconds);
 
-// Advisory exclusive lock on a file, not waited for. Returns the descriptor, or -errno.
+// Advisory exclusive lock on a file, not waited for and not reached through a link. Returns the
+// descriptor, or -errno.
 int clinux_lock_file(const char *path);
 
 #endif

@@ -9,7 +9,7 @@
 //   https://github.com/apple/swift-protobuf/
 
 /// The control plane of a store: who may read which blocks, and for how long. Bytes never travel
-/// here; targets read them from the pool over NIXL, or from its mapping.
+/// here; targets read them from the pool over NIXL. A store's own engine uses the local protocol.
 ///
 /// Durations travel, instants never do. Every answer names the answering incarnation.
 
@@ -248,11 +248,25 @@ package nonisolated struct RemoteG2_V1_ResolveRequest: Sendable {
   /// Nanoseconds; 0: the store's default.
   package var ttlNs: Int64 = 0
 
+  /// The asker names the lease: its own incarnation, and a number it uses once. So it can give back a
+  /// lease whose grant it never saw; asked twice under one name, the store answers the same grant.
+  package var holder: RemoteG2_V1_Incarnation {
+    get {_holder ?? RemoteG2_V1_Incarnation()}
+    set {_holder = newValue}
+  }
+  /// Returns true if `holder` has been explicitly set.
+  package var hasHolder: Bool {self._holder != nil}
+  /// Clears the value of `holder`. Subsequent reads from it will return its default value.
+  package mutating func clearHolder() {self._holder = nil}
+
+  package var lease: UInt64 = 0
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _incarnation: RemoteG2_V1_Incarnation? = nil
+  fileprivate var _holder: RemoteG2_V1_Incarnation? = nil
 }
 
 package nonisolated struct RemoteG2_V1_GrantedBlock: Sendable {
@@ -264,7 +278,7 @@ package nonisolated struct RemoteG2_V1_GrantedBlock: Sendable {
 
   package var generation: UInt32 = 0
 
-  /// One per rank.
+  /// One per rank, of the bytes seeded with the block's key and the rank.
   package var digests: [RemoteG2_V1_Digest] = []
 
   package var unknownFields = SwiftProtobuf.UnknownStorage()
@@ -278,8 +292,6 @@ package nonisolated struct RemoteG2_V1_ResolveReply: Sendable {
   // methods supported on all messages.
 
   package var refusal: RemoteG2_V1_Refusal = .none
-
-  package var lease: UInt64 = 0
 
   package var ttlNs: Int64 = 0
 
@@ -295,6 +307,7 @@ package nonisolated struct RemoteG2_V1_LeaseRequest: Sendable {
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
+  /// Of the store.
   package var incarnation: RemoteG2_V1_Incarnation {
     get {_incarnation ?? RemoteG2_V1_Incarnation()}
     set {_incarnation = newValue}
@@ -308,11 +321,21 @@ package nonisolated struct RemoteG2_V1_LeaseRequest: Sendable {
 
   package var ttlNs: Int64 = 0
 
+  package var holder: RemoteG2_V1_Incarnation {
+    get {_holder ?? RemoteG2_V1_Incarnation()}
+    set {_holder = newValue}
+  }
+  /// Returns true if `holder` has been explicitly set.
+  package var hasHolder: Bool {self._holder != nil}
+  /// Clears the value of `holder`. Subsequent reads from it will return its default value.
+  package mutating func clearHolder() {self._holder = nil}
+
   package var unknownFields = SwiftProtobuf.UnknownStorage()
 
   package init() {}
 
   fileprivate var _incarnation: RemoteG2_V1_Incarnation? = nil
+  fileprivate var _holder: RemoteG2_V1_Incarnation? = nil
 }
 
 package nonisolated struct RemoteG2_V1_RenewReply: Sendable {
@@ -406,242 +429,6 @@ package nonisolated struct RemoteG2_V1_StatsReply: Sendable {
   package init() {}
 
   fileprivate var _incarnation: RemoteG2_V1_Incarnation? = nil
-}
-
-package nonisolated struct RemoteG2_V1_AttachRequest: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var fingerprint: RemoteG2_V1_Fingerprint {
-    get {_fingerprint ?? RemoteG2_V1_Fingerprint()}
-    set {_fingerprint = newValue}
-  }
-  /// Returns true if `fingerprint` has been explicitly set.
-  package var hasFingerprint: Bool {self._fingerprint != nil}
-  /// Clears the value of `fingerprint`. Subsequent reads from it will return its default value.
-  package mutating func clearFingerprint() {self._fingerprint = nil}
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
-
-  fileprivate var _fingerprint: RemoteG2_V1_Fingerprint? = nil
-}
-
-package nonisolated struct RemoteG2_V1_AttachReply: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var incarnation: RemoteG2_V1_Incarnation {
-    get {_incarnation ?? RemoteG2_V1_Incarnation()}
-    set {_incarnation = newValue}
-  }
-  /// Returns true if `incarnation` has been explicitly set.
-  package var hasIncarnation: Bool {self._incarnation != nil}
-  /// Clears the value of `incarnation`. Subsequent reads from it will return its default value.
-  package mutating func clearIncarnation() {self._incarnation = nil}
-
-  package var process: Int64 = 0
-
-  package var fingerprint: RemoteG2_V1_Fingerprint {
-    get {_fingerprint ?? RemoteG2_V1_Fingerprint()}
-    set {_fingerprint = newValue}
-  }
-  /// Returns true if `fingerprint` has been explicitly set.
-  package var hasFingerprint: Bool {self._fingerprint != nil}
-  /// Clears the value of `fingerprint`. Subsequent reads from it will return its default value.
-  package mutating func clearFingerprint() {self._fingerprint = nil}
-
-  /// Descriptor numbers in the store's process, one pool per rank.
-  package var descriptors: [Int32] = []
-
-  package var slotCount: UInt32 = 0
-
-  package var blockBytes: UInt64 = 0
-
-  package var headerBytes: UInt64 = 0
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
-
-  fileprivate var _incarnation: RemoteG2_V1_Incarnation? = nil
-  fileprivate var _fingerprint: RemoteG2_V1_Fingerprint? = nil
-}
-
-package nonisolated struct RemoteG2_V1_ReserveRequest: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var incarnation: RemoteG2_V1_Incarnation {
-    get {_incarnation ?? RemoteG2_V1_Incarnation()}
-    set {_incarnation = newValue}
-  }
-  /// Returns true if `incarnation` has been explicitly set.
-  package var hasIncarnation: Bool {self._incarnation != nil}
-  /// Clears the value of `incarnation`. Subsequent reads from it will return its default value.
-  package mutating func clearIncarnation() {self._incarnation = nil}
-
-  package var keys: [RemoteG2_V1_BlockKey] = []
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
-
-  fileprivate var _incarnation: RemoteG2_V1_Incarnation? = nil
-}
-
-package nonisolated struct RemoteG2_V1_Reservation: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var outcome: RemoteG2_V1_Reservation.Outcome = .reserved
-
-  package var slot: UInt32 = 0
-
-  package var generation: UInt32 = 0
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package nonisolated enum Outcome: SwiftProtobuf.Enum, Swift.CaseIterable {
-    package typealias RawValue = Int
-    case reserved // = 0
-    case present // = 1
-    case full // = 2
-    case UNRECOGNIZED(Int)
-
-    package init() {
-      self = .reserved
-    }
-
-    package init?(rawValue: Int) {
-      switch rawValue {
-      case 0: self = .reserved
-      case 1: self = .present
-      case 2: self = .full
-      default: self = .UNRECOGNIZED(rawValue)
-      }
-    }
-
-    package var rawValue: Int {
-      switch self {
-      case .reserved: return 0
-      case .present: return 1
-      case .full: return 2
-      case .UNRECOGNIZED(let i): return i
-      }
-    }
-
-    // The compiler won't synthesize support with the UNRECOGNIZED case.
-    package static let allCases: [RemoteG2_V1_Reservation.Outcome] = [
-      .reserved,
-      .present,
-      .full,
-    ]
-
-  }
-
-  package init() {}
-}
-
-package nonisolated struct RemoteG2_V1_ReserveReply: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var reservations: [RemoteG2_V1_Reservation] = []
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
-}
-
-package nonisolated struct RemoteG2_V1_SealedSlot: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var slot: UInt32 = 0
-
-  package var generation: UInt32 = 0
-
-  package var digest: RemoteG2_V1_Digest {
-    get {_digest ?? RemoteG2_V1_Digest()}
-    set {_digest = newValue}
-  }
-  /// Returns true if `digest` has been explicitly set.
-  package var hasDigest: Bool {self._digest != nil}
-  /// Clears the value of `digest`. Subsequent reads from it will return its default value.
-  package mutating func clearDigest() {self._digest = nil}
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
-
-  fileprivate var _digest: RemoteG2_V1_Digest? = nil
-}
-
-package nonisolated struct RemoteG2_V1_SealRequest: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var incarnation: RemoteG2_V1_Incarnation {
-    get {_incarnation ?? RemoteG2_V1_Incarnation()}
-    set {_incarnation = newValue}
-  }
-  /// Returns true if `incarnation` has been explicitly set.
-  package var hasIncarnation: Bool {self._incarnation != nil}
-  /// Clears the value of `incarnation`. Subsequent reads from it will return its default value.
-  package mutating func clearIncarnation() {self._incarnation = nil}
-
-  package var rank: UInt32 = 0
-
-  package var slots: [RemoteG2_V1_SealedSlot] = []
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
-
-  fileprivate var _incarnation: RemoteG2_V1_Incarnation? = nil
-}
-
-package nonisolated struct RemoteG2_V1_SealReply: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var sealed: UInt32 = 0
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
-}
-
-package nonisolated struct RemoteG2_V1_EvictRequest: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
-}
-
-package nonisolated struct RemoteG2_V1_EvictReply: Sendable {
-  // SwiftProtobuf.Message conformance is added in an extension below. See the
-  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
-  // methods supported on all messages.
-
-  package var evicted: UInt32 = 0
-
-  package var unknownFields = SwiftProtobuf.UnknownStorage()
-
-  package init() {}
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -962,7 +749,7 @@ nonisolated extension RemoteG2_V1_Digest: SwiftProtobuf.Message, SwiftProtobuf._
 
 nonisolated extension RemoteG2_V1_ResolveRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ResolveRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{1}keys\0\u{3}ttl_ns\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{1}keys\0\u{3}ttl_ns\0\u{1}holder\0\u{1}lease\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -973,6 +760,8 @@ nonisolated extension RemoteG2_V1_ResolveRequest: SwiftProtobuf.Message, SwiftPr
       case 1: try { try decoder.decodeSingularMessageField(value: &self._incarnation) }()
       case 2: try { try decoder.decodeRepeatedMessageField(value: &self.keys) }()
       case 3: try { try decoder.decodeSingularInt64Field(value: &self.ttlNs) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._holder) }()
+      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.lease) }()
       default: break
       }
     }
@@ -992,6 +781,12 @@ nonisolated extension RemoteG2_V1_ResolveRequest: SwiftProtobuf.Message, SwiftPr
     if self.ttlNs != 0 {
       try visitor.visitSingularInt64Field(value: self.ttlNs, fieldNumber: 3)
     }
+    try { if let v = self._holder {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
+    if self.lease != 0 {
+      try visitor.visitSingularUInt64Field(value: self.lease, fieldNumber: 5)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -999,6 +794,8 @@ nonisolated extension RemoteG2_V1_ResolveRequest: SwiftProtobuf.Message, SwiftPr
     if lhs._incarnation != rhs._incarnation {return false}
     if lhs.keys != rhs.keys {return false}
     if lhs.ttlNs != rhs.ttlNs {return false}
+    if lhs._holder != rhs._holder {return false}
+    if lhs.lease != rhs.lease {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1046,7 +843,7 @@ nonisolated extension RemoteG2_V1_GrantedBlock: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension RemoteG2_V1_ResolveReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".ResolveReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}refusal\0\u{1}lease\0\u{3}ttl_ns\0\u{1}blocks\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}refusal\0\u{4}\u{2}ttl_ns\0\u{1}blocks\0\u{c}\u{2}\u{1}")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1055,7 +852,6 @@ nonisolated extension RemoteG2_V1_ResolveReply: SwiftProtobuf.Message, SwiftProt
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularEnumField(value: &self.refusal) }()
-      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.lease) }()
       case 3: try { try decoder.decodeSingularInt64Field(value: &self.ttlNs) }()
       case 4: try { try decoder.decodeRepeatedMessageField(value: &self.blocks) }()
       default: break
@@ -1066,9 +862,6 @@ nonisolated extension RemoteG2_V1_ResolveReply: SwiftProtobuf.Message, SwiftProt
   package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
     if self.refusal != .none {
       try visitor.visitSingularEnumField(value: self.refusal, fieldNumber: 1)
-    }
-    if self.lease != 0 {
-      try visitor.visitSingularUInt64Field(value: self.lease, fieldNumber: 2)
     }
     if self.ttlNs != 0 {
       try visitor.visitSingularInt64Field(value: self.ttlNs, fieldNumber: 3)
@@ -1081,7 +874,6 @@ nonisolated extension RemoteG2_V1_ResolveReply: SwiftProtobuf.Message, SwiftProt
 
   package static func ==(lhs: RemoteG2_V1_ResolveReply, rhs: RemoteG2_V1_ResolveReply) -> Bool {
     if lhs.refusal != rhs.refusal {return false}
-    if lhs.lease != rhs.lease {return false}
     if lhs.ttlNs != rhs.ttlNs {return false}
     if lhs.blocks != rhs.blocks {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
@@ -1091,7 +883,7 @@ nonisolated extension RemoteG2_V1_ResolveReply: SwiftProtobuf.Message, SwiftProt
 
 nonisolated extension RemoteG2_V1_LeaseRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   package static let protoMessageName: String = _protobuf_package + ".LeaseRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{1}lease\0\u{3}ttl_ns\0")
+  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{1}lease\0\u{3}ttl_ns\0\u{1}holder\0")
 
   package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1102,6 +894,7 @@ nonisolated extension RemoteG2_V1_LeaseRequest: SwiftProtobuf.Message, SwiftProt
       case 1: try { try decoder.decodeSingularMessageField(value: &self._incarnation) }()
       case 2: try { try decoder.decodeSingularUInt64Field(value: &self.lease) }()
       case 3: try { try decoder.decodeSingularInt64Field(value: &self.ttlNs) }()
+      case 4: try { try decoder.decodeSingularMessageField(value: &self._holder) }()
       default: break
       }
     }
@@ -1121,6 +914,9 @@ nonisolated extension RemoteG2_V1_LeaseRequest: SwiftProtobuf.Message, SwiftProt
     if self.ttlNs != 0 {
       try visitor.visitSingularInt64Field(value: self.ttlNs, fieldNumber: 3)
     }
+    try { if let v = self._holder {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1128,6 +924,7 @@ nonisolated extension RemoteG2_V1_LeaseRequest: SwiftProtobuf.Message, SwiftProt
     if lhs._incarnation != rhs._incarnation {return false}
     if lhs.lease != rhs.lease {return false}
     if lhs.ttlNs != rhs.ttlNs {return false}
+    if lhs._holder != rhs._holder {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1335,384 +1132,6 @@ nonisolated extension RemoteG2_V1_StatsReply: SwiftProtobuf.Message, SwiftProtob
     if lhs.granted != rhs.granted {return false}
     if lhs.released != rhs.released {return false}
     if lhs.expired != rhs.expired {return false}
-    if lhs.evicted != rhs.evicted {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_AttachRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".AttachRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}fingerprint\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._fingerprint) }()
-      default: break
-      }
-    }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._fingerprint {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    } }()
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_AttachRequest, rhs: RemoteG2_V1_AttachRequest) -> Bool {
-    if lhs._fingerprint != rhs._fingerprint {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_AttachReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".AttachReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{1}process\0\u{1}fingerprint\0\u{1}descriptors\0\u{3}slot_count\0\u{3}block_bytes\0\u{3}header_bytes\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._incarnation) }()
-      case 2: try { try decoder.decodeSingularInt64Field(value: &self.process) }()
-      case 3: try { try decoder.decodeSingularMessageField(value: &self._fingerprint) }()
-      case 4: try { try decoder.decodeRepeatedInt32Field(value: &self.descriptors) }()
-      case 5: try { try decoder.decodeSingularUInt32Field(value: &self.slotCount) }()
-      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.blockBytes) }()
-      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.headerBytes) }()
-      default: break
-      }
-    }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._incarnation {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    } }()
-    if self.process != 0 {
-      try visitor.visitSingularInt64Field(value: self.process, fieldNumber: 2)
-    }
-    try { if let v = self._fingerprint {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
-    } }()
-    if !self.descriptors.isEmpty {
-      try visitor.visitPackedInt32Field(value: self.descriptors, fieldNumber: 4)
-    }
-    if self.slotCount != 0 {
-      try visitor.visitSingularUInt32Field(value: self.slotCount, fieldNumber: 5)
-    }
-    if self.blockBytes != 0 {
-      try visitor.visitSingularUInt64Field(value: self.blockBytes, fieldNumber: 6)
-    }
-    if self.headerBytes != 0 {
-      try visitor.visitSingularUInt64Field(value: self.headerBytes, fieldNumber: 7)
-    }
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_AttachReply, rhs: RemoteG2_V1_AttachReply) -> Bool {
-    if lhs._incarnation != rhs._incarnation {return false}
-    if lhs.process != rhs.process {return false}
-    if lhs._fingerprint != rhs._fingerprint {return false}
-    if lhs.descriptors != rhs.descriptors {return false}
-    if lhs.slotCount != rhs.slotCount {return false}
-    if lhs.blockBytes != rhs.blockBytes {return false}
-    if lhs.headerBytes != rhs.headerBytes {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_ReserveRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".ReserveRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{1}keys\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._incarnation) }()
-      case 2: try { try decoder.decodeRepeatedMessageField(value: &self.keys) }()
-      default: break
-      }
-    }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._incarnation {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    } }()
-    if !self.keys.isEmpty {
-      try visitor.visitRepeatedMessageField(value: self.keys, fieldNumber: 2)
-    }
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_ReserveRequest, rhs: RemoteG2_V1_ReserveRequest) -> Bool {
-    if lhs._incarnation != rhs._incarnation {return false}
-    if lhs.keys != rhs.keys {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_Reservation: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".Reservation"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}outcome\0\u{1}slot\0\u{1}generation\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularEnumField(value: &self.outcome) }()
-      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.slot) }()
-      case 3: try { try decoder.decodeSingularUInt32Field(value: &self.generation) }()
-      default: break
-      }
-    }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    if self.outcome != .reserved {
-      try visitor.visitSingularEnumField(value: self.outcome, fieldNumber: 1)
-    }
-    if self.slot != 0 {
-      try visitor.visitSingularUInt32Field(value: self.slot, fieldNumber: 2)
-    }
-    if self.generation != 0 {
-      try visitor.visitSingularUInt32Field(value: self.generation, fieldNumber: 3)
-    }
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_Reservation, rhs: RemoteG2_V1_Reservation) -> Bool {
-    if lhs.outcome != rhs.outcome {return false}
-    if lhs.slot != rhs.slot {return false}
-    if lhs.generation != rhs.generation {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_Reservation.Outcome: SwiftProtobuf._ProtoNameProviding {
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0RESERVED\0\u{1}PRESENT\0\u{1}FULL\0")
-}
-
-nonisolated extension RemoteG2_V1_ReserveReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".ReserveReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}reservations\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.reservations) }()
-      default: break
-      }
-    }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    if !self.reservations.isEmpty {
-      try visitor.visitRepeatedMessageField(value: self.reservations, fieldNumber: 1)
-    }
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_ReserveReply, rhs: RemoteG2_V1_ReserveReply) -> Bool {
-    if lhs.reservations != rhs.reservations {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_SealedSlot: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".SealedSlot"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}slot\0\u{1}generation\0\u{1}digest\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularUInt32Field(value: &self.slot) }()
-      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.generation) }()
-      case 3: try { try decoder.decodeSingularMessageField(value: &self._digest) }()
-      default: break
-      }
-    }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    if self.slot != 0 {
-      try visitor.visitSingularUInt32Field(value: self.slot, fieldNumber: 1)
-    }
-    if self.generation != 0 {
-      try visitor.visitSingularUInt32Field(value: self.generation, fieldNumber: 2)
-    }
-    try { if let v = self._digest {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
-    } }()
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_SealedSlot, rhs: RemoteG2_V1_SealedSlot) -> Bool {
-    if lhs.slot != rhs.slot {return false}
-    if lhs.generation != rhs.generation {return false}
-    if lhs._digest != rhs._digest {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_SealRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".SealRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}incarnation\0\u{1}rank\0\u{1}slots\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularMessageField(value: &self._incarnation) }()
-      case 2: try { try decoder.decodeSingularUInt32Field(value: &self.rank) }()
-      case 3: try { try decoder.decodeRepeatedMessageField(value: &self.slots) }()
-      default: break
-      }
-    }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    try { if let v = self._incarnation {
-      try visitor.visitSingularMessageField(value: v, fieldNumber: 1)
-    } }()
-    if self.rank != 0 {
-      try visitor.visitSingularUInt32Field(value: self.rank, fieldNumber: 2)
-    }
-    if !self.slots.isEmpty {
-      try visitor.visitRepeatedMessageField(value: self.slots, fieldNumber: 3)
-    }
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_SealRequest, rhs: RemoteG2_V1_SealRequest) -> Bool {
-    if lhs._incarnation != rhs._incarnation {return false}
-    if lhs.rank != rhs.rank {return false}
-    if lhs.slots != rhs.slots {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_SealReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".SealReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}sealed\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularUInt32Field(value: &self.sealed) }()
-      default: break
-      }
-    }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    if self.sealed != 0 {
-      try visitor.visitSingularUInt32Field(value: self.sealed, fieldNumber: 1)
-    }
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_SealReply, rhs: RemoteG2_V1_SealReply) -> Bool {
-    if lhs.sealed != rhs.sealed {return false}
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_EvictRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".EvictRequest"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap()
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    // Load everything into unknown fields
-    while try decoder.nextFieldNumber() != nil {}
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_EvictRequest, rhs: RemoteG2_V1_EvictRequest) -> Bool {
-    if lhs.unknownFields != rhs.unknownFields {return false}
-    return true
-  }
-}
-
-nonisolated extension RemoteG2_V1_EvictReply: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
-  package static let protoMessageName: String = _protobuf_package + ".EvictReply"
-  package static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}evicted\0")
-
-  package mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
-    while let fieldNumber = try decoder.nextFieldNumber() {
-      // The use of inline closures is to circumvent an issue where the compiler
-      // allocates stack space for every case branch when no optimizations are
-      // enabled. https://github.com/apple/swift-protobuf/issues/1034
-      switch fieldNumber {
-      case 1: try { try decoder.decodeSingularUInt32Field(value: &self.evicted) }()
-      default: break
-      }
-    }
-  }
-
-  package func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    if self.evicted != 0 {
-      try visitor.visitSingularUInt32Field(value: self.evicted, fieldNumber: 1)
-    }
-    try unknownFields.traverse(visitor: &visitor)
-  }
-
-  package static func ==(lhs: RemoteG2_V1_EvictReply, rhs: RemoteG2_V1_EvictReply) -> Bool {
     if lhs.evicted != rhs.evicted {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true

@@ -5,21 +5,29 @@ extension FetchMachine {
   ) -> [FetchAction] {
     precondition(ranks.indices.contains(rank), "this group has no rank \(rank)")
     let hadFailure = ranks.contains { $0.failure != nil }
+    let landedBefore = ranks.map(\.landed).min() ?? 0
     var progress = progress
     // A proof, once given, stands: later reports carry only what changed since.
     progress.proved = progress.proved ?? ranks[rank].proved
     ranks[rank] = progress
-    return machine.advance { [ranks, policy] state in
+    return machine.advance { [ranks, policy, isMapped] state in
       switch consume state {
       case .moving(let moving):
         let hasFailure = ranks.contains { $0.failure != nil }
         guard ranks.allSatisfy(\.isTerminal) else {
+          if !hasFailure, let reason = Self.reasonToStop(moving, ranks, landedBefore) {
+            // A source that fell silent is not waited for a second time; a slow one answers.
+            return Self.prove(
+              moving.lease, blocks: moving.blocks, ranks, policy, isMapped, reason,
+              timeout: moving.deadlines.proof, at: now, sourceAnswers: reason == .outpaced,
+              before: [.stopPosting])
+          }
           // The first failure stops every rank; what is posted may still land.
           return Step(.moving(moving), hasFailure && !hadFailure ? [.stopPosting] : [])
         }
         let reason: FallbackReason? = hasFailure ? .transferFailed : nil
         return Self.prove(
-          moving.lease, blocks: moving.blocks, ranks, policy, reason,
+          moving.lease, blocks: moving.blocks, ranks, policy, isMapped, reason,
           timeout: moving.deadlines.proof, at: now, sourceAnswers: true,
           before: hasFailure && !hadFailure ? [.stopPosting] : [])
       case .proving(let proving):
@@ -41,25 +49,25 @@ extension FetchMachine {
 
   /// The source's incarnation is known to be dead.
   package mutating func peerWentDown(at now: LocalInstant) -> [FetchAction] {
-    machine.advance { [ranks, policy] state in
+    machine.advance { [ranks, policy, isMapped] state in
       switch consume state {
-      case .resolving:
+      case .resolving(let resolving):
         let result = FetchResult(valid: 0, matched: 0, reason: .peerDown)
-        return Step(.closed, [.settle(result), .close])
+        return Step(.closed, [.release(resolving.lease.surrender()), .settle(result), .close])
       case .granted(let granted):
         let result = FetchResult(valid: 0, matched: 0, reason: .peerDown)
         return Step(.closed, [.release(granted.lease.surrender()), .settle(result), .close])
       case .moving(let moving):
         return Self.prove(
-          moving.lease, blocks: moving.blocks, ranks, policy, .peerDown,
+          moving.lease, blocks: moving.blocks, ranks, policy, isMapped, .peerDown,
           timeout: moving.deadlines.proof, at: now, sourceAnswers: false, before: [.stopPosting])
       case .proving(let proving):
         guard proving.awaiting == .confirm else { return Step(.proving(proving), []) }
         let (blocks, timeout) = (proving.blocks, proving.proofTimeout)
         let reason = proving.reason ?? .peerDown
         return Self.prove(
-          proving.lease, blocks: blocks, ranks, policy, reason, timeout: timeout, at: now,
-          sourceAnswers: false)
+          proving.lease, blocks: blocks, ranks, policy, isMapped, reason, timeout: timeout,
+          at: now, sourceAnswers: false)
       // A death noticed after the settle changes nothing that was decided.
       case .draining: return Step(.draining, [])
       case .closed: return Step(.closed, [])
@@ -69,7 +77,7 @@ extension FetchMachine {
 
   /// The source answered a renewal: the lease is over. Nothing more is read under it.
   package mutating func leaseEnded(at now: LocalInstant) -> [FetchAction] {
-    machine.advance { [ranks, policy] state in
+    machine.advance { [ranks, policy, isMapped] state in
       switch consume state {
       case .granted(let granted):
         let result = FetchResult(valid: 0, matched: 0, reason: .leaseEnded)
@@ -77,7 +85,7 @@ extension FetchMachine {
       case .moving(let moving):
         // It remembers the generations for one TTL: what landed may still be confirmed.
         return Self.prove(
-          moving.lease, blocks: moving.blocks, ranks, policy, .leaseEnded,
+          moving.lease, blocks: moving.blocks, ranks, policy, isMapped, .leaseEnded,
           timeout: moving.deadlines.proof, at: now, sourceAnswers: true, before: [.stopPosting])
       // Everything was read; the proof that is under way judges it.
       case .proving(let proving): return Step(.proving(proving), [])
@@ -91,21 +99,21 @@ extension FetchMachine {
 
   /// Judges deadlines. Call it after the ranks' reports have been absorbed, never before.
   package mutating func timePassed(at now: LocalInstant) -> [FetchAction] {
-    let landing = lastLanding
-    return machine.advance { [ranks, policy, lateAfter] state in
+    machine.advance { [ranks, policy, isMapped, lateAfter] state in
       switch consume state {
-      case .resolving(let waiting):
-        if let waiting = Self.stillWaiting(waiting, lateAfter: lateAfter, at: now) {
-          return Step(.resolving(waiting), [])
+      case .resolving(let resolving):
+        if let waiting = Self.stillWaiting(resolving.waiting, lateAfter: lateAfter, at: now) {
+          return Step(.resolving(Resolving(lease: resolving.lease, waiting: waiting)), [])
         }
         let result = FetchResult(valid: 0, matched: 0, reason: .resolveTimedOut)
-        return Step(.closed, [.settle(result), .close])
+        return Step(.closed, [.release(resolving.lease.surrender()), .settle(result), .close])
       case .moving(let moving):
-        let due = Self.deadline(of: moving, lastLanding: landing)
-        guard now >= due.at else { return Step(.moving(moving), []) }
+        guard now >= moving.startedAt + moving.deadlines.hard else {
+          return Step(.moving(moving), [])
+        }
         // A source that let a deadline pass is not waited for a second time.
         return Self.prove(
-          moving.lease, blocks: moving.blocks, ranks, policy, due.reason,
+          moving.lease, blocks: moving.blocks, ranks, policy, isMapped, .hardDeadline,
           timeout: moving.deadlines.proof, at: now, sourceAnswers: false, before: [.stopPosting])
       case .proving(let proving):
         if let waiting = Self.stillWaiting(proving.waiting, lateAfter: lateAfter, at: now) {
@@ -123,8 +131,8 @@ extension FetchMachine {
         switch proving.awaiting {
         case .confirm:
           return Self.prove(
-            proving.lease, blocks: blocks, ranks, policy, reason, timeout: timeout, at: now,
-            sourceAnswers: false)
+            proving.lease, blocks: blocks, ranks, policy, isMapped, reason, timeout: timeout,
+            at: now, sourceAnswers: false)
         case .digests:
           return Self.settled(proving.lease, valid: 0, of: blocks, reason, ranks)
         }
@@ -133,6 +141,23 @@ extension FetchMachine {
       case .closed: return Step(.closed, [])
       }
     }
+  }
+
+  /// Why a move is to be stopped though nothing has failed; nil while it is worth going on.
+  ///
+  /// A rank says that it has stalled, by its own clock and only while its own pump ran on time. And at
+  /// each landing the rest is weighed: at the pace seen so far, against computing it.
+  private static func reasonToStop(
+    _ moving: borrowing Moving, _ ranks: [RankProgress], _ landedBefore: Int
+  ) -> FallbackReason? {
+    if ranks.contains(where: { $0.stalledAt != nil }) { return .softDeadline }
+    let landed = ranks.map(\.landed).min() ?? 0
+    guard landed > landedBefore, landed < moving.blocks else { return nil }
+    let active = ranks.map(\.active).max() ?? .zero
+    let rest = moving.blocks - landed
+    let moved = active.inSeconds / Double(landed) * Double(rest)
+    let computed = moving.deadlines.recomputePerBlock.inSeconds * Double(rest)
+    return moved > computed * (1 + moving.deadlines.regret) ? .outpaced : nil
   }
 
   /// What is left of a wait; nil when it is over. Our own lateness is not the source's: it extends
@@ -186,8 +211,8 @@ extension FetchMachine {
   /// From moving to the cheapest proof that can stand, or straight to the result.
   static func prove(
     _ lease: consuming HeldLease, blocks: Int, _ ranks: [RankProgress], _ policy: ProofPolicy,
-    _ reason: FallbackReason?, timeout: Duration, at now: LocalInstant, sourceAnswers: Bool,
-    before: [FetchAction] = []
+    _ isMapped: Bool, _ reason: FallbackReason?, timeout: Duration, at now: LocalInstant,
+    sourceAnswers: Bool, before: [FetchAction] = []
   ) -> Step<State, [FetchAction]> {
     let landed = min(blocks, ranks.map(\.landed).min() ?? 0)
     if landed == 0 {
@@ -197,8 +222,12 @@ extension FetchMachine {
     case .unsafelyTrusting:
       return settled(
         lease, valid: landed, of: blocks, landed == blocks ? nil : reason, ranks, before: before)
+    // The words said at every copy what confirm would say now.
+    case .proven(let digests) where isMapped && digests != .always:
+      return settled(
+        lease, valid: landed, of: blocks, landed == blocks ? nil : reason, ranks, before: before)
     case .proven(let digests):
-      if sourceAnswers {
+      if sourceAnswers, !isMapped {
         let id = lease.id
         let proving = Proving(
           lease: lease, blocks: blocks, landed: landed, awaiting: .confirm,

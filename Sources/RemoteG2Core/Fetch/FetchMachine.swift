@@ -6,14 +6,15 @@
 ///         └───────────────────┴──────────────▶ closed
 ///
 /// It ends twice, once each: `settle` is the one result and waits for nothing; `close` comes when
-/// no rank's memory can be written any more. The lease is surrendered at settle.
+/// no rank's memory can be written any more. The lease has its name before it is asked for, and is
+/// surrendered at settle, so that one whose grant never came is released too.
 ///
 /// Holds no clock, socket, lock or continuation. Events are facts; each returns the orders to carry
 /// out, empty where a fact changes nothing.
 package struct FetchMachine: ~Copyable {
   enum State: ~Copyable {
     /// Asked the source. Can transition to: granted; closed (refused, late, cancelled).
-    case resolving(Waiting)
+    case resolving(Resolving)
     /// Has a lease, has no blocks. Can transition to: moving; closed (no blocks, cancelled).
     case granted(Granted)
     /// Ranks are reading. Can transition to: proving; draining (cancelled, nothing landed).
@@ -30,6 +31,11 @@ package struct FetchMachine: ~Copyable {
     let until: LocalInstant
     /// How much longer it may take when our own timer was late; none the second time.
     let grace: Duration
+  }
+
+  struct Resolving: ~Copyable {
+    let lease: HeldLease
+    let waiting: Waiting
   }
 
   struct Granted: ~Copyable {
@@ -58,40 +64,51 @@ package struct FetchMachine: ~Copyable {
 
   package let id: FetchID
   package let request: RequestID
+  package let lease: LeaseID
   let policy: ProofPolicy
+  /// The ranks compare the slots' words round their copies: what landed is of its generation.
+  let isMapped: Bool
   /// Later than this, our own timer is to blame for a missed deadline.
   let lateAfter: Duration
   var ranks: [RankProgress]
   var machine: Machine<State>
 
   /// - Parameters:
+  ///   - lease: The name under which the source is asked for one.
+  ///   - isMapped: The source is read from a mapping, whose readers check the slots' words.
   ///   - timeout: How long the source may take to answer, from `now`.
   ///   - lateAfter: A deadline judged later than this is extended once, by as much, at most doubled:
   ///     the answer may be waiting for the processor that we were holding.
   package init(
-    id: FetchID, request: RequestID, rankCount: Int, policy: ProofPolicy, at now: LocalInstant,
-    resolveTimeout timeout: Duration, lateAfter: Duration
+    id: FetchID, request: RequestID, lease: LeaseID, rankCount: Int, policy: ProofPolicy,
+    isMapped: Bool = false, at now: LocalInstant, resolveTimeout timeout: Duration,
+    lateAfter: Duration
   ) {
     precondition(rankCount > 0, "a group has at least one rank")
     self.id = id
     self.request = request
+    self.lease = lease
+    self.isMapped = isMapped
     self.policy = policy
     ranks = Array(repeating: RankProgress(), count: rankCount)
     self.lateAfter = lateAfter
-    machine = Machine(.resolving(Waiting(until: now + timeout, grace: timeout)))
+    machine = Machine(
+      .resolving(
+        Resolving(
+          lease: HeldLease(lease), waiting: Waiting(until: now + timeout, grace: timeout))))
   }
 
   // MARK: Events before anything moves
 
-  package mutating func resolveGranted(_ lease: LeaseID, blocks: Int) -> [FetchAction] {
+  package mutating func resolveGranted(blocks: Int) -> [FetchAction] {
     precondition(blocks > 0, "a grant of nothing is a refusal")
     return machine.advance { state in
       switch consume state {
-      case .resolving:
+      case .resolving(let resolving):
         return Step(
-          .granted(Granted(lease: HeldLease(lease), blocks: blocks)), [.bind(blocks: blocks)])
-      // The grant raced with our deadline or with a cancel: give the lease straight back.
-      case .closed: return Step(.closed, [.release(lease)])
+          .granted(Granted(lease: resolving.lease, blocks: blocks)), [.bind(blocks: blocks)])
+      // The grant raced with our deadline or with a cancel, which released the lease by its name.
+      case .closed: return Step(.closed, [])
       case .granted: preconditionFailure("two grants for one resolve")
       case .moving: preconditionFailure("two grants for one resolve")
       case .proving: preconditionFailure("two grants for one resolve")
@@ -100,12 +117,16 @@ package struct FetchMachine: ~Copyable {
     }
   }
 
-  package mutating func resolveRefused(_ reason: FallbackReason) -> [FetchAction] {
+  /// - Parameter isRefused: The source said so, and granted nothing; else it may have, unheard.
+  package mutating func resolveRefused(
+    _ reason: FallbackReason, isRefused: Bool
+  ) -> [FetchAction] {
     machine.advance { state in
       switch consume state {
-      case .resolving:
-        return Step(
-          .closed, [.settle(FetchResult(valid: 0, matched: 0, reason: reason)), .close])
+      case .resolving(let resolving):
+        let lease = resolving.lease.surrender()
+        let result = FetchResult(valid: 0, matched: 0, reason: reason)
+        return Step(.closed, (isRefused ? [] : [.release(lease)]) + [.settle(result), .close])
       // The refusal raced with our deadline or with a cancel.
       case .closed: return Step(.closed, [])
       case .granted: preconditionFailure("a refusal after a grant")
@@ -159,9 +180,9 @@ package struct FetchMachine: ~Copyable {
   package mutating func cancelled() -> [FetchAction] {
     machine.advance { [ranks] state in
       switch consume state {
-      case .resolving:
+      case .resolving(let resolving):
         let result = FetchResult(valid: 0, matched: 0, reason: .cancelled)
-        return Step(.closed, [.settle(result), .close])
+        return Step(.closed, [.release(resolving.lease.surrender()), .settle(result), .close])
       case .granted(let granted):
         let result = FetchResult(valid: 0, matched: 0, reason: .cancelled)
         return Step(.closed, [.release(granted.lease.surrender()), .settle(result), .close])
@@ -208,11 +229,10 @@ package struct FetchMachine: ~Copyable {
 
   /// The moment ``timePassed(at:)`` next has something to decide.
   package var nextDeadline: LocalInstant? {
-    let landing = lastLanding
-    return machine.read { state in
+    machine.read { state in
       switch state {
-      case .resolving(let waiting): waiting.until
-      case .moving(let moving): Self.deadline(of: moving, lastLanding: landing).at
+      case .resolving(let resolving): resolving.waiting.until
+      case .moving(let moving): moving.startedAt + moving.deadlines.hard
       case .proving(let proving): proving.waiting.until
       case .granted: nil
       case .draining: nil
@@ -228,15 +248,4 @@ package struct FetchMachine: ~Copyable {
   }
 
   var lastLanding: LocalInstant? { ranks.compactMap(\.lastLanding).max() }
-
-  /// The earliest deadline that ends a move, and what to call it.
-  static func deadline(
-    of moving: borrowing Moving, lastLanding: LocalInstant?
-  ) -> (at: LocalInstant, reason: FallbackReason) {
-    let limits = moving.deadlines
-    let stall = max(lastLanding ?? moving.startedAt, moving.startedAt) + limits.stall
-    let soft = min(moving.startedAt + limits.span, stall)
-    let hard = moving.startedAt + limits.hard
-    return soft <= hard ? (soft, .softDeadline) : (hard, .hardDeadline)
-  }
 }

@@ -6,7 +6,14 @@ public enum FallbackReason: String, Error, Sendable, CaseIterable {
   /// Estimated to cost more than computing it, or the peer serves enough of our fetches already.
   case slower, busy
   case noBlocks
-  case transferFailed, softDeadline, hardDeadline, peerDown
+  /// Enough fetches are open already; the store that has it is attached at this moment; or the request
+  /// found that what was granted does not follow its local prefix any more.
+  case tooManyFetches, prefixMoved
+  case transferFailed, hardDeadline, peerDown
+  /// The source fell silent while our own pump ran on time.
+  case softDeadline
+  /// At the pace seen so far the rest would come later than computing it.
+  case outpaced
   /// Bytes came, but the source has reused some of the blocks and the digests say so.
   case notIntact
   /// The source said that the lease is over while blocks were still to be read.
@@ -21,6 +28,8 @@ public enum TransferFailure: Error, Equatable, Codable, Sendable {
   case rejected(String)
   /// It started, and the backend reported an error. Other pieces of it may still be moving.
   case backend(String)
+  /// The slot was written again before or during the copy: its word says so.
+  case changed(SlotIndex)
   /// The transport does not know that source, or has lost it.
   case unknownSource
 }
@@ -40,14 +49,21 @@ public struct RankProgress: Equatable, Codable, Sendable {
   /// Positions in the fetch whose transfers are posted and not quiet.
   public var unquiet: [Int]
   public var lastLanding: LocalInstant?
+  /// Nothing has landed for the load's `stall`, by this rank's clock and while its pump ran on time.
+  public var stalledAt: LocalInstant?
+  /// From the first post to the last landing, without the time in which this rank's pump was late.
+  public var active: Duration
   /// Of ``landed``, the leading blocks whose digests equal the grant's, once checked.
   public var proved: Int?
 
   public init(
     landed: Int = 0, isTerminal: Bool = false, failure: TransferFailure? = nil,
     isQuiet: Bool = true, isStopped: Bool = false, unquiet: [Int] = [],
-    lastLanding: LocalInstant? = nil, proved: Int? = nil
+    lastLanding: LocalInstant? = nil, stalledAt: LocalInstant? = nil, active: Duration = .zero,
+    proved: Int? = nil
   ) {
+    self.stalledAt = stalledAt
+    self.active = active
     self.landed = landed
     self.isTerminal = isTerminal
     self.failure = failure
@@ -91,18 +107,19 @@ public enum ProofPolicy: Equatable, Sendable {
   case unsafelyTrusting
 }
 
-/// A fetch's deadlines, counted from the moment it started to move.
+/// What a move is held to, and what its rest is weighed against.
 public struct FetchDeadlines: Equatable, Sendable {
-  /// Estimated time to compute the span instead.
-  public var span: Duration
-  /// The longest silence between two landings.
-  public var stall: Duration
+  /// Estimated time to compute one of its blocks instead.
+  public var recomputePerBlock: Duration
+  /// By how much its rest may take longer than computing it, as a share.
+  public var regret: Double
+  /// From the start of the move.
   public var hard: Duration
   public var proof: Duration
 
-  public init(span: Duration, stall: Duration, hard: Duration, proof: Duration) {
-    self.span = span
-    self.stall = stall
+  public init(recomputePerBlock: Duration, regret: Double, hard: Duration, proof: Duration) {
+    self.recomputePerBlock = recomputePerBlock
+    self.regret = regret
     self.hard = hard
     self.proof = proof
   }

@@ -1,5 +1,5 @@
 /// The chained 128-bit identity of a sealed block: its tokens, everything before them, and the scope.
-public struct BlockKey: Hashable, Sendable, CustomStringConvertible {
+public struct BlockKey: Hashable, Comparable, Codable, Sendable, CustomStringConvertible {
   public let high: UInt64
   public let low: UInt64
 
@@ -11,6 +11,7 @@ public struct BlockKey: Hashable, Sendable, CustomStringConvertible {
   /// The first 64 bits: what hints and indexes carry. Never enough to resolve by.
   public var externalHash: UInt64 { high }
   public var description: String { hexText(high) + hexText(low) }
+  public static func < (a: Self, b: Self) -> Bool { (a.high, a.low) < (b.high, b.low) }
 }
 
 /// A 256-bit hash, given to the core by its user.

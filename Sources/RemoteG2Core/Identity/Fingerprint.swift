@@ -1,6 +1,6 @@
 /// What two peers compare before the first transfer. A mismatch is a named refusal, remembered.
 public struct Fingerprint: Equatable, Sendable {
-  public static let protocolVersion: UInt32 = 1
+  public static let protocolVersion: UInt32 = 2
 
   public var protocolVersion: UInt32
   public var modelDigest: String

@@ -6,16 +6,18 @@ package struct StoreLedger: Sendable {
   private struct Lease: Sendable {
     let blocks: [GrantedBlock]
     var deadline: LocalInstant
+    /// When its one entry in the heap that counts is due: at its deadline, or before.
+    var listedAt: LocalInstant
     var isLive = true
   }
 
   package let incarnation: Incarnation
   package let limits: Limits
   package var pool: SlotPool
-  private var leases: [UInt64: Lease] = [:]
-  /// Serials of leases.
-  private var deadlines = DeadlineHeap<LocalInstant, UInt64>()
-  private var serialNext: UInt64 = 1
+  /// Those that ended are remembered for a while, and so are those that ended before they began.
+  private var leases: [LeaseID: Lease] = [:]
+  /// A renewal moves the deadline and not the entry, which finds out when it is due.
+  private var deadlines = DeadlineHeap<LocalInstant, LeaseID>()
   private var liveCount = 0
   private var grantedCount: UInt64 = 0
   private var releasedCount: UInt64 = 0
@@ -29,12 +31,20 @@ package struct StoreLedger: Sendable {
 
   // MARK: Events
 
-  /// A target wants the longest prefix of `keys`.
+  /// A target wants the longest prefix of `keys`, under a name for the lease that it chose.
+  ///
+  /// A question that comes twice gets the same answer, and one whose lease was given back before it
+  /// came gets none.
   package mutating func resolve(
-    _ keys: [BlockKey], ttl: Duration?, at now: LocalInstant
+    _ keys: [BlockKey], as id: LeaseID, ttl: Duration?, at now: LocalInstant
   ) -> ResolveAnswer {
     expireDue(at: now)
+    guard id.owner == incarnation else { return .refused(.gone) }
     guard !keys.isEmpty, keys.count <= limits.blocksPerFetchMax else { return .refused(.invalid) }
+    if let known = leases[id] {
+      guard known.isLive else { return .refused(.gone) }
+      return .granted(Grant(lease: id, ttl: known.deadline - now, blocks: known.blocks))
+    }
     let ttl = min(max(ttl ?? limits.leaseTTL, .milliseconds(1)), limits.leaseTTLMax)
     guard pool.slot(holding: keys[0]) != nil else { return .refused(.gone) }
     guard liveCount < limits.leasesMax else { return .refused(.overBudget) }
@@ -49,14 +59,11 @@ package struct StoreLedger: Sendable {
           slot: slot, generation: pool.generation(of: slot), digests: pool.digests(of: slot)))
     }
     guard !blocks.isEmpty else { return .refused(.overBudget) }
-    let serial = serialNext
-    serialNext += 1
-    leases[serial] = Lease(blocks: blocks, deadline: now + ttl)
-    deadlines.insert(serial, due: now + ttl)
+    leases[id] = Lease(blocks: blocks, deadline: now + ttl, listedAt: now + ttl)
+    deadlines.insert(id, due: now + ttl)
     liveCount += 1
     grantedCount += 1
-    return .granted(
-      Grant(lease: LeaseID(serial: serial, owner: incarnation), ttl: ttl, blocks: blocks))
+    return .granted(Grant(lease: id, ttl: ttl, blocks: blocks))
   }
 
   /// The holder still needs its lease. Refused after the deadline even if nothing has reaped it.
@@ -64,27 +71,34 @@ package struct StoreLedger: Sendable {
     _ id: LeaseID, ttl: Duration?, at now: LocalInstant
   ) -> RenewAnswer {
     expireDue(at: now)
-    guard id.owner == incarnation, leases[id.serial]?.isLive == true else { return .gone }
+    guard id.owner == incarnation, let lease = leases[id], lease.isLive else { return .gone }
     let ttl = min(max(ttl ?? limits.leaseTTL, .milliseconds(1)), limits.leaseTTLMax)
-    leases[id.serial]?.deadline = now + ttl
-    deadlines.insert(id.serial, due: now + ttl)
+    leases[id]?.deadline = now + ttl
+    if now + ttl < lease.listedAt { list(id, due: now + ttl) }
     return .renewed(ttl: ttl)
   }
 
   /// The holder has read its blocks and asks which of them it may believe.
   package mutating func confirm(_ id: LeaseID, at now: LocalInstant) -> ConfirmAnswer {
     expireDue(at: now)
-    guard id.owner == incarnation, let lease = leases[id.serial] else { return .gone }
+    guard id.owner == incarnation, let lease = leases[id] else { return .gone }
     let intact = lease.blocks.prefix { pool.generation(of: $0.slot) == $0.generation }
     return .intact(intact.count)
   }
 
   package mutating func release(_ id: LeaseID, at now: LocalInstant) -> ReleaseAnswer {
     expireDue(at: now)
-    guard id.owner == incarnation, let lease = leases[id.serial] else { return .gone }
+    guard id.owner == incarnation else { return .gone }
+    guard let lease = leases[id] else {
+      // It may have overtaken its resolve, which must not be granted when it comes.
+      if leases.count < limits.leasesRememberedMax {
+        remember(Lease(blocks: [], deadline: now, listedAt: now), id, at: now)
+      }
+      return .gone
+    }
     // A release racing with expiry, or sent twice because its answer was lost.
     guard lease.isLive else { return .alreadyEnded }
-    end(id.serial, at: now)
+    end(id, at: now)
     releasedCount += 1
     return .released
   }
@@ -93,17 +107,17 @@ package struct StoreLedger: Sendable {
   package mutating func expireDue(at now: LocalInstant) {
     while let first = deadlines.first, first.deadline <= now {
       _ = deadlines.popFirst()
-      guard let lease = leases[first.value] else { continue }
-      if lease.isLive {
-        // An entry older than a renewal is stale; the renewal's own entry follows.
-        guard lease.deadline <= now else { continue }
+      // An entry that another has taken the place of says nothing.
+      guard let lease = leases[first.value], lease.listedAt == first.deadline else { continue }
+      if lease.deadline > now {
+        list(first.value, due: lease.deadline)
+      } else if lease.isLive {
         end(first.value, at: now)
         expiredCount += 1
-      } else if lease.deadline <= now {
+      } else {
         leases[first.value] = nil
       }
     }
-    if pool.writingCount > 0 { _ = pool.abandonOverdue(at: now) }
   }
 
   // MARK: Queries
@@ -136,20 +150,30 @@ package struct StoreLedger: Sendable {
   // MARK: Private
 
   /// Unpins from the tail, so that the head of a chain is the last to be evicted.
-  private mutating func end(_ serial: UInt64, at now: LocalInstant) {
-    guard var lease = leases[serial], lease.isLive else {
-      preconditionFailure("lease \(serial) ended twice")
+  private mutating func end(_ id: LeaseID, at now: LocalInstant) {
+    guard let lease = leases[id], lease.isLive else {
+      preconditionFailure("\(id) ended twice")
     }
     for block in lease.blocks.reversed() { pool.unpin(block.slot) }
     liveCount -= 1
-    lease.isLive = false
     guard leases.count <= limits.leasesRememberedMax else {
-      leases[serial] = nil
+      leases[id] = nil
       return
     }
-    // Remembered for one more TTL, so that confirm and release stay idempotent.
+    remember(lease, id, at: now)
+  }
+
+  /// For one more TTL, so that confirm and release stay idempotent.
+  private mutating func remember(_ lease: Lease, _ id: LeaseID, at now: LocalInstant) {
+    var lease = lease
+    lease.isLive = false
     lease.deadline = now + limits.leaseTTL
-    leases[serial] = lease
-    deadlines.insert(serial, due: lease.deadline)
+    leases[id] = lease
+    list(id, due: lease.deadline)
+  }
+
+  private mutating func list(_ id: LeaseID, due deadline: LocalInstant) {
+    leases[id]?.listedAt = deadline
+    deadlines.insert(id, due: deadline)
   }
 }

@@ -26,10 +26,10 @@ public struct Grant: Equatable, Sendable {
   }
 }
 
-/// A store's answer to a writer.
+/// What a pool has for a block that is to be written.
 public enum Reservation: Equatable, Sendable {
   case reserved(SlotIndex, generation: UInt32)
-  /// Another writer was first, or the block is already here.
+  /// The block is here, or being written.
   case present
   /// Every slot is pinned or being written.
   case full
@@ -77,6 +77,8 @@ public struct StoreStats: Equatable, Sendable {
   public var sealed = 0
   public var pinned = 0
   public var leases = 0
+  /// Blocks that engines have staged and that are not in the pool yet.
+  public var staged = 0
   public var granted: UInt64 = 0
   public var released: UInt64 = 0
   public var expired: UInt64 = 0

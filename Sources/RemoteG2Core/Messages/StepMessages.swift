@@ -18,14 +18,30 @@ public enum SourceID: Hashable, Codable, Sendable, CustomStringConvertible {
   public var isLocal: Bool { if case .local = self { true } else { false } }
 }
 
-/// One block to read: where it lands, and where it is.
+/// One block to read: where it lands, where it is, and which write of that slot it is.
 public struct BlockMove: Equatable, Codable, Sendable {
   public let target: BlockIndex
   public let source: SlotIndex
+  /// Compared with the slot's word by whoever reads it from a mapping.
+  public let generation: UInt32
 
-  public init(target: BlockIndex, source: SlotIndex) {
+  /// - Parameter generation: 0, which no written slot has, is read by no reader of a mapping.
+  public init(target: BlockIndex, source: SlotIndex, generation: UInt32 = 0) {
     self.target = target
     self.source = source
+    self.generation = generation
+  }
+}
+
+/// What a landed block must be: the digest of its bytes, seeded with its key and the rank.
+public struct ExpectedBlock: Equatable, Codable, Sendable {
+  public let key: BlockKey
+  /// One per rank.
+  public let digests: [Digest128?]
+
+  public init(key: BlockKey, digests: [Digest128?]) {
+    self.key = key
+    self.digests = digests
   }
 }
 
@@ -33,23 +49,28 @@ public struct BlockMove: Equatable, Codable, Sendable {
 public enum SourceAddress: Equatable, Codable, Sendable {
   /// A peer's: its agent's framed metadata, and where its slots are in its own memory.
   case remote(metadata: [UInt8], address: UInt64, slotCount: Int, blockBytes: Int)
-  /// On this machine: a memory file that a process has open.
-  case mapped(process: Int32, descriptor: Int32, slotCount: Int, blockBytes: Int)
+  /// The own store's: where its socket is, and as whose rank to connect.
+  case own(socket: String, engine: Incarnation)
 }
 
 /// One order from the leader to every rank's worker half. It is all that a rank ever sees.
 public enum RankOrder: Equatable, Codable, Sendable {
-  case load(FetchID, from: SourceID, moves: [BlockMove])
+  /// `stall`: how long nothing may land, by this rank's own clock and while its pump runs on time,
+  /// before the rank reports it as stalled; nil: it cannot stall.
+  case load(FetchID, from: SourceID, moves: [BlockMove], stall: Duration?)
   case stopPosting(FetchID)
-  /// Compare the leading blocks with these digests, one list per rank.
-  case checkDigests(FetchID, expected: [[Digest128?]])
+  /// Compare the leading blocks with these.
+  case checkDigests(FetchID, [ExpectedBlock])
   /// The fetch is closed: forget it.
   case forget(FetchID)
+  /// Stage these blocks for the own store.
   case save([BlockSave])
-  /// This incarnation is proved dead: its agent may be fenced.
+  /// This incarnation is dead, or given up after minutes of silence: its agent may be fenced.
   case sourceDied(SourceID)
-  /// Get ready to read a source; one address for each rank. Answered by the report's `attached`.
-  case attach(SourceID, [SourceAddress])
+  /// Get ready to read a source; one address for each rank. Answered by the report's `attached`, under
+  /// the same number: a source that was given up may be attached again, and an answer to the first order
+  /// is none to the second.
+  case attach(UInt64, SourceID, [SourceAddress])
   /// Hold the peers' transfers of these ranks (nil: of all) to a rate, for demonstrations; nil: none.
   case pace(bytesPerSecond: Double?, transferBlocks: Int, ranks: [Int]?)
   /// Let transfers of these ranks go wrong in a named way, for demonstrations; nil: none does.
@@ -58,35 +79,28 @@ public enum RankOrder: Equatable, Codable, Sendable {
   case trace(Bool)
 }
 
-/// One sealed G1 block to copy into the local store's pool.
+/// One sealed G1 block to copy into this rank's staging memory.
 public struct BlockSave: Equatable, Codable, Sendable {
   public let block: BlockIndex
-  public let slot: SlotIndex
-  public let generation: UInt32
+  public let key: BlockKey
+  /// The store it is for. It goes to no other.
   public let store: Incarnation
-  /// A pulled block keeps the grant's digests when it travels on, one per rank.
-  public let digests: [Digest128?]?
 
-  public init(
-    block: BlockIndex, slot: SlotIndex, generation: UInt32, store: Incarnation,
-    digests: [Digest128?]?
-  ) {
+  public init(block: BlockIndex, key: BlockKey, store: Incarnation) {
     self.block = block
-    self.slot = slot
-    self.generation = generation
+    self.key = key
     self.store = store
-    self.digests = digests
   }
 }
 
-/// A copy into the store's pool that ended. `digest` is nil when it could not be made.
+/// A block that this rank has staged, or could not stage. Its G1 block may change from now on.
 public struct SavedBlock: Equatable, Codable, Sendable {
   public let save: BlockSave
-  public let digest: Digest128?
+  public let isStaged: Bool
 
-  public init(save: BlockSave, digest: Digest128?) {
+  public init(save: BlockSave, isStaged: Bool) {
     self.save = save
-    self.digest = digest
+    self.isStaged = isStaged
   }
 }
 
@@ -99,6 +113,8 @@ public struct RankCounts: Equatable, Codable, Sendable {
   public var bytesLate: UInt64 = 0
   /// Transfers that went wrong because they were told to.
   public var faultsInjected = 0
+  /// Blocks that were not staged: the store was away, or took nothing for too long.
+  public var savesDropped: UInt64 = 0
 
   public init() {}
 }
@@ -114,8 +130,8 @@ public struct RankReport: Equatable, Codable, Sendable {
   public var loadErrors: [BlockIndex] = []
   public var saved: [SavedBlock] = []
   public var bytesMoved: [SourceID: MovedBytes] = [:]
-  /// Sources this rank was told to attach, and whether it could.
-  public var attached: [SourceID: Bool] = [:]
+  /// By the order's number: sources this rank was told to attach, and whether it could.
+  public var attached: [UInt64: Bool] = [:]
   public var counts = RankCounts()
   /// The rank's own clock when it reported; nil where it is the leader's. Only what lies between two of
   /// its instants means anything to another rank.

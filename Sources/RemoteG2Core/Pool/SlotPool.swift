@@ -1,10 +1,11 @@
 /// The slots of a store's pool: which are free, being written, or sealed under which key.
 ///
-///     free ─reserve─▶ writing ─every rank sealed─▶ sealed ─evict─▶ free
-///                        └────────abandon──────────────────────────▲
+///     free ─begin─▶ writing ─seal─▶ sealed ─evict─▶ free
+///                      └──abandon────────────────────▲
 ///
 /// A slot's generation changes before anything may be written to it again, so "generation
-/// unchanged" means "bytes unchanged". Pinned slots are never evicted.
+/// unchanged" means "bytes unchanged". Pinned slots are never evicted, nor is a block before those
+/// that follow it in its chain. Only the store itself writes slots, so nothing here waits for a writer.
 package struct SlotPool: Sendable {
   package enum Phase: Equatable, Sendable { case free, writing, sealed }
 
@@ -13,11 +14,12 @@ package struct SlotPool: Sendable {
     var generation: UInt32 = 0
     var pins = 0
     var key: BlockKey?
+    var parent: BlockKey?
+    /// Sealed blocks that follow it.
+    var children = 0
     var digests: [Digest128?] = []
-    var writeDeadline = LocalInstant(nanoseconds: 0)
-    /// Neighbours in the least-recently-used list of sealed, unpinned slots; -1 at the ends.
-    var older: Int32 = -1
-    var newer: Int32 = -1
+    /// When it was last used, in uses of the pool.
+    var lastUse: UInt64 = 0
   }
 
   package let rankCount: Int
@@ -25,8 +27,11 @@ package struct SlotPool: Sendable {
   private var free: [SlotIndex]
   private var index: [BlockKey: SlotIndex] = [:]
   private var writing: [BlockKey: SlotIndex] = [:]
-  private var oldest: Int32 = -1
-  private var newest: Int32 = -1
+  /// Slots that could be evicted, by their last use. An entry counts only while it is true.
+  private var evictable = DeadlineHeap<UInt64, SlotIndex>()
+  private var useNext: UInt64 = 1
+  /// Sealed blocks by the key that they follow, while that key is not sealed itself.
+  private var orphans: [BlockKey: Int] = [:]
   package private(set) var pinnedCount = 0
   package private(set) var evictedCount: UInt64 = 0
 
@@ -46,72 +51,61 @@ package struct SlotPool: Sendable {
   package func digests(of slot: SlotIndex) -> [Digest128?] { slots[slot.index].digests }
   package func pins(of slot: SlotIndex) -> Int { slots[slot.index].pins }
   package func phase(of slot: SlotIndex) -> Phase { slots[slot.index].phase }
+  /// Of a block that is sealed or being written.
+  package func key(of slot: SlotIndex) -> BlockKey? { slots[slot.index].key }
 
   /// The slot that holds `key`, sealed on every rank.
   package func slot(holding key: BlockKey) -> SlotIndex? { index[key] }
+  /// Whether a block of that key is sealed or being written.
+  package func has(_ key: BlockKey) -> Bool { index[key] != nil || writing[key] != nil }
 
   // MARK: Writing
 
-  /// Takes a slot for a writer of `key`, evicting the least recently used sealed block if need be.
-  package mutating func reserve(_ key: BlockKey, until deadline: LocalInstant) -> Reservation {
-    // Two engines' requests may finish the same block at once; the first to reserve writes it.
-    if index[key] != nil || writing[key] != nil { return .present }
-    if free.isEmpty, oldest >= 0 { evict(SlotIndex(Int(oldest))) }
+  /// Takes a slot for the block of `key`, evicting the least recently used block that nobody pins and
+  /// nothing follows, if need be.
+  package mutating func begin(_ key: BlockKey, after parent: BlockKey?) -> Reservation {
+    // Two engines may commit the same block at once; the first is written.
+    if has(key) { return .present }
+    if free.isEmpty { evictOldest() }
     guard let slot = free.popLast() else { return .full }
     slots[slot.index].generation &+= 1
     slots[slot.index].phase = .writing
     slots[slot.index].key = key
-    slots[slot.index].digests = Array(repeating: nil, count: rankCount)
-    slots[slot.index].writeDeadline = deadline
+    slots[slot.index].parent = parent == key ? nil : parent
+    slots[slot.index].digests = []
     writing[key] = slot
     return .reserved(slot, generation: slots[slot.index].generation)
   }
 
-  /// One rank's copy is complete. The block becomes visible when every rank's is.
-  ///
-  /// - Returns: false when the reservation no longer stands (taken back after its deadline).
-  package mutating func seal(
-    _ slot: SlotIndex, generation: UInt32, rank: Int, digest: Digest128
-  ) -> Bool {
-    guard slot.index >= 0, slot.index < slots.count, rank >= 0, rank < rankCount,
-      slots[slot.index].phase == .writing, slots[slot.index].generation == generation,
-      let key = slots[slot.index].key
-    else { return false }
-    slots[slot.index].digests[rank] = digest
-    if slots[slot.index].digests.allSatisfy({ $0 != nil }) {
-      slots[slot.index].phase = .sealed
-      writing[key] = nil
-      index[key] = slot
-      linkNewest(slot)
-    }
-    return true
-  }
-
-  /// The writer gave up, or vanished.
-  package mutating func abandon(_ slot: SlotIndex, generation: UInt32) -> Bool {
-    guard slot.index >= 0, slot.index < slots.count, slots[slot.index].phase == .writing,
-      slots[slot.index].generation == generation, let key = slots[slot.index].key
-    else { return false }
+  /// Every rank's bytes are in the slot, and these are their digests. The block becomes visible.
+  package mutating func seal(_ slot: SlotIndex, generation: UInt32, digests: [Digest128?]) {
+    precondition(
+      slots[slot.index].phase == .writing && slots[slot.index].generation == generation
+        && digests.count == rankCount, "\(slot) is sealed by somebody who does not write it")
+    guard let key = slots[slot.index].key else { preconditionFailure("\(slot) has no key") }
     writing[key] = nil
-    clear(slot)
-    return true
+    index[key] = slot
+    slots[slot.index].phase = .sealed
+    slots[slot.index].digests = digests
+    slots[slot.index].children = orphans.removeValue(forKey: key) ?? 0
+    if let parent = slots[slot.index].parent { count(1, of: parent) }
+    noteUse(of: slot)
   }
 
-  /// Takes back reservations whose writer missed its deadline.
-  package mutating func abandonOverdue(at now: LocalInstant) -> Int {
-    let overdue = writing.values.filter { slots[$0.index].writeDeadline <= now }
-    for slot in overdue { _ = abandon(slot, generation: slots[slot.index].generation) }
-    return overdue.count
+  /// What was being written is not what it should be.
+  package mutating func abandon(_ slot: SlotIndex, generation: UInt32) {
+    precondition(
+      slots[slot.index].phase == .writing && slots[slot.index].generation == generation,
+      "\(slot) is abandoned by somebody who does not write it")
+    if let key = slots[slot.index].key { writing[key] = nil }
+    clear(slot)
   }
 
   // MARK: Reading
 
   package mutating func pin(_ slot: SlotIndex) {
     precondition(slots[slot.index].phase == .sealed, "\(slot) is pinned before it is sealed")
-    if slots[slot.index].pins == 0 {
-      unlink(slot)
-      pinnedCount += 1
-    }
+    if slots[slot.index].pins == 0 { pinnedCount += 1 }
     slots[slot.index].pins += 1
   }
 
@@ -120,52 +114,80 @@ package struct SlotPool: Sendable {
     slots[slot.index].pins -= 1
     if slots[slot.index].pins == 0 {
       pinnedCount -= 1
-      linkNewest(slot)
+      noteUse(of: slot)
     }
   }
 
   // MARK: Evicting
 
-  /// Evicts every sealed block that no lease pins.
+  /// Evicts every sealed block that no lease pins, but for those that a pinned one follows.
   package mutating func evictUnpinned() -> Int {
     var count = 0
-    while oldest >= 0 {
-      evict(SlotIndex(Int(oldest)))
-      count += 1
-    }
+    while evictOldest() { count += 1 }
     return count
   }
 
+  @discardableResult
+  private mutating func evictOldest() -> Bool {
+    while let entry = evictable.popFirst() {
+      let slot = entry.value
+      // It was used, pinned or followed since, or is something else by now.
+      guard isEvictable(slot), slots[slot.index].lastUse == entry.deadline else { continue }
+      evict(slot)
+      return true
+    }
+    return false
+  }
+
+  private func isEvictable(_ slot: SlotIndex) -> Bool {
+    let slot = slots[slot.index]
+    return slot.phase == .sealed && slot.pins == 0 && slot.children == 0
+  }
+
   private mutating func evict(_ slot: SlotIndex) {
-    precondition(slots[slot.index].pins == 0, "\(slot) is evicted under a lease")
     guard let key = slots[slot.index].key else { preconditionFailure("\(slot) has no key") }
-    unlink(slot)
     index[key] = nil
     evictedCount += 1
+    if let parent = slots[slot.index].parent { count(-1, of: parent) }
     clear(slot)
   }
 
   private mutating func clear(_ slot: SlotIndex) {
     slots[slot.index].phase = .free
     slots[slot.index].key = nil
+    slots[slot.index].parent = nil
+    slots[slot.index].children = 0
     slots[slot.index].digests = []
     free.append(slot)
   }
 
-  // MARK: Least recently used
-
-  private mutating func linkNewest(_ slot: SlotIndex) {
-    slots[slot.index].older = newest
-    slots[slot.index].newer = -1
-    if newest >= 0 { slots[Int(newest)].newer = slot.value } else { oldest = slot.value }
-    newest = slot.value
+  /// A block that follows `parent` came, or went.
+  private mutating func count(_ change: Int, of parent: BlockKey) {
+    if let slot = index[parent] {
+      slots[slot.index].children += change
+      listIfEvictable(slot)
+      return
+    }
+    let left = (orphans[parent] ?? 0) + change
+    orphans[parent] = left > 0 ? left : nil
   }
 
-  private mutating func unlink(_ slot: SlotIndex) {
-    let (older, newer) = (slots[slot.index].older, slots[slot.index].newer)
-    if older >= 0 { slots[Int(older)].newer = newer } else { oldest = newer }
-    if newer >= 0 { slots[Int(newer)].older = older } else { newest = older }
-    slots[slot.index].older = -1
-    slots[slot.index].newer = -1
+  private mutating func noteUse(of slot: SlotIndex) {
+    slots[slot.index].lastUse = useNext
+    useNext += 1
+    listIfEvictable(slot)
+  }
+
+  private mutating func listIfEvictable(_ slot: SlotIndex) {
+    guard isEvictable(slot) else { return }
+    // Entries that no longer count are dropped together, before they outnumber the slots.
+    if evictable.count > 2 * slots.count + 64 {
+      evictable = DeadlineHeap()
+      for other in slots.indices where isEvictable(SlotIndex(other)) {
+        evictable.insert(SlotIndex(other), due: slots[other].lastUse)
+      }
+      return
+    }
+    evictable.insert(slot, due: slots[slot.index].lastUse)
   }
 }

@@ -8,8 +8,21 @@ public struct Limits: Sendable, Equatable {
   public var leaseTTLMax: Duration = .seconds(120)
   /// A finished lease still answers confirm and release for one TTL; this many at most.
   public var leasesRememberedMax = 4096
-  /// A reservation whose writer vanished is taken back after this long.
-  public var reservationMax: Duration = .seconds(30)
+
+  // The local protocol.
+  public var localConnectionsMax = 256
+  public var localEnginesMax = 16
+  /// Blocks that one rank can have staged at once.
+  public var stagingSlotsMax = 32
+  /// How long a block waits for a staging slot before its save is dropped.
+  public var stagingWaitMax: Duration = .seconds(1)
+  public var ownHeartbeat: Duration = .milliseconds(250)
+  /// An own store that says nothing for this long is not asked any more until it answers again.
+  public var ownSilenceMax: Duration = .seconds(1)
+  public var ownRetryMin: Duration = .milliseconds(20)
+  public var ownRetryMax: Duration = .milliseconds(250)
+  /// Blocks an engine remembers that its store lacked when they were used.
+  public var unsavedMax = 4096
 
   // Fetch.
   public var fetchesInFlightMax = 64
@@ -20,7 +33,17 @@ public struct Limits: Sendable, Equatable {
   public var transfersPostedMax = 4
   public var resolveMin: Duration = .milliseconds(50)
   public var resolveMax: Duration = .milliseconds(500)
-  public var softDeadlineMin: Duration = .milliseconds(50)
+  /// Nothing has landed for this long, while our own pump ran on time: the source is given up.
+  public var stallMin: Duration = .milliseconds(150)
+  /// A pump that comes later than this was late itself: the source is charged `pumpLateCharge` only.
+  public var pumpGapMax: Duration = .milliseconds(30)
+  public var pumpLateCharge: Duration = .milliseconds(10)
+  /// By how much the rest of a pull may take longer than computing it.
+  public var regretMax = 0.1
+  /// However a pull goes on, it is given up after this many times what computing it would take, but
+  /// not before `hardDeadlineMin` and not after `hardDeadline`.
+  public var hardDeadlineFactor = 3.0
+  public var hardDeadlineMin: Duration = .seconds(2)
   public var hardDeadline: Duration = .seconds(30)
   public var handshakeTimeout: Duration = .seconds(1)
   public var peerNotReadyWaitMax: Duration = .milliseconds(100)
@@ -33,19 +56,32 @@ public struct Limits: Sendable, Equatable {
   /// Our own timer may be this late before a missed deadline stops to say something about the peer.
   public var timerLatenessMax: Duration = .milliseconds(5)
 
+  // Peers.
+  public var peerHeartbeat: Duration = .milliseconds(500)
+  /// How long a peer that may not share with us is left alone.
+  public var peerRefusedPause: Duration = .seconds(1)
+  /// A peer is dead when its address refused this often, over at least this long.
+  public var deathRefusalsMin = 3
+  public var deathRefusalsSpan: Duration = .milliseconds(150)
+  /// A peer that neither answers nor refuses for this long is given up: what it could still write is
+  /// fenced.
+  public var peerVanishedMax: Duration = .seconds(180)
+  /// A release that is not answered is sent again this often; then the lease's deadline ends it.
+  public var releaseAttemptsMax = 3
+
   // Breaker, one per peer.
   public var breakerMissesMax = 3
   public var breakerSilence: Duration = .seconds(1)
   public var breakerBackoffMin: Duration = .milliseconds(50)
   public var breakerBackoffMax: Duration = .seconds(10)
-  /// Dead incarnations whose late answers are still recognised; those take a call's time at most.
-  public var deadRememberedMax = 256
 
   // Engine.
   public var stepTokensMax = 128
   public var requestsMax = 1024
   public var promptTokensMax = 8192
   public var storeSavesInFlightMax = 128
+  /// Steps in a row in which a prompt may be overtaken by those with less left to compute.
+  public var overtakenStepsMax = 8
 
   // Wire.
   public var messageBytesMax = 4 << 20
@@ -57,6 +93,8 @@ public struct Limits: Sendable, Equatable {
   public var commandBytesMax = 1 << 20
   /// A worker's events that wait for their reader.
   public var eventsWaitingMax = 1 << 16
+  /// Blocks that the orders of one plan may name, over all fetches; the rest is told with the next plan.
+  public var planBlocksMax = 16 << 10
   /// One step's plan, or one rank's report, between processes.
   public var groupMessageBytesMax = 64 << 20
   /// How long a rank waits for its group before it ends: while they load the model, and later. mpirun
@@ -72,6 +110,21 @@ public struct Limits: Sendable, Equatable {
     precondition(
       resolveMin <= resolveMax && resolveMax < leaseTTL,
       "a grant must outlive the wait for it")
+    precondition(
+      hardDeadlineMin <= hardDeadline && stallMin <= hardDeadline && regretMax >= 0,
+      "a pull must be able to end by itself")
+    precondition(
+      pumpLateCharge <= pumpGapMax, "our own lateness must not cost a source more than its silence")
+    precondition(
+      stagingSlotsMax >= 1 && storeSavesInFlightMax >= 1 && overtakenStepsMax >= 1,
+      "a block must be able to be saved, and a long prompt to be computed")
+    precondition(
+      planBlocksMax >= blocksPerFetchMax
+        && planBlocksMax * 64 * 17 + blocksPerFetchMax * 64 * 17 <= groupMessageBytesMax,
+      "the largest orders of one fetch must fit a plan, with a digest for each of 64 ranks")
+    precondition(
+      deathRefusalsMin >= 2 && peerVanishedMax > hardDeadline,
+      "one sign is not a death, and silence is not one before every fetch has ended")
     precondition(
       hardDeadline <= leaseTTLMax, "a renewed lease must be able to cover a whole fetch")
     precondition(transferBlocksMax >= 1 && transfersPostedMax >= 1, "a pull must be able to move")

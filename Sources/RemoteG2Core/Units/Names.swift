@@ -61,13 +61,19 @@ public struct Incarnation: Hashable, Codable, Sendable, CustomStringConvertible 
   public var description: String { hexText(high) + hexText(low) }
 }
 
-/// A lease, named so that neither a reused table entry nor a restarted store can be mistaken for it.
+/// A lease. Its holder names it before it asks, so that it can be given back though its grant was never
+/// seen; and neither a reused number nor a restarted store can be mistaken for another.
 public struct LeaseID: Hashable, Sendable, CustomStringConvertible {
+  /// Used once by its holder.
   public let serial: UInt64
+  /// The store.
   public let owner: Incarnation
-  public init(serial: UInt64, owner: Incarnation) {
+  /// The engine.
+  public let holder: Incarnation
+  public init(serial: UInt64, owner: Incarnation, holder: Incarnation) {
     self.serial = serial
     self.owner = owner
+    self.holder = holder
   }
   public var description: String { "lease \(serial)" }
 }

@@ -1,0 +1,107 @@
+internal import CLinuxShims
+internal import Glibc
+package import RemoteG2Core
+
+/// Descriptors that came with a message. Those that nobody takes are closed.
+package final class ReceivedDescriptors {
+  private var descriptors: [Int32]
+  init(_ descriptors: [Int32]) { self.descriptors = descriptors }
+  deinit { for descriptor in descriptors { close(descriptor) } }
+
+  package var count: Int { descriptors.count }
+  /// From now on it is the caller's to close.
+  package func take() -> Int32? { descriptors.isEmpty ? nil : descriptors.removeFirst() }
+}
+
+/// One end of a connection between an engine and its store: whole messages, and nothing ever waits.
+package final class LocalSocket: @unchecked Sendable {
+  // @unchecked: the number never changes, and the kernel serves any thread.
+  package let descriptor: Int32
+
+  package enum Received {
+    case message(LocalMessage, ReceivedDescriptors)
+    /// A packet that is no message: the other's fault.
+    case malformed(WireError)
+    /// Nothing more has come.
+    case nothing
+    /// The other end is closed.
+    case closed
+  }
+
+  init(_ descriptor: Int32) { self.descriptor = descriptor }
+  deinit { close(descriptor) }
+
+  package enum ConnectFailure: Error, Equatable, Sendable {
+    /// Nobody listens there.
+    case refused
+    case other(Int32)
+  }
+
+  /// Connects to the store at `path`. Returns at once.
+  package static func connect(_ path: String) -> Result<LocalSocket, ConnectFailure> {
+    let descriptor = clinux_local_connect(path)
+    if descriptor >= 0 { return .success(LocalSocket(descriptor)) }
+    switch -descriptor {
+    case ECONNREFUSED, ENOENT: return .failure(.refused)
+    case let error: return .failure(.other(error))
+    }
+  }
+
+  /// - Returns: false when the other end is gone, or reads so little that it is as good as gone.
+  @discardableResult
+  package func send(_ message: LocalMessage, descriptors: [Int32] = []) -> Bool {
+    let bytes = LocalCodec.encode(message)
+    precondition(bytes.count <= LocalCodec.bytesMax, "a message of \(bytes.count) bytes")
+    return clinux_local_send(
+      descriptor, bytes, bytes.count, descriptors, Int32(descriptors.count)) == 0
+  }
+
+  package func receive() -> Received {
+    withUnsafeTemporaryAllocation(byteCount: LocalCodec.bytesMax, alignment: 16) { buffer in
+      var descriptors: [Int32] = [-1, -1, -1, -1]
+      var count: Int32 = 0
+      let length = clinux_local_receive(
+        descriptor, buffer.baseAddress, buffer.count, &descriptors, 4, &count)
+      let received = ReceivedDescriptors(Array(descriptors.prefix(Int(count))))
+      if length == -Int(EAGAIN) { return .nothing }
+      if length == -Int(EMSGSIZE) { return .malformed(.tooMany(buffer.count + 1, max: buffer.count)) }
+      guard length > 0 else { return .closed }
+      do throws(WireError) {
+        let packet = UnsafeRawBufferPointer(rebasing: buffer[..<length])
+        return .message(try LocalCodec.decode(packet), received)
+      } catch { return .malformed(error) }
+    }
+  }
+
+  /// The process at the other end when the connection was made, and its user.
+  package var peer: (process: Int32, user: UInt32)? {
+    var (pid, uid) = (pid_t(0), uid_t(0))
+    return clinux_local_peer(descriptor, &pid, &uid) == 0 ? (pid, uid) : nil
+  }
+}
+
+/// A store's listening socket.
+package final class LocalListener: @unchecked Sendable {
+  // @unchecked: the number never changes.
+  package let descriptor: Int32
+
+  /// Replaces what is at `path`: hold a lock on the store's name before.
+  package init(_ path: String) throws(PoolError) {
+    descriptor = clinux_local_listen(path)
+    guard descriptor >= 0 else {
+      throw .cannotListen(path: path, reason: String(cString: strerror(-descriptor)))
+    }
+  }
+
+  deinit { if descriptor >= 0 { close(descriptor) } }
+
+  /// The next connection that waits, or nil. One of another user is closed.
+  package func accept() -> LocalSocket? {
+    while true {
+      let accepted = clinux_local_accept(descriptor)
+      guard accepted >= 0 else { return nil }
+      let socket = LocalSocket(accepted)
+      if let user = socket.peer?.user, user == geteuid() || user == 0 { return socket }
+    }
+  }
+}

@@ -1,0 +1,89 @@
+/// Who may connect, and what a leader is told of what the store holds.
+extension LocalDesk {
+  mutating func greeted(
+    _ hello: LocalHello, _ connection: ConnectionID, _ ledger: inout StoreLedger,
+    at now: LocalInstant
+  ) -> [LocalAction] {
+    func refuse(_ reason: String) -> [LocalAction] {
+      [.send(connection, .refused(reason)), .close(connection)]
+    }
+    guard hello.version == LocalMessage.version else {
+      return refuse(
+        "local protocol \(hello.version); this store speaks \(LocalMessage.version): "
+          + "run both from one release")
+    }
+    if let mismatch = hello.fingerprint.mismatch(with: fingerprint) {
+      return refuse(mismatch.description)
+    }
+    var welcome = LocalWelcome(
+      store: store, slotCount: slotCount, blockBytes: blockBytes, rankCount: rankCount,
+      stagingSlots: 0)
+    if engines[hello.engine] == nil {
+      guard engines.count < limits.localEnginesMax else {
+        return refuse("\(engines.count) engines are connected already")
+      }
+      engines[hello.engine] = Engine(ranks: Array(repeating: nil, count: rankCount))
+    }
+    var actions: [LocalAction] = []
+    switch hello.role {
+    case .leader:
+      // A leader that comes again has lost the connection it had.
+      if let old = engines[hello.engine]?.leader {
+        actions = [.close(old)] + left(old, &ledger, at: now)
+      }
+      if engines[hello.engine] == nil {
+        engines[hello.engine] = Engine(ranks: Array(repeating: nil, count: rankCount))
+      }
+      connections[connection] = .leader(hello.engine)
+      engines[hello.engine]?.leader = connection
+      return actions + [.send(connection, .welcome(welcome))]
+    case .rank(let rank):
+      guard rank < rankCount else { return refuse("there is no rank \(rank) of \(rankCount)") }
+      if let old = engines[hello.engine]?.ranks[rank] {
+        actions = [.close(old)] + left(old, &ledger, at: now)
+      }
+      if engines[hello.engine] == nil {
+        engines[hello.engine] = Engine(ranks: Array(repeating: nil, count: rankCount))
+      }
+      welcome.stagingSlots = max(1, min(hello.stagingSlots, limits.stagingSlotsMax))
+      connections[connection] = .rank(hello.engine, rank, stagingSlots: welcome.stagingSlots)
+      engines[hello.engine]?.ranks[rank] = connection
+      return actions + [.welcomeRank(connection, rank: rank, welcome)]
+    }
+  }
+
+  mutating func lookedUp(
+    _ serial: UInt64, _ keys: [BlockKey], _ isLast: Bool, _ id: Incarnation,
+    _ connection: ConnectionID, _ ledger: inout StoreLedger, at now: LocalInstant
+  ) -> [LocalAction] {
+    guard var engine = engines[id] else { return [] }
+    let all = (engine.asked[serial] ?? []) + keys
+    guard all.count <= limits.blocksPerFetchMax, engine.asked.count < limits.fetchesInFlightMax
+    else {
+      engines[id]?.asked[serial] = nil
+      return [.send(connection, .notFound(lease: serial, .invalid))]
+    }
+    guard isLast else {
+      engines[id]?.asked[serial] = all
+      return []
+    }
+    engine.asked[serial] = nil
+    defer { engines[id] = engine }
+    let lease = LeaseID(serial: serial, owner: store, holder: id)
+    // It ends when the leader gives it back, or with the leader's connection.
+    switch ledger.resolve(all, as: lease, ttl: limits.leaseTTLMax, at: now) {
+    case .refused(let refusal): return [.send(connection, .notFound(lease: serial, refusal))]
+    case .granted(let grant):
+      engine.leases.insert(lease)
+      let page = LocalCodec.blocksPerPage(ranks: rankCount)
+      return stride(from: 0, to: grant.blocks.count, by: page).map { first in
+        let end = min(first + page, grant.blocks.count)
+        return .send(
+          connection,
+          .found(
+            lease: serial, blocks: Array(grant.blocks[first..<end]),
+            isLast: end == grant.blocks.count))
+      }
+    }
+  }
+}
