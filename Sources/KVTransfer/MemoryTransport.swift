@@ -4,6 +4,7 @@ public import RemoteG2Core
 /// The pools that ``MemoryTransport``s of one process read from, and which of them are alive.
 public final class MemoryFabric {
   private var pools: [SourceID: BlockRegion] = [:]
+  private var owners: [SourceID: any Sendable] = [:]
   private var stopped: Set<SourceID> = []
 
   public init() {}
@@ -13,7 +14,11 @@ public final class MemoryFabric {
   public func resume(_ source: SourceID) { stopped.remove(source) }
   func isStopped(_ source: SourceID) -> Bool { stopped.contains(source) }
 
-  public func publish(_ source: SourceID, _ region: BlockRegion) { pools[source] = region }
+  /// - Parameter owner: Keeps the pool where it is.
+  public func publish(_ source: SourceID, _ region: BlockRegion, owner: any Sendable = 0) {
+    pools[source] = region
+    owners[source] = owner
+  }
   /// The source dies: what is in flight from it fails.
   public func kill(_ source: SourceID) {
     pools[source] = nil

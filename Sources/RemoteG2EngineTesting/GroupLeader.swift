@@ -1,17 +1,28 @@
 package import Collectives
 internal import ContentDigest
+internal import Glibc
 package import KVConnector
 internal import KVLayout
 internal import KVTransfer
+internal import LocalStore
+internal import OSThreads
 package import RemoteG2Core
 package import RemoteG2Engine
 internal import Simulation
+internal import Synchronization
+
+/// Sockets of one process's groups have names of their own.
+private let groupsMade = Atomic<Int>(0)
 
 /// Rank 0 of a group: the shipped engine and connector over a store ledger that answers at once, with
 /// a clock that the test moves.
 package final class GroupLeader<Channel: StepChannel>
 where Channel.Plan == StepPlan, Channel.Report == RankReport {
-  package let control = ToyControl()
+  package let control: ToyControl
+  /// The own store, served as it is shipped.
+  private let service: LocalService
+  private let path: String
+  private let ledger: Guarded<StoreLedger>
   package let connector: RemoteG2Connector
   package let engine: Engine<Channel>
   package let member: GroupMember
@@ -26,6 +37,20 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     limits: Limits = Limits()
   ) throws {
     self.member = member
+    let fingerprint = ToyControl.fingerprint(ranks: channel.rankCount)
+    control = ToyControl(fingerprint: fingerprint, limits: limits)
+    path = "/tmp/rg2-group-\(getpid())-\(groupsMade.wrappingAdd(1, ordering: .relaxed).newValue)"
+    ledger = Guarded(
+      StoreLedger(
+        incarnation: GroupMember.incarnation, slotCount: GroupMember.slotCount,
+        rankCount: channel.rankCount, limits: limits))
+    let bytes = member.model.layout.blockBytes
+    service = try LocalService(
+      at: path, store: GroupMember.incarnation, fingerprint: fingerprint,
+      pools: try (0..<channel.rankCount).map { _ in
+        try PoolMemory(
+          slotCount: GroupMember.slotCount, blockBytes: bytes, owner: GroupMember.incarnation)
+      }, ledger: ledger, limits: limits)
     let layout = member.model.layout
     chain = KeyChain(
       scope: KeyScope(modelDigest: "tiny", layoutDigest: layout.canonicalText, numerics: "t"),
@@ -46,17 +71,28 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
       chain: chain, channel: channel, worker: member.worker, connector: connector,
       policy: .recompute, limits: limits, clock: { [clock = member.clock] in clock.now })
     control.peers["P"] = .ready(GroupMember.peer)
-    control.ledgers[GroupMember.local] = StoreLedger(
-      incarnation: GroupMember.incarnation, slotCount: GroupMember.slotCount,
-      rankCount: channel.rankCount, limits: limits)
     rankCount = channel.rankCount
     connector.setPace(nil, transferBlocks: GroupFault.blocksPerTransfer)
-    announce(GroupMember.local)
+    control.followOwnStore(at: path)
+    // The store answers on a thread of its own.
+    for _ in 0..<2000 where control.localStore == nil { waitAndRun() }
+    run(2)
     announce(GroupMember.peer)
     run(4)
   }
 
-  /// Tells every rank where its pool of a source is, as the control client does after a handshake.
+  /// Ends the own store.
+  deinit {
+    service.stop()
+    unlink(path)
+  }
+
+  private func waitAndRun() {
+    OSThread.nap(.milliseconds(1))
+    run(1)
+  }
+
+  /// Tells every rank where its pool of a peer is, as the control client does after a handshake.
   package func announce(_ source: SourceID) {
     let bytes = member.model.layout.blockBytes
     control.answers.append(
@@ -70,6 +106,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
       now = now + .milliseconds(1)
       member.setClock(now)
       control.now = now
+      control.tick()
       _ = engine.step()
       for result in engine.takeFinished() { results[result.id] = result }
     }
@@ -98,12 +135,14 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
   ///
   /// - Returns: What the group gives alone.
   package func fillPeer(_ prompt: [Int32]) throws -> RequestResult? {
-    control.local = GroupMember.local
+    for _ in 0..<2000 where !connector.isLocalReady { waitAndRun() }
     try submit(idNext, prompt, hinted: false)
     let golden = finish(idNext)
-    for _ in 0..<200 where connector.open.saving > 0 { run(1) }
-    control.local = nil
-    control.ledgers[GroupMember.peer] = control.ledgers.removeValue(forKey: GroupMember.local)
+    for _ in 0..<2000 where connector.open.saving > 0 { waitAndRun() }
+    // What was the own store's is a peer's from now on.
+    control.followOwnStore(at: nil)
+    run(2)
+    control.ledgers[GroupMember.peer] = ledger
     engine.dropCache()
     let tokens = GroupMember.blockCount * member.model.layout.tokensPerBlock
     let stranger = (0..<tokens - 6).map { Int32(($0 * 5 + 3) % member.model.vocabularySize) }
@@ -122,9 +161,8 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     if open.quarantined > 0 { leaks.append("\(open.quarantined) quarantined") }
     if open.saving > 0 { leaks.append("\(open.saving) saving") }
     if engine.poolCounts.held > 0 { leaks.append("\(engine.poolCounts.held) blocks held") }
-    for ledger in control.ledgers.values where ledger.stats.leases > 0 {
-      leaks.append("\(ledger.stats.leases) leases")
-    }
+    let leases = ledger.withLock { $0.stats.leases }
+    if leases > 0 { leaks.append("\(leases) leases") }
     return leaks
   }
 }

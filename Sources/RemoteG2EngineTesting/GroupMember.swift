@@ -2,6 +2,8 @@ package import Collectives
 package import KVLayout
 package import KVTransfer
 internal import Linear
+internal import LocalStore
+internal import OSThreads
 package import LlamaModel
 package import LlamaModelTesting
 package import RemoteG2Core
@@ -89,7 +91,6 @@ package final class GroupMember: @unchecked Sendable {
   package let faulty: FaultyTransport
   package let worker: ToyWorker
   package let clock: ToyClock
-  private let store: BlockMemory
   private let fabric = MemoryFabric()
   private let error: ClockError
 
@@ -112,8 +113,6 @@ package final class GroupMember: @unchecked Sendable {
         reducer: reducer))
     let bytes = model.layout.blockBytes
     memory = BlockMemory(blockBytes: bytes, blockCount: Self.blockCount)
-    store = BlockMemory(blockBytes: bytes, blockCount: Self.slotCount)
-    fabric.publish(Self.peer, store.region)
     faulty = FaultyTransport(
       MemoryTransport(target: memory.region, fabric: fabric, blocksPerPoll: 1),
       target: memory.region, fault: { fault?.of($0, rank: rank) })
@@ -122,22 +121,41 @@ package final class GroupMember: @unchecked Sendable {
     self.clock = clock
     self.error = error
     var refusalsLeft = refusals
-    let region = store.region
-    worker = ToyWorker(pump, clock: clock, rank: rank) { _, address in
+    let (fabric, ranks) = (fabric, reducer.rankCount)
+    let memory = memory
+    worker = ToyWorker(pump, clock: clock, rank: rank) { source, address in
       guard refusalsLeft == 0 else {
         refusalsLeft -= 1
         return nil
       }
-      return address == Self.address(of: rank, blockBytes: bytes)
-        ? .mapped(region, owner: 0) : nil
+      switch address {
+      case .own(let socket, let engine):
+        let hello = LocalHello(
+          engine: engine, role: .rank(rank), fingerprint: ToyControl.fingerprint(ranks: ranks),
+          stagingSlots: 8)
+        guard
+          let own = OwnPool.open(
+            socket: socket, store: source.incarnation, hello: hello,
+            now: { LocalInstant(nanoseconds: 0) }, nap: { OSThread.nap($0) })
+        else { return nil }
+        let region = BlockRegion(
+          base: own.mapping.base, blockBytes: bytes, blockCount: own.mapping.shape.slotCount)
+        // The peer's pool is the same one: what was saved there can be pulled from there.
+        fabric.publish(Self.peer, region, owner: own.mapping)
+        return .mapped(region, words: own.mapping.words, link: own.link, owner: own.mapping)
+      case .remote:
+        return address == Self.address(of: rank, blockBytes: bytes)
+          ? .mapped(BlockRegion(base: memory.region.base, blockBytes: bytes, blockCount: 1), owner: 0)
+          : nil
+      }
     }
     setClock(Self.start)
   }
 
   /// Where a store of the tests has one rank's pool. No rank opens another's.
   package static func address(of rank: Int, blockBytes: Int) -> SourceAddress {
-    .mapped(
-      process: 0, descriptor: Int32(rank), slotCount: Self.slotCount, blockBytes: blockBytes)
+    .remote(
+      metadata: [], address: UInt64(rank), slotCount: Self.slotCount, blockBytes: blockBytes)
   }
 
   /// Follows the leader's clock, as wrongly as it was told to.

@@ -43,6 +43,9 @@ struct Weights {
   var storeCrash = 0.0
   var engineCrash = 0.0
   var enginePause = 0.0
+  var engineGhost = 0.0
+  var hostVanish = 0.0
+  var attachFailure = 0.0
   var storeStop = 0.0
   var clockJump = 0.0
   var evictionStorm = 0.0
@@ -73,6 +76,9 @@ struct Weights {
     storeCrash = drawn(profile.crashes, 1)
     engineCrash = drawn(profile.crashes, 0.5)
     enginePause = drawn(profile.crashes, 1)
+    engineGhost = drawn(profile.crashes, 0.5)
+    hostVanish = drawn(profile.crashes, 0.3)
+    attachFailure = drawn(profile.crashes, 0.3)
     storeStop = drawn(profile.crashes, 1)
     clockJump = drawn(profile.network, 0.5)
     evictionStorm = drawn(profile.pressure, 1)
@@ -87,14 +93,16 @@ struct Weights {
   var ambient: [(Ambient, Double)] {
     [
       (.partition, partition), (.clog, clog), (.storeCrash, storeCrash),
-      (.engineCrash, engineCrash), (.enginePause, enginePause), (.storeStop, storeStop),
+      (.engineCrash, engineCrash), (.enginePause, enginePause),
+      (.engineGhost, engineGhost), (.hostVanish, hostVanish), (.storeStop, storeStop),
       (.clockJump, clockJump), (.evictionStorm, evictionStorm), (.cancel, cancel),
       (.renewalsDropped, renewalsDropped),
     ].filter { $0.1 > 0 }
   }
 
   enum Ambient: CaseIterable {
-    case partition, clog, storeCrash, engineCrash, enginePause, storeStop, clockJump
+    case partition, clog, storeCrash, engineCrash, enginePause, engineGhost
+    case hostVanish, storeStop, clockJump
     case evictionStorm, cancel, renewalsDropped
   }
 }

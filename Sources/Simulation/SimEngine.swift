@@ -29,6 +29,23 @@ final class SimEngine {
   var stepPlannedAt = Int64.max
   var busyUntil: Int64 = 0
 
+  /// Its leader's connection to its own store, and its ranks'.
+  var ownLink: MemoryLink?
+  var rankLinks: [Int: MemoryLink] = [:]
+  let stagingSlots: Int
+  /// A planned wake-up of the control client counts only if its number is still this.
+  var controlToken = 0
+  var controlPlannedAt = Int64.max
+  /// The world's part: how a rank makes a source readable.
+  var open: (Int, SourceID, SourceAddress) -> SourceDescription? {
+    get { opener.open }
+    set { opener.open = newValue }
+  }
+  private final class Opener {
+    var open: (Int, SourceID, SourceAddress) -> SourceDescription? = { _, _, _ in nil }
+  }
+  private let opener: Opener
+
   private let clockErrors: [SimClockError]
   private final class Clock { var now = LocalInstant(nanoseconds: 0) }
   private let clock: Clock
@@ -46,6 +63,7 @@ final class SimEngine {
     let proof: ProofPolicy
     let policy: LoadFailurePolicy
     let transferBlocks: Int
+    let stagingSlots: Int
     let bug: PlantedBug?
   }
 
@@ -57,6 +75,9 @@ final class SimEngine {
     self.control = control
     blockCount = configuration.blockCount
     policy = configuration.policy
+    stagingSlots = configuration.stagingSlots
+    let opener = Opener()
+    self.opener = opener
     do {
       let bytes = try ToyModel().layout.blockBytes
       let memories = (0..<configuration.rankCount).map { _ in
@@ -85,7 +106,9 @@ final class SimEngine {
       self.log = log
       connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
       spy = SpyConnector(connector, bug: configuration.bug)
-      let halves = pumps.map { RemoteG2Worker(pump: $0) }
+      let halves = pumps.enumerated().map { rank, pump in
+        RemoteG2Worker(pump: pump, rank: rank, open: { opener.open(rank, $0, $1) })
+      }
       let errors = configuration.clockErrors
       clockErrors = errors
       channel = SimChannel(followers: Array(halves.dropFirst())) { rank in
@@ -127,7 +150,9 @@ final class SimEngine {
       }
       if stats.loads > 0 { found.append("\(stats.loads) loads on rank \(rank)") }
     }
-    if !control.renewing.isEmpty { found.append("\(control.renewing.count) renewals") }
+    let leases = control.core.leases
+    if leases.heldCount > 0 { found.append("\(leases.heldCount) renewals") }
+    if leases.releasingCount > 0 { found.append("\(leases.releasingCount) releases") }
     return found
   }
 }

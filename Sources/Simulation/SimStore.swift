@@ -1,59 +1,49 @@
-import ContentDigest
-import KVTransfer
 import RemoteG2Core
 
-/// A store process: the shipped ledger, pools that outlive it in its engine's mapping, and nothing
-/// that computes.
+/// A store process: the shipped ledger, desk and pool writer, and nothing that computes.
 final class SimStore: @unchecked Sendable {
   // @unchecked: one simulation, one thread.
   let name: String
   let incarnation: Incarnation
   let source: SourceID
-  var ledger: StoreLedger
-  /// One per rank.
-  let pools: [BlockMemory]
+  let memory: MemoryStore
+  let fingerprint: Fingerprint
   var isStopped = false
+  /// Its host is gone: nothing of it answers, and nothing refuses.
+  var hasVanished = false
+  var isReachable: Bool { !isStopped && !hasVanished }
+
+  var ledger: StoreLedger { memory.ledger }
 
   init(
-    name: String, incarnation: Incarnation, slotCount: Int, rankCount: Int, blockBytes: Int,
-    limits: Limits
+    name: String, incarnation: Incarnation, fingerprint: Fingerprint, slotCount: Int,
+    blockBytes: Int, limits: Limits
   ) {
     self.name = name
     self.incarnation = incarnation
+    self.fingerprint = fingerprint
     source = .peer(name: name, incarnation)
-    ledger = StoreLedger(
-      incarnation: incarnation, slotCount: slotCount, rankCount: rankCount, limits: limits)
-    pools = (0..<rankCount).map { _ in
-      BlockMemory(blockBytes: blockBytes, blockCount: slotCount)
-    }
+    memory = MemoryStore(
+      incarnation: incarnation, fingerprint: fingerprint, slotCount: slotCount,
+      blockBytes: blockBytes, limits: limits)
   }
 
-  /// The same pool as its own engine names it.
-  var localSource: SourceID { .local(incarnation) }
-
-  func answer(_ call: StoreCall, at now: LocalInstant) -> StoreReply {
+  func answer(_ call: PeerCall, at now: LocalInstant) -> PeerReply {
     switch call {
-    case .handshake: return .introduction(incarnation)
-    case .resolve(let keys, let wanted):
-      guard wanted == incarnation else { return .resolved(.refused(.gone)) }
-      return .resolved(ledger.resolve(keys, ttl: nil, at: now))
-    case .renew(let lease): return .renewed(ledger.renew(lease, ttl: nil, at: now))
-    case .confirm(let lease): return .confirmed(ledger.confirm(lease, at: now))
-    case .release(let lease):
-      _ = ledger.release(lease, at: now)
-      return .done
-    case .reserve(let keys, let wanted):
-      guard wanted == incarnation else { return .reserved(keys.map { _ in .full }) }
-      let deadline = now + ledger.limits.reservationMax
-      return .reserved(keys.map { ledger.pool.reserve($0, until: deadline) })
-    case .seal(let saved, let rank, let wanted):
-      guard wanted == incarnation else { return .done }
-      for block in saved {
-        guard let digest = block.digest else { continue }
-        _ = ledger.pool.seal(
-          block.save.slot, generation: block.save.generation, rank: rank, digest: digest)
-      }
-      return .done
+    case .handshake:
+      return .introduction(
+        Introduction(
+          incarnation: incarnation, name: name, fingerprint: fingerprint,
+          pools: memory.pools.map {
+            RankPool(
+              metadata: [1], address: 0, slotCount: $0.memory.region.blockCount,
+              blockBytes: $0.memory.region.blockBytes)
+          }, process: 1))
+    case .resolve(let lease, let keys, let ttl):
+      return .resolved(memory.ledger.resolve(keys, as: lease, ttl: ttl, at: now))
+    case .renew(let lease, let ttl): return .renewed(memory.ledger.renew(lease, ttl: ttl, at: now))
+    case .confirm(let lease): return .confirmed(memory.ledger.confirm(lease, at: now))
+    case .release(let lease): return .released(memory.ledger.release(lease, at: now))
     }
   }
 }

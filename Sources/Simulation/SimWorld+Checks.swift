@@ -56,8 +56,8 @@ extension SimWorld {
   /// I7 at the source: what is granted has, at that moment, the bytes of its key on every rank.
   func checkGrant(_ grant: Grant, _ keys: [BlockKey], of store: SimStore) {
     for (block, key) in zip(grant.blocks, keys) {
-      for (rank, pool) in store.pools.enumerated() {
-        let bytes = pool.region.bytes(of: block.slot.index)
+      for (rank, pool) in store.memory.pools.enumerated() {
+        let bytes = pool.memory.region.bytes(of: block.slot.index)
         if ContentDigest.of(bytes) != golden.digest(key, rank: rank) {
           violate(
             .visibleOnlyWhenSealed, "\(store.name) granted \(block.slot) with the wrong bytes")
@@ -65,8 +65,14 @@ extension SimWorld {
         }
       }
     }
-    if grant.lease.owner != store.incarnation || !leasesEver.insert(grant.lease).inserted {
-      violate(.namesNeverReused, "\(grant.lease) was granted before, or by another store")
+    // A question that came twice gets one lease; its blocks are those of the first answer.
+    if let before = leasesEver.updateValue(grant.blocks, forKey: grant.lease),
+      before != grant.blocks
+    {
+      violate(.namesNeverReused, "\(grant.lease) was granted twice")
+    }
+    if grant.lease.owner != store.incarnation {
+      violate(.namesNeverReused, "\(grant.lease) was granted by another store")
     }
   }
 
@@ -125,6 +131,9 @@ extension SimWorld {
       if !engine.leftovers.isEmpty {
         violate(.accounted, "\(node.name) is left with \(engine.leftovers)")
       }
+      if store.memory.desk.stagedCount > 0 {
+        violate(.accounted, "\(store.memory.desk.stagedCount) blocks stay staged at \(node.name)")
+      }
       let stats = store.ledger.stats
       if stats.leases != 0 || stats.pinned != 0 || stats.writing != 0 {
         violate(.accounted, "\(node.name)'s store is left with \(stats)")
@@ -133,8 +142,8 @@ extension SimWorld {
       if engine.control.localStore == nil {
         violate(.sideServiceMayVanish, "\(node.name) did not find its own store again")
       }
-      for (name, peer) in engine.control.peers {
-        if case .ready = peer.state, peer.breaker.isClosed { continue }
+      for (name, peer) in engine.control.core.peers {
+        if case .ready = peer.state { continue }
         violate(.sideServiceMayVanish, "\(node.name) did not find \(name) again")
       }
       let told = engine.events.count { $0.kind == .fallback }

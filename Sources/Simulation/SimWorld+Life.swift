@@ -34,7 +34,7 @@ extension SimWorld {
     // A worker that has forgotten what it computed: it reloads from its store, or pulls from a peer.
     let forgets = chance.unit()
     if forgets < 0.3 { engine.engine.dropCache() }
-    if forgets < 0.2 { _ = node.store?.ledger.pool.evictUnpinned() }
+    if forgets < 0.2 { _ = node.store?.memory.ledger.pool.evictUnpinned() }
     let name = hintDraw < 0.8 ? other.name : "nobody"
     let hint =
       hintDraw < 0.9
@@ -94,21 +94,54 @@ extension SimWorld {
         if node.engine == nil { startEngine(node) }
       }
     case .enginePause:
+      // Sometimes longer than any deadline of anybody.
+      let most: Duration = chance.happens(0.2) ? .seconds(5) : .milliseconds(600)
       node.engine?.pausedUntil =
-        now
-        + chance.duration(.milliseconds(10)...(.milliseconds(600)))
-        .nanoseconds
+        now + chance.duration(.milliseconds(10)...most).nanoseconds
+      stats.pauses += 1
+    case .engineGhost: leaveGhost(node)
+    case .hostVanish: vanish(node)
     case .storeStop: stop(node)
     case .clockJump:
       node.jump += chance.duration(.milliseconds(5)...(.milliseconds(500))).nanoseconds
-    case .evictionStorm: _ = node.store?.ledger.pool.evictUnpinned()
+    case .evictionStorm: _ = node.store?.memory.ledger.pool.evictUnpinned()
     case .cancel: cancelOne(node)
     case .renewalsDropped:
       guard let control = node.engine?.control else { return }
-      control.renewalsDropped = true
+      control.setRenewals(dropped: true)
       plan(after: chance.duration(.milliseconds(100)...(.milliseconds(1500)))) {
-        control.renewalsDropped = false
+        control.setRenewals(dropped: false)
       }
+    }
+  }
+
+  /// An engine is stopped and given up; another of its name takes its place and its store. The old one
+  /// goes on later, whatever it had in its hands.
+  private func leaveGhost(_ node: SimNode) {
+    guard let engine = node.engine, node.ghost == nil else { return }
+    stats.ghosts += 1
+    stats.restarts += 1
+    engine.pausedUntil = now + chance.duration(.milliseconds(100)...(.seconds(6))).nanoseconds
+    node.ghost = engine
+    node.engine = nil
+    node.fabrics = []
+    startEngine(node)
+    plan(after: chance.duration(.seconds(1)...(.seconds(8)))) { [unowned self] in
+      killGhost(node)
+    }
+  }
+
+  /// A host is gone without a word: its store neither answers nor refuses. It comes back as another.
+  private func vanish(_ node: SimNode) {
+    guard let store = node.store, !store.hasVanished else { return }
+    stats.vanishings += 1
+    store.hasVanished = true
+    for other in nodes { refreshReach(other) }
+    killEngine(node)
+    plan(after: chance.duration(.milliseconds(200)...(.seconds(4)))) { [unowned self] in
+      if node.store === store { killStore(node, silently: true) }
+      if node.store == nil { startStore(node) }
+      if node.engine == nil { startEngine(node) }
     }
   }
 
@@ -167,11 +200,13 @@ extension SimWorld {
     partitions = []
     clogFactor = 1
     for node in nodes {
+      killGhost(node)
+      if node.store?.hasVanished == true { killStore(node) }
       if node.store == nil { startStore(node) }
       if node.engine == nil { startEngine(node) }
       resume(node)
       node.engine?.pausedUntil = 0
-      node.engine?.control.renewalsDropped = false
+      node.engine?.control.setRenewals(dropped: false)
     }
     for node in nodes {
       refreshReach(node)

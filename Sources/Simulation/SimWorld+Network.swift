@@ -12,59 +12,84 @@ extension SimWorld {
     return chance.duration(.microseconds(50)...weights.delayMax) * clogFactor
   }
 
-  func sendCall(from engine: SimEngine, _ call: UInt64, to store: String, _ request: StoreCall) {
+  func sendCall(from engine: SimEngine, _ call: CallID, to store: String, _ request: PeerCall) {
     guard let target = node(store) else { return }
-    let isLocal = target.index == engine.worker
-    if !isLocal, !isHealed, chance.happens(weights.loss) { return }
-    let copies = !isLocal && !isHealed && chance.happens(weights.duplication) ? 2 : 1
+    if !isHealed, chance.happens(weights.loss) { return }
+    let copies = !isHealed && chance.happens(weights.duplication) ? 2 : 1
     for _ in 0..<copies {
-      plan(after: delay(isLocal)) { [unowned self] in
-        deliver(from: engine, call, to: target, request, isLocal)
+      plan(after: delay(false)) { [unowned self] in
+        deliver(from: engine, call, to: target, request)
       }
     }
   }
 
   private func deliver(
-    from engine: SimEngine, _ call: UInt64, to target: SimNode, _ request: StoreCall,
-    _ isLocal: Bool
+    from engine: SimEngine, _ call: CallID, to target: SimNode, _ request: PeerCall
   ) {
-    if !isLocal, isPartitioned(engine.worker, target.index) { return }
+    if isPartitioned(engine.worker, target.index) { return }
     guard let store = target.store else {
-      reply(.refused, to: engine, call, from: target, isLocal)
+      tell(engine, from: target) { $0.failed(call, .refused) }
       return
     }
+    if store.hasVanished { return }
     if store.isStopped {
       target.held.append { [unowned self] in
-        deliver(from: engine, call, to: target, request, isLocal)
+        deliver(from: engine, call, to: target, request)
       }
       return
     }
     var answer = store.answer(request, at: target.localTime(now))
-    if case .resolve(let keys, _) = request, case .resolved(.granted(let grant)) = answer {
-      if !isLocal { stats.pulls += 1 }
+    if case .resolve(_, let keys, _) = request, case .resolved(.granted(let grant)) = answer {
+      stats.pulls += 1
       checkGrant(grant, keys, of: store)
     }
-    if !isLocal, !isHealed, chance.happens(weights.hostile) { answer = lie(answer) }
-    reply(answer, to: engine, call, from: target, isLocal)
+    if !isHealed, chance.happens(weights.hostile) { answer = lie(answer) }
+    tell(engine, from: target) { $0.answered(call, answer) }
   }
 
-  private func reply(
-    _ answer: StoreReply, to engine: SimEngine, _ call: UInt64, from target: SimNode,
-    _ isLocal: Bool
+  private func tell(
+    _ engine: SimEngine, from target: SimNode, _ event: @escaping (SimControl) -> Void
   ) {
-    if !isLocal, !isHealed, chance.happens(weights.loss) { return }
-    let copies = !isLocal && !isHealed && chance.happens(weights.duplication) ? 2 : 1
+    if !isHealed, chance.happens(weights.loss) { return }
+    let copies = !isHealed && chance.happens(weights.duplication) ? 2 : 1
     for _ in 0..<copies {
-      let time = now + delay(isLocal).nanoseconds
+      let time = now + delay(false).nanoseconds
       planFor(engine, at: time) { [unowned self, unowned engine] in
-        if !isLocal, isPartitioned(engine.worker, target.index) { return }
-        engine.control.received(answer, to: call)
+        if isPartitioned(engine.worker, target.index) { return }
+        event(engine.control)
       }
     }
   }
 
+  // MARK: The own store's connections
+
+  /// Gives a link its way: in order, each message a moment after the one before, held while the receiver
+  /// is stopped.
+  func carry(_ link: MemoryLink, of engine: SimEngine, _ store: SimStore, _ node: SimNode) {
+    var last: [MemoryLink.Direction: Int64] = [:]
+    link.carry = { [unowned self, unowned engine] direction, deliver in
+      let time = max(now + delay(true).nanoseconds, (last[direction] ?? 0) + 1)
+      last[direction] = time
+      switch direction {
+      case .toStore:
+        queue.insert({ [unowned self] in toStore(store, node, deliver) }, due: time)
+      case .toEngine: planFor(engine, at: time, deliver)
+      }
+    }
+  }
+
+  private func toStore(_ store: SimStore, _ node: SimNode, _ deliver: @escaping () -> Void) {
+    // What was on its way to a dead process is nobody's.
+    guard node.store === store else { return }
+    guard store.isReachable else {
+      node.held.append { [unowned self] in toStore(store, node, deliver) }
+      return
+    }
+    deliver()
+  }
+
   /// What a broken or hostile peer may say instead.
-  private func lie(_ answer: StoreReply) -> StoreReply {
+  private func lie(_ answer: PeerReply) -> PeerReply {
     stats.faults += 1
     switch answer {
     case .resolved(.granted(let grant)):
@@ -77,7 +102,7 @@ extension SimWorld {
         case 1:
           return GrantedBlock(
             slot: block.slot, generation: block.generation &+ 1,
-            digests: [Digest128(high: 1, low: chance.next())])
+            digests: block.digests.map { _ in Digest128(high: 1, low: chance.next()) })
         case 2: return GrantedBlock(slot: SlotIndex(0), generation: 0, digests: [])
         default: return block
         }
@@ -99,7 +124,13 @@ extension SimWorld {
     case .confirmed:
       return .confirmed(chance.happens(0.5) ? .intact(Int(Int32.max)) : .intact(-7))
     case .renewed: return .renewed(chance.happens(0.5) ? .gone : .renewed(ttl: .zero))
-    case .introduction: return .done
+    // Somebody else behind its address, for a moment.
+    case .introduction(let introduction) where chance.happens(0.5):
+      return .introduction(
+        Introduction(
+          incarnation: Incarnation(using: &chance), name: "stranger",
+          fingerprint: introduction.fingerprint, pools: introduction.pools,
+          process: introduction.process))
     default: return .resolved(.refused(.invalid))
     }
   }

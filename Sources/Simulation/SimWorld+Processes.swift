@@ -11,31 +11,48 @@ extension SimWorld {
   func startStore(_ node: SimNode) {
     guard let bytes = try? ToyModel().layout.blockBytes else { return }
     let store = SimStore(
-      name: node.name, incarnation: Incarnation(using: &chance), slotCount: node.slotCount,
-      rankCount: rankCount, blockBytes: bytes, limits: limits)
+      name: node.name, incarnation: Incarnation(using: &chance), fingerprint: fingerprint,
+      slotCount: node.slotCount, blockBytes: bytes, limits: limits)
     if storesEver[store.incarnation] != nil {
       violate(.namesNeverReused, "incarnation \(store.incarnation) was drawn twice")
     }
     storesEver[store.incarnation] = store
     node.store = store
+    store.memory.onCopy = { [unowned self, unowned store] in
+      // A copy takes its time, and the process may die in the middle of it.
+      plan(after: chance.duration(.microseconds(5)...(.microseconds(400)))) { [unowned self] in
+        finishCopy(node, store)
+      }
+    }
     for other in nodes { publish(store, to: other) }
+  }
+
+  private func finishCopy(_ node: SimNode, _ store: SimStore) {
+    guard node.store === store else { return }
+    guard store.isReachable else {
+      node.held.append { [unowned self] in finishCopy(node, store) }
+      return
+    }
+    store.memory.finishCopy(at: node.localTime(now))
   }
 
   private func publish(_ store: SimStore, to node: SimNode) {
     for (rank, fabric) in node.fabrics.enumerated() {
-      fabric.publish(store.source, store.pools[rank].region)
+      fabric.publish(store.source, store.memory.pools[rank].memory.region)
     }
     refreshReach(node)
   }
 
-  func killStore(_ node: SimNode) {
+  /// - Parameter isSilent: Its host went first: nobody hears of it, whoever is reached.
+  func killStore(_ node: SimNode, silently isSilent: Bool = false) {
     guard let store = node.store else { return }
     node.store = nil
     node.held = []
+    for engine in engines(on: node) { engine.ownLink?.storeDied() }
     for other in nodes {
       for fabric in other.fabrics {
         // Behind a cut its reads stay in progress for ever: only the fence ends them.
-        if isPartitioned(node.index, other.index) {
+        if isSilent || isPartitioned(node.index, other.index) {
           fabric.stop(store.source)
         } else {
           fabric.kill(store.source)
@@ -48,7 +65,7 @@ extension SimWorld {
   func refreshReach(_ node: SimNode) {
     for other in nodes {
       guard let store = other.store else { continue }
-      let isCut = store.isStopped || isPartitioned(node.index, other.index)
+      let isCut = !store.isReachable || isPartitioned(node.index, other.index)
       for fabric in node.fabrics {
         if isCut { fabric.stop(store.source) } else { fabric.resume(store.source) }
       }
@@ -57,8 +74,8 @@ extension SimWorld {
 
   func planReaper(_ node: SimNode) {
     plan(after: .milliseconds(25)) { [unowned self] in
-      if let store = node.store, !store.isStopped {
-        store.ledger.expireDue(at: node.localTime(now))
+      if let store = node.store, store.isReachable {
+        store.memory.ledger.expireDue(at: node.localTime(now))
         checkStore(store)
       }
       planReaper(node)
@@ -70,8 +87,8 @@ extension SimWorld {
   func startEngine(_ node: SimNode) {
     node.fabrics = (0..<rankCount).map { _ in MemoryFabric() }
     let control = SimControl(
-      ownStore: node.name, peers: nodes.map(\.name).filter { $0 != node.name }, limits: limits,
-      chance: Chance(seed: chance.next()))
+      ownStore: node.name, peers: nodes.map(\.name).filter { $0 != node.name }, as: fingerprint,
+      limits: limits, at: node.localTime(now), chance: Chance(seed: chance.next()))
     // No two ranks' clocks agree, and no outcome may show it.
     let clockErrors = (0..<rankCount).map { rank in
       rank == 0
@@ -92,20 +109,10 @@ extension SimWorld {
     control.send = { [unowned self, unowned engine] call, store, request in
       sendCall(from: engine, call, to: store, request)
     }
-    control.wakeAt = { [unowned self, unowned engine] call, at in
-      planLocal(engine, at: at) { engine.control.timedOut(call) }
-    }
-    control.renewAt = { [unowned self, unowned engine] lease, at in
-      planLocal(engine, at: at) { engine.control.renew(lease) }
-    }
-    control.attach = { [unowned self, unowned engine] source, isLocal in
-      guard let store = storesEver[source.incarnation] else { return }
-      for (rank, pump) in engine.pumps.enumerated() {
-        pump.post(
-          .attach(
-            isLocal ? store.localSource : store.source,
-            .mapped(store.pools[rank].region, owner: store)))
-      }
+    control.own = { [unowned self, unowned engine] order in performOwn(order, of: engine) }
+    control.onDeadline = { [unowned self, unowned engine] in armControl(engine) }
+    engine.open = { [unowned self, unowned engine] rank, source, address in
+      open(source, address, onRank: rank, of: engine)
     }
     control.onNews = { [unowned self, unowned engine] in ring(engine) }
     engine.spy.onSealed = { [unowned self, unowned engine] in checkSealed($0, on: engine) }
@@ -123,13 +130,28 @@ extension SimWorld {
         }
       }
     }
-    for name in nodes.map(\.name) { beat(engine, name) }
+    armControl(engine)
     ring(engine)
   }
 
   func killEngine(_ node: SimNode) {
     guard let engine = node.engine else { return }
+    end(engine)
+    node.engine = nil
+    node.fabrics = []
+  }
+
+  func killGhost(_ node: SimNode) {
+    guard let ghost = node.ghost else { return }
+    end(ghost)
+    node.ghost = nil
+  }
+
+  private func end(_ engine: SimEngine) {
     engine.isAlive = false
+    // The kernel closes what the process had open.
+    engine.ownLink?.hangUp()
+    for link in engine.rankLinks.values { link.hangUp() }
     for pump in engine.pumps {
       pump.onOrder = {}
       pump.core.shutDown()
@@ -137,8 +159,6 @@ extension SimWorld {
     engine.control.cutOff()
     // A killed process gives nothing back; here its values must end all the same.
     engine.connector.shutDown(at: engine.now)
-    node.engine = nil
-    node.fabrics = []
   }
 
   /// Runs `body` as the engine's process, when its clock says `at`, or when it is no longer paused.
@@ -160,11 +180,97 @@ extension SimWorld {
     queue.insert(turn, due: time)
   }
 
-  private func beat(_ engine: SimEngine, _ store: String) {
-    let pause = engine.control.beat(store)
-    planLocal(engine, at: engine.now + pause) { [unowned self, unowned engine] in
-      beat(engine, store)
+  /// Every engine on a node: the one that counts, and one that was stopped and given up.
+  func engines(on node: SimNode) -> [SimEngine] {
+    [node.engine, node.ghost].compactMap { $0 }
+  }
+
+  /// Wakes the engine's control client when something is due.
+  private func armControl(_ engine: SimEngine) {
+    guard let due = engine.control.core.nextDeadline else { return }
+    let at = max(now, nodes[engine.worker].globalTime(due))
+    guard at < engine.controlPlannedAt else { return }
+    engine.controlPlannedAt = at
+    engine.controlToken += 1
+    let token = engine.controlToken
+    planFor(engine, at: at) { [unowned self, unowned engine] in
+      guard token == engine.controlToken else { return }
+      engine.controlPlannedAt = .max
+      engine.control.timePassed()
+      armControl(engine)
     }
+  }
+
+  private func performOwn(_ order: OwnStore.Order, of engine: SimEngine) {
+    let node = nodes[engine.worker]
+    switch order {
+    case .connect:
+      plan(after: .microseconds(20)) { [unowned self, unowned engine] in
+        connectOwn(engine, node)
+      }
+    case .send(let message): _ = engine.ownLink?.send(message)
+    case .close:
+      engine.ownLink?.hangUp()
+      engine.ownLink = nil
+    case .answer: preconditionFailure("answers are taken from the core")
+    case .tellUnusable(let reason):
+      violate(.sideServiceMayVanish, "\(node.name)'s store was refused: \(reason)")
+    }
+  }
+
+  private func connectOwn(_ engine: SimEngine, _ node: SimNode) {
+    let link = MemoryLink(now: { [unowned self] in node.localTime(now) })
+    guard let store = node.store, engine.isAlive, !store.hasVanished else {
+      planFor(engine, at: now) { [unowned engine] in engine.control.ownDisconnected() }
+      return
+    }
+    carry(link, of: engine, store, node)
+    // The kernel connects, whether the process runs or not.
+    guard store.memory.connect(link) else { return }
+    engine.ownLink = link
+    link.onMessage = { [unowned engine, weak link] message, _ in
+      guard engine.ownLink === link else { return }
+      engine.control.ownReceived(message)
+    }
+    link.onClose = { [unowned engine, weak link] in
+      guard engine.ownLink === link else { return }
+      engine.ownLink = nil
+      engine.control.ownDisconnected()
+    }
+    planFor(engine, at: now) { [unowned engine, weak link] in
+      if engine.ownLink === link { engine.control.ownConnected() }
+    }
+  }
+
+  /// What a rank does to read a source, and to save into its own store.
+  private func open(
+    _ source: SourceID, _ address: SourceAddress, onRank rank: Int, of engine: SimEngine
+  ) -> SourceDescription? {
+    guard !chance.happens(isHealed ? 0 : weights.attachFailure) else { return nil }
+    guard case .own(_, let id) = address else {
+      return storesEver[source.incarnation].map {
+        .mapped($0.memory.pools[rank].memory.region, owner: $0)
+      }
+    }
+    let node = nodes[engine.worker]
+    guard let store = node.store, store.incarnation == source.incarnation, store.isReachable else {
+      return nil
+    }
+    let link = MemoryLink(now: { [unowned self] in node.localTime(now) })
+    var welcomed: (MemoryStore.MemoryPool, BlockMemory)?
+    // The store answers within microseconds, and the rank waits for that.
+    link.onMessage = { _, memory in welcomed = memory ?? welcomed }
+    guard store.memory.connect(link) else { return nil }
+    _ = link.send(
+      .hello(
+        LocalHello(
+          engine: id, role: .rank(rank), fingerprint: fingerprint,
+          stagingSlots: engine.stagingSlots)))
+    guard let (pool, staging) = welcomed else { return nil }
+    carry(link, of: engine, store, node)
+    engine.rankLinks[rank] = link
+    return .mapped(
+      pool.memory.region, words: pool.words, link: MemoryStagingLink(link, staging), owner: pool)
   }
 
   // MARK: Pumps

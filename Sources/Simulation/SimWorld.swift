@@ -15,6 +15,7 @@ final class SimWorld {
   let policy: LoadFailurePolicy
   let chain: KeyChain
   let golden: Golden
+  let fingerprint: Fingerprint
   var chance: Chance
   var now: Int64 = 0
   /// What happens when, in nanoseconds of the world.
@@ -29,7 +30,7 @@ final class SimWorld {
   var storesEver: [Incarnation: SimStore] = [:]
   var requestNext: UInt64 = 1
   /// Every lease there ever was.
-  var leasesEver: Set<LeaseID> = []
+  var leasesEver: [LeaseID: [GrantedBlock]] = [:]
   /// Pairs of nodes that cannot reach each other.
   var partitions: Set<[Int]> = []
   var clogFactor = 1
@@ -53,6 +54,9 @@ final class SimWorld {
       corrupts || lies ? .always : chance.pick([.onFailure, .onFailure, .always, .off]))
     policy = chance.happens(0.9) ? .recompute : .fail
     chain = Self.makeChain()
+    fingerprint = Fingerprint(
+      modelDigest: "toy", layout: "toy", hashScheme: "toy", rankCount: UInt32(rankCount),
+      numerics: "toy")
     golden = Golden(chain: chain, rankCount: rankCount)
     self.chance = chance
     let count = self.chance.between(2...4)
@@ -78,11 +82,25 @@ final class SimWorld {
     limits.hardDeadline = chance.duration(.milliseconds(300)...(.milliseconds(2000)))
     limits.resolveMin = .milliseconds(10)
     limits.resolveMax = .milliseconds(80)
-    limits.softDeadlineMin = .milliseconds(15)
+    limits.stallMin = .milliseconds(15)
+    limits.pumpGapMax = .milliseconds(12)
+    limits.pumpLateCharge = .milliseconds(3)
+    limits.hardDeadlineMin = min(.milliseconds(200), limits.hardDeadline)
     limits.handshakeTimeout = .milliseconds(100)
     limits.breakerSilence = .milliseconds(200)
     limits.breakerBackoffMax = .milliseconds(800)
-    limits.reservationMax = .milliseconds(1500)
+    limits.ownHeartbeat = .milliseconds(25)
+    limits.ownSilenceMax = .milliseconds(100)
+    limits.ownRetryMin = .milliseconds(2)
+    limits.ownRetryMax = .milliseconds(20)
+    limits.stagingWaitMax = .milliseconds(100)
+    limits.stagingSlotsMax = chance.pick([1, 4, 32])
+    limits.storeSavesInFlightMax = chance.pick([2, 16, 128])
+    limits.peerHeartbeat = .milliseconds(50)
+    limits.peerRefusedPause = .milliseconds(50)
+    limits.deathRefusalsSpan = .milliseconds(15)
+    limits.peerVanishedMax = .milliseconds(2500)
+    limits.overtakenStepsMax = chance.pick([1, 8])
     limits.transfersPostedMax = chance.between(1...4)
     limits.stepTokensMax = chance.pick([8, 32, 128])
     limits.leasesMax = chance.pick([2, 8, 1024])
@@ -148,6 +166,7 @@ final class SimWorld {
     queue = DeadlineHeap()
     for node in nodes {
       killEngine(node)
+      killGhost(node)
       node.held = []
     }
   }
@@ -156,9 +175,10 @@ final class SimWorld {
     nodes.allSatisfy { node in
       guard let engine = node.engine, let store = node.store else { return false }
       return engine.running.isEmpty && engine.leftovers.isEmpty && store.ledger.stats.leases == 0
-        && store.ledger.stats.writing == 0 && engine.control.localStore != nil
-        && engine.control.peers.values.allSatisfy {
-          if case .ready = $0.state { $0.breaker.isClosed } else { false }
+        && store.ledger.stats.writing == 0 && store.memory.desk.stagedCount == 0
+        && engine.control.localStore != nil
+        && engine.control.core.peers.values.allSatisfy {
+          if case .ready = $0.state { true } else { false }
         }
     }
   }
@@ -177,6 +197,10 @@ package struct SimStats: Sendable, Equatable {
   package var cancels = 0
   package var failures = 0
   package var faults = 0
+  package var pauses = 0
+  package var ghosts = 0
+  package var vanishings = 0
+  package var sealed = 0
   package init() {}
 }
 
@@ -189,6 +213,8 @@ final class SimNode {
   let blockCount: Int
   let slotCount: Int
   var engine: SimEngine?
+  /// An engine of the same name that was stopped and given up, and may go on one day.
+  var ghost: SimEngine?
   var fabrics: [MemoryFabric] = []
   var store: SimStore?
   /// Calls that wait for a stopped store.
