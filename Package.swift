@@ -73,14 +73,15 @@ let package = Package(
     module(
       "Simulation",
       on: [
-        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "RemoteG2Core",
-        "RemoteG2Engine",
+        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "LocalStore",
+        "RemoteG2Core", "RemoteG2Engine",
       ]),
     module(
       "RemoteG2EngineTesting",
       on: [
         "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "Linear",
-        "LlamaModel", "LlamaModelTesting", "RemoteG2Core", "RemoteG2Engine", "Simulation",
+        "LlamaModel", "LlamaModelTesting", "LocalStore", "OSThreads", "RemoteG2Core",
+        "RemoteG2Engine", "Simulation",
       ]),
     .target(
       name: "RemoteG2Control",
@@ -95,13 +96,15 @@ let package = Package(
       swiftSettings: strict),
     module(
       "RemoteG2Store",
-      on: ["CLinuxShims", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core"]),
+      on: [
+        "CLinuxShims", "LocalStore", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core",
+      ]),
     .target(
       name: "RemoteG2Runtime",
       dependencies: [
         "CLinuxShims", "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer",
-        "Linear", "LlamaModel", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core",
-        "RemoteG2Engine", "RemoteG2Store", .product(name: "Crypto", package: "swift-crypto"),
+        "Linear", "LlamaModel", "LocalStore", "NIXL", "OSThreads", "RemoteG2Control",
+        "RemoteG2Core", "RemoteG2Engine", "RemoteG2Store", .product(name: "Crypto", package: "swift-crypto"),
       ],
       swiftSettings: strict),
     .executableTarget(

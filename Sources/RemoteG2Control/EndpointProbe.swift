@@ -2,35 +2,19 @@ internal import Glibc
 
 /// Asks the kernel whether anything still listens at an address.
 ///
-/// A store listens for as long as it lives, and a stopped process still listens. So a refusal
-/// proves that the incarnation behind the address is dead, which no silence does.
+/// A store listens for as long as it lives, and a stopped process still listens. So a refusal is a sign
+/// that nobody is there, which no silence is; one alone may be a proxy's or a firewall's.
 package enum EndpointProbe {
   package enum Finding: Equatable, Sendable { case listening, refused, unknown }
 
   package static func look(at address: StoreAddress) -> Finding {
-    switch address {
-    case .tcp(let host, let port):
-      var socketAddress = sockaddr_in()
-      socketAddress.sin_family = sa_family_t(AF_INET)
-      socketAddress.sin_port = in_port_t(truncatingIfNeeded: port).bigEndian
-      guard inet_pton(AF_INET, host, &socketAddress.sin_addr) == 1 else { return .unknown }
-      return withUnsafePointer(to: &socketAddress) {
-        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          connect(AF_INET, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-        }
-      }
-    case .unix(let path):
-      var socketAddress = sockaddr_un()
-      socketAddress.sun_family = sa_family_t(AF_UNIX)
-      let bytes = Array(path.utf8)
-      guard bytes.count < MemoryLayout.size(ofValue: socketAddress.sun_path) else {
-        return .unknown
-      }
-      withUnsafeMutableBytes(of: &socketAddress.sun_path) { $0.copyBytes(from: bytes) }
-      return withUnsafePointer(to: &socketAddress) {
-        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          connect(AF_UNIX, $0, socklen_t(MemoryLayout<sockaddr_un>.size))
-        }
+    var socketAddress = sockaddr_in()
+    socketAddress.sin_family = sa_family_t(AF_INET)
+    socketAddress.sin_port = in_port_t(truncatingIfNeeded: address.port).bigEndian
+    guard inet_pton(AF_INET, address.host, &socketAddress.sin_addr) == 1 else { return .unknown }
+    return withUnsafePointer(to: &socketAddress) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        connect(AF_INET, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
       }
     }
   }

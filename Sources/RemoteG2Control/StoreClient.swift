@@ -4,16 +4,17 @@ package import RemoteG2Core
 internal import SwiftProtobuf
 
 /// Where a store's control service listens.
-package enum StoreAddress: Hashable, Sendable, CustomStringConvertible {
-  case tcp(host: String, port: Int)
-  case unix(path: String)
+package struct StoreAddress: Hashable, Sendable, CustomStringConvertible {
+  /// A numeric address.
+  package let host: String
+  package let port: Int
 
-  package var description: String {
-    switch self {
-    case .tcp(let host, let port): "\(host):\(port)"
-    case .unix(let path): path
-    }
+  package init(host: String, port: Int) {
+    self.host = host
+    self.port = port
   }
+
+  package var description: String { "\(host):\(port)" }
 }
 
 /// Why a call was not answered.
@@ -37,20 +38,11 @@ package final class StoreClient: Sendable {
   package init(_ address: StoreAddress) throws(CallError) {
     self.address = address
     do {
-      let target: any ResolvableTarget =
-        switch address {
-        case .tcp(let host, let port): .ipv4(address: host, port: port)
-        case .unix(let path): .unixDomainSocket(path: path, authority: "localhost")
-        }
-      // One's own store is back within a second of its death; an attempt on this machine costs nothing.
-      let isLocal = if case .unix = address { true } else { false }
       let transport = try Transport(
-        target: target, transportSecurity: .plaintext,
+        target: .ipv4(address: address.host, port: address.port), transportSecurity: .plaintext,
         config: .defaults {
           $0.backoff = .init(
-            initial: .milliseconds(isLocal ? 20 : 50),
-            max: isLocal ? .milliseconds(50) : .seconds(1),
-            multiplier: 1.6, jitter: 0.2)
+            initial: .milliseconds(50), max: .seconds(1), multiplier: 1.6, jitter: 0.2)
           $0.connection.flushCoalescing = nil
         })
       let client = GRPCClient(transport: transport)
@@ -67,7 +59,6 @@ package final class StoreClient: Sendable {
   }
 
   private var store: RemoteG2_V1_Store.Client<Transport> { .init(wrapping: client) }
-  private var local: RemoteG2_V1_LocalStore.Client<Transport> { .init(wrapping: client) }
 
   private func call<Reply: Sendable>(
     _ timeout: Duration, _ body: (CallOptions) async throws -> Reply
@@ -89,7 +80,7 @@ package final class StoreClient: Sendable {
     }
   }
 
-  // MARK: For peers and the local engine
+  // MARK: Calls
 
   package func handshake(
     as fingerprint: Fingerprint, name: String, incarnation: Incarnation, timeout: Duration
@@ -111,15 +102,17 @@ package final class StoreClient: Sendable {
   }
 
   package func resolve(
-    _ keys: [BlockKey], from incarnation: Incarnation, ttl: Duration?, timeout: Duration
+    _ keys: [BlockKey], as lease: LeaseID, ttl: Duration?, timeout: Duration
   ) async throws(CallError) -> ResolveAnswer {
     let request = RemoteG2_V1_ResolveRequest.with {
-      $0.incarnation = incarnation.wire
+      $0.incarnation = lease.owner.wire
+      $0.holder = lease.holder.wire
+      $0.lease = lease.serial
       $0.keys = keys.map(\.wire)
       $0.ttlNs = ttl?.nanoseconds ?? 0
     }
     let reply = try await call(timeout) { try await self.store.resolve(request, options: $0) }
-    return ResolveAnswer(reply, from: incarnation)
+    return ResolveAnswer(reply, as: lease)
   }
 
   package func renew(
@@ -165,62 +158,9 @@ package final class StoreClient: Sendable {
   private func leaseRequest(_ lease: LeaseID, ttl: Duration?) -> RemoteG2_V1_LeaseRequest {
     .with {
       $0.incarnation = lease.owner.wire
+      $0.holder = lease.holder.wire
       $0.lease = lease.serial
       $0.ttlNs = ttl?.nanoseconds ?? 0
     }
-  }
-}
-
-// MARK: For the local engine only
-
-extension StoreClient {
-  package func attach(timeout: Duration) async throws(CallError) -> Attachment {
-    let reply = try await call(timeout) { try await self.local.attach(.init(), options: $0) }
-    return Attachment(
-      incarnation: Incarnation(reply.incarnation), process: Int32(clamping: reply.process),
-      fingerprint: Fingerprint(reply.fingerprint), descriptors: reply.descriptors,
-      slotCount: Int(Int32(clamping: reply.slotCount)),
-      blockBytes: Int(clamping: reply.blockBytes), headerBytes: Int(clamping: reply.headerBytes))
-  }
-
-  package func reserve(
-    _ keys: [BlockKey], of incarnation: Incarnation, timeout: Duration
-  ) async throws(CallError) -> [Reservation] {
-    let request = RemoteG2_V1_ReserveRequest.with {
-      $0.incarnation = incarnation.wire
-      $0.keys = keys.map(\.wire)
-    }
-    let reply = try await call(timeout) { try await self.local.reserve(request, options: $0) }
-    return reply.reservations.map {
-      switch $0.outcome {
-      case .reserved:
-        .reserved(SlotIndex(Int(Int32(clamping: $0.slot))), generation: $0.generation)
-      case .present: .present
-      case .full, .UNRECOGNIZED: .full
-      }
-    }
-  }
-
-  package func seal(
-    _ slots: [SealedSlot], rank: Int, of incarnation: Incarnation, timeout: Duration
-  ) async throws(CallError) -> Int {
-    let request = RemoteG2_V1_SealRequest.with {
-      $0.incarnation = incarnation.wire
-      $0.rank = UInt32(rank)
-      $0.slots = slots.map { slot in
-        .with {
-          $0.slot = UInt32(slot.slot.value)
-          $0.generation = slot.generation
-          $0.digest = slot.digest.wire
-        }
-      }
-    }
-    let reply = try await call(timeout) { try await self.local.seal(request, options: $0) }
-    return Int(Int32(clamping: reply.sealed))
-  }
-
-  package func evictUnpinned(timeout: Duration) async throws(CallError) -> Int {
-    let reply = try await call(timeout) { try await self.local.evict(.init(), options: $0) }
-    return Int(Int32(clamping: reply.evicted))
   }
 }

@@ -18,7 +18,7 @@ package enum ServeError: Error, Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-/// A store's control service: peers over TCP, the local engine over a Unix socket.
+/// A store's control service for its peers, over TCP.
 package final class StoreServer: Sendable {
   private typealias Server = GRPCServer<HTTP2ServerTransport.Posix>
   private let tasks: [Task<Void, any Error>]
@@ -26,43 +26,27 @@ package final class StoreServer: Sendable {
   /// The TCP port that was bound.
   package let port: Int
 
-  /// Listens on both, or on neither.
-  ///
-  /// - Parameters:
-  ///   - host: A numeric address. 0 as the port lets the system choose.
-  ///   - socketPath: Replaced if it exists: hold a lock on the store's name before.
+  /// - Parameter host: A numeric address. 0 as the port lets the system choose.
   package static func start(
-    backend: any StoreBackend, host: String, port: Int, socketPath: String, limits: Limits
+    backend: any StoreBackend, host: String, port: Int, limits: Limits
   ) async throws(ServeError) -> StoreServer {
     let store = StoreService(backend: backend, limits: limits)
-    let local = LocalStoreService(backend: backend, limits: limits)
     let peers = Server(
       transport: transport(.ipv4(host: host, port: port), limits), services: [store])
-    let engine = Server(
-      transport: transport(.unixDomainSocket(path: socketPath), limits), services: [store, local])
     let peerTask = Task { try await peers.serve() }
-    let engineTask = Task { try await engine.serve() }
     do {
       guard let bound = try await peers.listeningAddress?.ipv4?.port else {
         throw ServeError.cannotListen("\(host):\(port)", reason: "no address was bound")
       }
-      _ = try await engine.listeningAddress
-      return StoreServer(tasks: [peerTask, engineTask], port: bound) {
-        peers.beginGracefulShutdown()
-        engine.beginGracefulShutdown()
-      }
+      return StoreServer(tasks: [peerTask], port: bound) { peers.beginGracefulShutdown() }
     } catch {
       // The cause comes out of serve(), not out of listeningAddress.
       peerTask.cancel()
-      engineTask.cancel()
-      if let cause = await failure(of: peerTask) {
-        if (cause as? IOError)?.errnoCode == EADDRINUSE {
-          throw .addressInUse(host: host, port: port)
-        }
-        throw .cannotListen("\(host):\(port)", reason: "\(cause)")
+      let cause = await failure(of: peerTask)
+      if (cause as? IOError)?.errnoCode == EADDRINUSE {
+        throw .addressInUse(host: host, port: port)
       }
-      let cause = await failure(of: engineTask)
-      throw .cannotListen(socketPath, reason: cause.map { "\($0)" } ?? "\(error)")
+      throw .cannotListen("\(host):\(port)", reason: cause.map { "\($0)" } ?? "\(error)")
     }
   }
 

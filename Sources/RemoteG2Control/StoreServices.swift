@@ -35,8 +35,11 @@ struct StoreService: RemoteG2_V1_Store.SimpleServiceProtocol {
     guard request.keys.count <= limits.blocksPerFetchMax else {
       return ResolveAnswer.refused(.invalid).wire
     }
+    let lease = LeaseID(
+      serial: request.lease, owner: Incarnation(request.incarnation),
+      holder: Incarnation(request.holder))
     return backend.resolve(
-      request.keys.map { BlockKey($0) }, by: Incarnation(request.incarnation),
+      request.keys.map { BlockKey($0) }, as: lease,
       ttl: Duration(wireNanoseconds: request.ttlNs)
     ).wire
   }
@@ -95,71 +98,8 @@ struct StoreService: RemoteG2_V1_Store.SimpleServiceProtocol {
   }
 
   private func lease(_ request: RemoteG2_V1_LeaseRequest) -> LeaseID {
-    LeaseID(serial: request.lease, owner: Incarnation(request.incarnation))
-  }
-}
-
-/// The local engine's service.
-struct LocalStoreService: RemoteG2_V1_LocalStore.SimpleServiceProtocol {
-  let backend: any StoreBackend
-  let limits: Limits
-
-  func attach(
-    request: RemoteG2_V1_AttachRequest, context: ServerContext
-  ) async throws -> RemoteG2_V1_AttachReply {
-    let attachment = backend.attach()
-    return .with {
-      $0.incarnation = attachment.incarnation.wire
-      $0.process = Int64(attachment.process)
-      $0.fingerprint = attachment.fingerprint.wire
-      $0.descriptors = attachment.descriptors
-      $0.slotCount = UInt32(attachment.slotCount)
-      $0.blockBytes = UInt64(attachment.blockBytes)
-      $0.headerBytes = UInt64(attachment.headerBytes)
-    }
-  }
-
-  func reserve(
-    request: RemoteG2_V1_ReserveRequest, context: ServerContext
-  ) async throws -> RemoteG2_V1_ReserveReply {
-    guard request.keys.count <= limits.blocksPerFetchMax else {
-      throw RPCError(code: .invalidArgument, message: "too many keys in one reserve")
-    }
-    let answers = backend.reserve(
-      request.keys.map { BlockKey($0) }, by: Incarnation(request.incarnation))
-    return .with { reply in
-      reply.reservations = answers.map { answer in
-        .with {
-          switch answer {
-          case .reserved(let slot, let generation):
-            $0.outcome = .reserved
-            $0.slot = UInt32(slot.value)
-            $0.generation = generation
-          case .present: $0.outcome = .present
-          case .full: $0.outcome = .full
-          }
-        }
-      }
-    }
-  }
-
-  func seal(
-    request: RemoteG2_V1_SealRequest, context: ServerContext
-  ) async throws -> RemoteG2_V1_SealReply {
-    let slots = request.slots.map {
-      SealedSlot(
-        slot: SlotIndex(Int(Int32(clamping: $0.slot))), generation: $0.generation,
-        digest: Digest128($0.digest))
-    }
-    let count = backend.seal(
-      slots, rank: Int(Int32(clamping: request.rank)), by: Incarnation(request.incarnation))
-    return .with { $0.sealed = UInt32(count) }
-  }
-
-  func evict(
-    request: RemoteG2_V1_EvictRequest, context: ServerContext
-  ) async throws -> RemoteG2_V1_EvictReply {
-    let count = backend.evictUnpinned()
-    return .with { $0.evicted = UInt32(count) }
+    LeaseID(
+      serial: request.lease, owner: Incarnation(request.incarnation),
+      holder: Incarnation(request.holder))
   }
 }

@@ -73,7 +73,6 @@ extension ResolveAnswer {
       }
     case .granted(let grant):
       return .with { reply in
-        reply.lease = grant.lease.serial
         reply.ttlNs = grant.ttl.nanoseconds
         reply.blocks = grant.blocks.map { block in
           .with {
@@ -86,7 +85,7 @@ extension ResolveAnswer {
     }
   }
 
-  init(_ wire: RemoteG2_V1_ResolveReply, from incarnation: Incarnation) {
+  init(_ wire: RemoteG2_V1_ResolveReply, as lease: LeaseID) {
     switch wire.refusal {
     case .none:
       let blocks = wire.blocks.map { block in
@@ -96,7 +95,7 @@ extension ResolveAnswer {
       }
       self = .granted(
         Grant(
-          lease: LeaseID(serial: wire.lease, owner: incarnation),
+          lease: lease,
           ttl: Duration(wireNanoseconds: wire.ttlNs) ?? .zero, blocks: blocks))
     case .gone: self = .refused(.gone)
     case .overBudget: self = .refused(.overBudget)

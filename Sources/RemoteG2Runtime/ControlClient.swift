@@ -1,10 +1,9 @@
 internal import Glibc
-package import KVConnector
+internal import KVConnector
+internal import LocalStore
 package import OSThreads
-internal import RemoteG2Control
+package import RemoteG2Control
 package import RemoteG2Core
-internal import RemoteG2Store
-internal import Synchronization
 
 /// A member of the fleet, as configured.
 package struct PeerAddress: Sendable, Equatable {
@@ -19,238 +18,297 @@ package struct PeerAddress: Sendable, Equatable {
   }
 }
 
-/// The engine's client of its own store and of its peers' stores.
+/// The engine's client of its own store and of its peers' stores: the shell of a ``ControlCore``.
 ///
-/// Handshakes, resolves, renewals, confirms and releases run as tasks with timers of their own. The
-/// step loop posts requests, drains answers, and reads the state of a peer; it waits for nothing.
+/// The core decides; here its calls are made as tasks, the own store's socket is read and written by a
+/// thread, and the clock is read. The step loop posts requests, drains answers, and reads the state of a
+/// peer; it waits for nothing and does no I/O.
 package final class ControlClient: SourceControl {
-  struct Peer: Sendable {
-    let client: StoreClient
-    var breaker: PeerBreaker
-    var state: PeerState = .notReady
-    /// The last incarnation that was attached and is not known to be dead.
-    var current: SourceID?
-    /// A source that some rank could not attach is announced again after a while that doubles; its
-    /// successor at once.
-    var unattached: SourceID?
-    var announceAfter: LocalInstant?
-    var attachFailures = 0
+  private struct State {
+    var core: ControlCore
+    var clients: [String: StoreClient] = [:]
+    var ownPath: String?
+    var isStopping = false
+    /// Messages that the core does not know: housekeeping, by number.
+    var asked: [UInt64: @Sendable (LocalMessage?) -> Void] = [:]
+    var askNext: UInt64 = 1
+    var openCalls = 0
   }
 
-  struct State: Sendable {
-    var peers: [String: Peer] = [:]
-    var local: SourceID?
-    var localClient: StoreClient?
-    var renewals: [LeaseID: Task<Void, Never>] = [:]
-    /// Test switches: what a broken network would do to renewals, and a shorter lease.
-    var dropsRenewals = false
-    var leaseTTL: Duration?
-    var loops: [Task<Void, Never>] = []
-    /// The last that were proved dead, oldest first: an answer still under way must not revive one.
-    var dead: [SourceID] = []
-
-    /// The source is no longer one that could be read from.
-    mutating func forget(_ source: SourceID) {
-      switch source {
-      case .local: if local == source { local = nil }
-      case .peer(let name, _):
-        guard peers[name]?.current == source else { return }
-        peers[name]?.current = nil
-        peers[name]?.state = .notReady
-      }
-    }
-  }
-
-  let fingerprint: Fingerprint
-  let name: String
-  let incarnation: Incarnation
-  let limits: Limits
-  let state = Mutex(State())
-  let answers: Mailbox<ControlAnswer>
-  private let openCalls = Mutex(0)
+  package let incarnation: Incarnation
+  private let fingerprint: Fingerprint
+  private let name: String
+  private let limits: Limits
+  private let answers: Mailbox<ControlAnswer>
+  private let state: Guarded<State>
+  private let bell = EventBell()
+  /// For the thread that owns the own store's socket.
+  private let ownOrders: Mailbox<OwnStore.Order>
+  private let thread = Guarded<OSThread?>(nil)
+  /// Told the process and the reason of an own store that this engine cannot use.
+  private let onUnusable: @Sendable (Int32, String) -> Void
 
   package init(
     fingerprint: Fingerprint, name: String, incarnation: Incarnation, limits: Limits,
-    answers: Mailbox<ControlAnswer>
+    answers: Mailbox<ControlAnswer>,
+    onUnusable: @escaping @Sendable (Int32, String) -> Void = { _, _ in }
   ) {
     self.fingerprint = fingerprint
     self.name = name
     self.incarnation = incarnation
     self.limits = limits
     self.answers = answers
+    self.onUnusable = onUnusable
+    state = Guarded(State(core: ControlCore(as: fingerprint, limits: limits)))
+    ownOrders = Mailbox(ringing: bell)
+    let started = OSThread.start("control") { [self] in loop() }
+    thread.withLock { $0 = started }
+  }
+
+  // MARK: Members
+
+  /// Starts to know a peer.
+  package func addPeer(_ peer: PeerAddress) throws(CallError) {
+    let client = try StoreClient(StoreAddress(host: peer.host, port: peer.port))
+    state.withLock { state in
+      state.clients[peer.name] = client
+      state.core.addPeer(peer.name, at: MonotonicClock.now())
+    }
+    bell.ring()
+  }
+
+  /// Follows the store behind a Unix socket, whichever it is.
+  package func followLocalStore(at path: String) {
+    state.withLock { state in
+      state.ownPath = path
+      state.core.followOwnStore(engine: incarnation, socket: path, at: MonotonicClock.now())
+    }
+    bell.ring()
   }
 
   // MARK: For the step loop
 
   package func state(ofPeer name: String) -> PeerState {
-    state.withLock { state in
-      guard let peer = state.peers[name] else { return .unknown }
-      if case .refused = peer.state { return peer.state }
-      return peer.breaker.isClosed ? peer.state : .off
-    }
+    state.withLock { $0.core.state(ofPeer: name) }
   }
 
-  package var localStore: SourceID? { state.withLock { $0.local } }
+  package var localStore: SourceID? { state.withLock { $0.core.localStore } }
 
-  /// Forgets that the source was announced, so that its next heartbeat announces it again.
   package func attachFailed(_ source: SourceID) {
-    let now = MonotonicClock.now()
-    state.withLock { state in
-      state.forget(source)
-      guard case .peer(let name, _) = source, var peer = state.peers[name] else { return }
-      if peer.unattached != source { peer.attachFailures = 0 }
-      peer.unattached = source
-      peer.announceAfter =
-        now
-        + min(
-          limits.breakerBackoffMin * (1 << min(peer.attachFailures, 10)), limits.breakerBackoffMax)
-      peer.attachFailures += 1
-      state.peers[name] = peer
-    }
+    state.withLock { $0.core.attachFailed(source, at: MonotonicClock.now()) }
+    bell.ring()
   }
 
   package func drain() -> [ControlAnswer] { answers.drain() }
 
   package func post(_ request: ControlRequest) {
-    openCalls.withLock { $0 += 1 }
-    Task {
-      await perform(request)
-      openCalls.withLock { $0 -= 1 }
-    }
+    advance { core, now in core.post(request, at: now) }
   }
 
   /// Blocks its thread until everything posted was answered, or for `limit`.
   package func finishCalls(within limit: Duration) {
     let deadline = MonotonicClock.now() + limit
-    while openCalls.withLock({ $0 > 0 }), MonotonicClock.now() < deadline { usleep(1000) }
+    while state.withLock({ $0.core.pendingCount > 0 }), MonotonicClock.now() < deadline {
+      OSThread.nap(.milliseconds(1))
+    }
+  }
+
+  /// By peer, with what they have counted.
+  var breakers: [String: PeerBreaker] {
+    state.withLock { $0.core.peers.mapValues(\.breaker) }
   }
 
   // MARK: Switches
 
-  package func setRenewals(dropped: Bool) { state.withLock { $0.dropsRenewals = dropped } }
-  package func setLeaseTTL(_ ttl: Duration?) { state.withLock { $0.leaseTTL = ttl } }
+  package func setRenewals(dropped: Bool) {
+    state.withLock { $0.core.setRenewals(dropped: dropped) }
+  }
+  package func setLeaseTTL(_ ttl: Duration?) { state.withLock { $0.core.leaseTTL = ttl } }
 
-  /// Stops every timer and connection.
+  // MARK: The end
+
+  /// Stops the thread and every connection.
   package func stop() {
-    let (tasks, clients) = state.withLock { state in
-      let tasks = state.loops + state.renewals.values
-      let clients = state.peers.values.map(\.client) + [state.localClient].compactMap { $0 }
-      state.loops = []
-      state.renewals = [:]
-      return (tasks, clients)
+    let (clients, asked) = state.withLock { state in
+      state.isStopping = true
+      let asked = state.asked.values
+      state.asked = [:]
+      return (Array(state.clients.values), Array(asked))
     }
-    for task in tasks { task.cancel() }
+    for answer in asked { answer(nil) }
+    bell.ring()
+    thread.withLock { thread -> OSThread? in
+      defer { thread = nil }
+      return thread
+    }?.join()
     for client in clients { client.stop() }
   }
 
-  // MARK: Requests
+  // MARK: The own store's housekeeping
 
-  private func client(of source: SourceID) -> StoreClient? {
-    state.withLock { state in
-      switch source {
-      case .local: state.localClient
-      case .peer(let name, _): state.peers[name]?.client
+  /// Asks the own store something that is not the core's business. Nil: it is away, or late.
+  package func askOwnStore(
+    within timeout: Duration, _ make: @Sendable (UInt64) -> LocalMessage
+  ) async -> LocalMessage? {
+    let id = state.withLock { state in
+      defer { state.askNext += 1 }
+      return state.askNext
+    }
+    let message = make(id)
+    let timer = Task { [self] in
+      try? await Task.sleep(for: timeout)
+      state.withLock { $0.asked.removeValue(forKey: id) }?(nil)
+    }
+    defer { timer.cancel() }
+    return await withCheckedContinuation { continuation in
+      let isPossible = state.withLock { state in
+        guard !state.isStopping, state.core.localStore != nil else { return false }
+        state.asked[id] = { continuation.resume(returning: $0) }
+        return true
       }
+      guard isPossible else {
+        continuation.resume(returning: nil)
+        return
+      }
+      ownOrders.post(.send(message))
     }
   }
 
-  private func perform(_ request: ControlRequest) async {
-    switch request {
-    case .resolve(let fetch, let source, let keys, let timeout):
-      let ttl = state.withLock { $0.leaseTTL }
-      let askedAt = MonotonicClock.now()
-      let answer = await answered(by: source, within: timeout) { client throws(CallError) in
-        try await client.resolve(keys, from: source.incarnation, ttl: ttl, timeout: timeout)
-      }
-      if case .granted(let grant)? = answer { keepRenewing(grant, from: source) }
-      answers.post(.resolved(fetch, answer, after: MonotonicClock.now() - askedAt))
-    case .confirm(let fetch, let source, let lease, let timeout):
-      let answer = await answered(by: source, within: timeout) { client throws(CallError) in
-        try await client.confirm(lease, timeout: timeout)
-      }
-      answers.post(.confirmed(fetch, answer))
-    case .release(let source, let lease):
-      state.withLock { $0.renewals.removeValue(forKey: lease) }?.cancel()
-      _ = await answered(by: source, within: limits.handshakeTimeout) { client throws(CallError) in
-        try await client.release(lease, timeout: limits.handshakeTimeout)
-      }
-    case .reserve(let batch, let source, let keys):
-      let answer = await answered(by: source, within: limits.handshakeTimeout) {
-        client throws(CallError) in
-        try await client.reserve(
-          keys, of: source.incarnation, timeout: limits.handshakeTimeout)
-      }
-      answers.post(.reserved(batch: batch, answer))
-    case .seal(let source, let rank, let saved):
-      let slots = saved.compactMap { saved in
-        saved.digest.map {
-          SealedSlot(slot: saved.save.slot, generation: saved.save.generation, digest: $0)
+  // MARK: Carrying out
+
+  /// Lets the core decide, and carries out what it orders.
+  private func advance(_ event: (inout ControlCore, LocalInstant) -> [ControlCore.Order]) {
+    let orders = state.withLock { state in
+      let orders = event(&state.core, MonotonicClock.now())
+      // Under the lock: a death is told before the same source's return.
+      for answer in state.core.takeAnswers() { answers.post(answer) }
+      for case .own(let order) in orders { ownOrders.post(order) }
+      return orders
+    }
+    for case .call(let id, let peer, let call, let timeout) in orders {
+      make(id, peer, call, timeout)
+    }
+    // A deadline may be earlier than the thread knows.
+    if !orders.isEmpty { bell.ring() }
+  }
+
+  private func make(_ id: CallID, _ peer: String, _ call: PeerCall, _ timeout: Duration) {
+    guard let client = state.withLock({ $0.clients[peer] }) else { return }
+    Task { [self] in
+      do throws(CallError) {
+        // The core judges the deadline; the call itself may go on a little longer, for nobody.
+        let reply = try await client.reply(
+          to: call, as: fingerprint, name: name, incarnation: incarnation,
+          timeout: timeout + limits.handshakeTimeout)
+        advance { core, now in
+          core.answered(id, reply, at: now, chance: Double.random(in: 0...1))
         }
-      }
-      _ = await answered(by: source, within: limits.handshakeTimeout) { client throws(CallError) in
-        try await client.seal(
-          slots, rank: rank, of: source.incarnation, timeout: limits.handshakeTimeout)
-      }
-    }
-  }
-
-  /// Makes a call, and learns from how it ends. Nil: no answer.
-  private func answered<Answer: Sendable>(
-    by source: SourceID, within timeout: Duration,
-    _ call: (StoreClient) async throws(CallError) -> Answer
-  ) async -> Answer? {
-    guard let client = client(of: source) else { return nil }
-    let startedAt = MonotonicClock.now()
-    do throws(CallError) {
-      let answer = try await call(client)
-      if case .peer(let name, _) = source { noteAnswer(of: name) }
-      return answer
-    } catch {
-      let isRefused = isRefused(error, client)
-      if isRefused { declareDead(source) }
-      if case .peer(let name, _) = source {
-        note(error, of: name, isRefused: isRefused, timeout: timeout, startedAt: startedAt)
-      }
-      return nil
-    }
-  }
-
-  /// The incarnation is proved dead. Told once.
-  func declareDead(_ source: SourceID) {
-    let isNews = state.withLock { state in
-      guard !state.dead.contains(source) else { return false }
-      if state.dead.count >= limits.deadRememberedMax { state.dead.removeFirst() }
-      state.dead.append(source)
-      state.forget(source)
-      return true
-    }
-    if isNews { answers.post(.sourceDied(source)) }
-  }
-
-  /// Renews at a third of the lease's life, from the grant to the settle.
-  private func keepRenewing(_ grant: Grant, from source: SourceID) {
-    let task = Task { [self] in
-      var ttl = grant.ttl
-      while !Task.isCancelled {
-        // However short a lease a peer grants, renewing it must not spin.
-        try? await Task.sleep(for: max(ttl / 3, .milliseconds(10)))
-        let (isDropped, wanted) = state.withLock { ($0.dropsRenewals, $0.leaseTTL) }
-        guard !Task.isCancelled, !isDropped else { continue }
-        let answer = await answered(by: source, within: limits.resolveMax) {
-          client throws(CallError) in
-          try await client.renew(grant.lease, ttl: wanted, timeout: limits.resolveMax)
-        }
-        switch answer {
-        case .renewed(let next)?: ttl = next
-        // The blocks may be reused now: nothing more is read under it.
-        case .gone?:
-          answers.post(.leaseEnded(source, grant.lease))
-          return
-        case nil: continue
+      } catch {
+        let failure = error.failure(at: client.address)
+        advance { core, now in
+          core.failed(id, failure, at: now, chance: Double.random(in: 0...1))
         }
       }
     }
-    // A peer that grants one lease twice is renewed once.
-    state.withLock { $0.renewals.updateValue(task, forKey: grant.lease) }?.cancel()
+  }
+
+  // MARK: The thread
+
+  private func loop() {
+    var socket: LocalSocket?
+    while true {
+      if state.withLock({ $0.isStopping }) { return }
+      for order in ownOrders.drain() { perform(order, &socket) }
+      read(&socket)
+      let now = MonotonicClock.now()
+      let due = state.withLock { $0.core.nextDeadline }
+      if let due, due <= now {
+        advance { core, now in core.timePassed(at: now, chance: Double.random(in: 0...1)) }
+        continue
+      }
+      let until = min(due ?? now + .seconds(1), now + .seconds(1))
+      _ = bell.wait(until: until, hearing: socket.map { [$0.descriptor] } ?? [])
+    }
+  }
+
+  private func perform(_ order: OwnStore.Order, _ socket: inout LocalSocket?) {
+    switch order {
+    case .connect:
+      guard let path = state.withLock({ $0.ownPath }) else { return }
+      switch LocalSocket.connect(path) {
+      case .success(let made):
+        socket = made
+        advance { core, now in core.ownConnected(at: now) }
+      case .failure: advance { core, now in core.ownDisconnected(at: now) }
+      }
+    case .send(let message):
+      guard let current = socket, !current.send(message) else { return }
+      lose(&socket)
+    case .close: lose(&socket, tells: false)
+    case .answer: break
+    case .tellUnusable(let reason):
+      if let process = socket?.peer?.process { onUnusable(process, reason) }
+    }
+  }
+
+  private func read(_ socket: inout LocalSocket?) {
+    while let current = socket {
+      switch current.receive() {
+      case .nothing: return
+      case .message(let message, _): received(message)
+      case .malformed, .closed: lose(&socket)
+      }
+    }
+  }
+
+  private func received(_ message: LocalMessage) {
+    switch message {
+    case .evicted(let id, _), .statsAnswer(let id, _):
+      state.withLock { $0.asked.removeValue(forKey: id) }?(message)
+    default: advance { core, now in core.ownReceived(message, at: now) }
+    }
+  }
+
+  private func lose(_ socket: inout LocalSocket?, tells: Bool = true) {
+    socket = nil
+    let asked = state.withLock { state in
+      defer { state.asked = [:] }
+      return Array(state.asked.values)
+    }
+    for answer in asked { answer(nil) }
+    if tells { advance { core, now in core.ownDisconnected(at: now) } }
+  }
+}
+
+extension StoreClient {
+  /// Makes a call of the core's.
+  func reply(
+    to call: PeerCall, as fingerprint: Fingerprint, name: String, incarnation: Incarnation,
+    timeout: Duration
+  ) async throws(CallError) -> PeerReply {
+    switch call {
+    case .handshake:
+      .introduction(
+        try await handshake(
+          as: fingerprint, name: name, incarnation: incarnation, timeout: timeout))
+    case .resolve(let lease, let keys, let ttl):
+      .resolved(try await resolve(keys, as: lease, ttl: ttl, timeout: timeout))
+    case .renew(let lease, let ttl):
+      .renewed(try await renew(lease, ttl: ttl, timeout: timeout))
+    case .confirm(let lease): .confirmed(try await confirm(lease, timeout: timeout))
+    case .release(let lease): .released(try await release(lease, timeout: timeout))
+    }
+  }
+}
+
+extension CallError {
+  /// What it means to whoever asked. A broken connection is only a refusal if the address refuses.
+  func failure(at address: StoreAddress) -> CallFailure {
+    switch self {
+    case .timedOut: .timedOut
+    case .starting: .starting
+    case .invalid: .invalid
+    case .unavailable: EndpointProbe.look(at: address) == .refused ? .refused : .unavailable
+    }
   }
 }

@@ -89,14 +89,12 @@ package struct NIXLDiscovery: Sendable {
     }
   }
 
-  /// `.deps/nixl` here, and beside the executable's package.
+  /// `.deps/nixl` beside the executable's package. Never of the current folder, which may be anybody's.
   private static func depsRoots() -> [String] {
     var roots: [String] = []
-    var folder = URL(fileURLWithPath: FileManager.default.currentDirectoryPath)
-    roots.append(folder.path + "/.deps/nixl")
     if let executable = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
     {
-      folder = URL(fileURLWithPath: executable)
+      var folder = URL(fileURLWithPath: executable)
       for _ in 0..<6 {
         folder = folder.deletingLastPathComponent()
         roots.append(folder.path + "/.deps/nixl")

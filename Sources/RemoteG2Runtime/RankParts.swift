@@ -5,10 +5,10 @@ internal import KVLayout
 package import KVTransfer
 internal import Linear
 package import LlamaModel
+internal import LocalStore
 package import NIXL
 package import OSThreads
 package import RemoteG2Core
-internal import RemoteG2Store
 
 /// What every rank of a worker has, the leader's included: its shard, its G1, its pump.
 package struct RankParts {
@@ -67,7 +67,12 @@ package struct RankParts {
         setPace: { paced.bytesPerSecond = $0 }, setFault: { injection.kind = $0 },
         faultsInjected: { faulty?.appliedCount ?? 0 })
     }
-    worker = RemoteG2Worker(pump: pump, rank: rank, open: Self.open, onTrace: onTrace)
+    let fingerprint = identity.fingerprint()
+    worker = RemoteG2Worker(
+      pump: pump, rank: rank,
+      open: {
+        Self.open($0, $1, rank: rank, as: fingerprint, stagingSlots: limits.stagingSlotsMax)
+      }, onTrace: onTrace)
   }
 
   /// Which transfer of a fetch goes wrong, where one is told to: in the middle of a paced pull, and the
@@ -75,20 +80,27 @@ package struct RankParts {
   package static let injectedTransfer = 8
 
   /// Nil for a store that died between its answer and our mapping; the next visit meets its successor.
-  private static func open(_ source: SourceID, _ address: SourceAddress) -> SourceDescription? {
+  private static func open(
+    _ source: SourceID, _ address: SourceAddress, rank: Int, as fingerprint: Fingerprint,
+    stagingSlots: Int
+  ) -> SourceDescription? {
     switch address {
     case .remote(let metadata, let address, let slotCount, let blockBytes):
       return .nixl(
         metadata: metadata, address: address, slotCount: slotCount, blockBytes: blockBytes)
-    case .mapped(let process, let descriptor, let slotCount, let blockBytes):
-      do throws(PoolError) {
-        let pool = try PoolMemory(
-          of: process, descriptor: descriptor, slotCount: slotCount, blockBytes: blockBytes,
-          owner: source.incarnation)
-        return .mapped(
-          BlockRegion(base: pool.base, blockBytes: pool.blockBytes, blockCount: pool.slotCount),
-          owner: pool)
-      } catch { return nil }
+    case .own(let socket, let engine):
+      let hello = LocalHello(
+        engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: stagingSlots)
+      guard
+        let own = OwnPool.open(
+          socket: socket, store: source.incarnation, hello: hello, now: MonotonicClock.now,
+          nap: { OSThread.nap($0) })
+      else { return nil }
+      let shape = own.mapping.shape
+      return .mapped(
+        BlockRegion(
+          base: own.mapping.base, blockBytes: shape.blockBytes, blockCount: shape.slotCount),
+        words: own.mapping.words, link: own.link, owner: own.mapping)
     }
   }
 }

@@ -1,6 +1,6 @@
 internal import Glibc
+internal import LocalStore
 internal import OSThreads
-internal import RemoteG2Control
 package import RemoteG2Core
 internal import RemoteG2Store
 internal import Synchronization
@@ -127,8 +127,8 @@ package final class StoreSupervisor: Sendable {
       }
     }
     // One that another worker of this name left behind.
-    if EndpointProbe.look(at: .unix(path: paths.socket)) == .listening {
-      await adopt()
+    if let process = Self.listener(at: paths.socket) {
+      state.withLock { $0.store = ChildProcess(running: process) }
       return true
     }
     return await spawn()
@@ -141,16 +141,16 @@ package final class StoreSupervisor: Sendable {
     state.withLock { $0.failure = last ?? "the store ended" }
   }
 
-  private func adopt() async {
-    guard let client = try? StoreClient(.unix(path: paths.socket)) else { return }
-    defer { client.stop() }
-    guard let attachment = try? await client.attach(timeout: .seconds(1)) else { return }
-    state.withLock { $0.store = ChildProcess(running: attachment.process) }
+  /// The process that listens at a socket, asked of the kernel.
+  private static func listener(at path: String) -> Int32? {
+    guard case .success(let socket) = LocalSocket.connect(path) else { return nil }
+    return socket.peer?.process
   }
 
   private func spawn() async -> Bool {
     let log = open(
-      "\(launch.directory)/\(launch.name).log", O_CREAT | O_WRONLY | O_TRUNC | O_CLOEXEC, 0o600)
+      "\(launch.directory)/\(launch.name).log",
+      O_CREAT | O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0o600)
     defer { if log >= 0 { close(log) } }
     do throws(ChildProcess.SpawnError) {
       let store = try ChildProcess(
@@ -168,7 +168,7 @@ package final class StoreSupervisor: Sendable {
           noteFailure()
           return false
         }
-        if EndpointProbe.look(at: .unix(path: paths.socket)) == .listening { return true }
+        if Self.listener(at: paths.socket) != nil { return true }
         try? await Task.sleep(for: .milliseconds(25))
       }
       return true

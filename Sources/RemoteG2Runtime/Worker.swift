@@ -84,9 +84,18 @@ package final class Worker: @unchecked Sendable {
       reducer: group.map { MPITensorReducer($0) } ?? SoloTensorReducer(), ringing: bell,
       onTrace: onTrace)
     (identity, pump, model) = (parts.identity, parts.pump, parts.model)
+    let supervisor = StoreSupervisor(
+      StoreLaunch(
+        name: configuration.name, host: configuration.host, port: configuration.port,
+        directory: configuration.directory, slotCount: configuration.slotCount,
+        blockBytes: model.layout.blockBytes, fingerprint: identity.fingerprint(),
+        linger: configuration.linger, nixlPath: configuration.nixlPath,
+        isInsecure: configuration.isInsecure))
+    self.supervisor = supervisor
     control = ControlClient(
       fingerprint: identity.fingerprint(), name: configuration.name, incarnation: incarnation,
-      limits: limits, answers: Mailbox(ringing: bell))
+      limits: limits, answers: Mailbox(ringing: bell),
+      onUnusable: { supervisor.replace($0, because: $1) })
     do throws(ConnectorSettings.Invalid) {
       connector = RemoteG2Connector(
         control: control,
@@ -104,13 +113,6 @@ package final class Worker: @unchecked Sendable {
         worker: parts.worker, connector: connector,
         policy: configuration.policy, limits: limits, clock: MonotonicClock.now)
     } catch { throw .group(error) }
-    supervisor = StoreSupervisor(
-      StoreLaunch(
-        name: configuration.name, host: configuration.host, port: configuration.port,
-        directory: configuration.directory, slotCount: configuration.slotCount,
-        blockBytes: model.layout.blockBytes, fingerprint: identity.fingerprint(),
-        linger: configuration.linger, nixlPath: configuration.nixlPath,
-        isInsecure: configuration.isInsecure))
     engine.onForward = { [connector] tokens, duration in
       connector.observePrefill(tokens: tokens, in: duration)
     }
@@ -119,10 +121,8 @@ package final class Worker: @unchecked Sendable {
   /// Starts the store, the connections and the step thread.
   package func start() throws(WorkerError) {
     supervisor.start()
+    control.followLocalStore(at: supervisor.socketPath)
     do throws(CallError) {
-      try control.followLocalStore(at: supervisor.socketPath) { [supervisor] pid, reason in
-        supervisor.replace(pid, because: reason)
-      }
       for peer in configuration.peers { try control.addPeer(peer) }
     } catch { throw .control("\(error)") }
     let started = OSThread.start("step-0") { [self] in loop() }
@@ -186,6 +186,10 @@ package final class Worker: @unchecked Sendable {
     let ready = configuration.peers.map(\.name).filter { connector.isReady($0) }
     let isLocalReady = connector.isLocalReady
     let rankCounts = connector.rankCounts
+    let fallbacks = Dictionary(
+      uniqueKeysWithValues: connector.fallbacks.map { ($0.key.rawValue, $0.value) })
+    let outcomes = Dictionary(
+      uniqueKeysWithValues: connector.saveOutcomes.map { ("\($0.key)", $0.value) })
     snapshot.withLock {
       $0.fetches = open.fetches
       $0.quarantined = open.quarantined
@@ -195,8 +199,23 @@ package final class Worker: @unchecked Sendable {
       $0.blocksCached = pool.cached
       $0.peersReady = ready
       $0.isLocalReady = isLocalReady
+      $0.fallbacks = fallbacks
+      $0.saveOutcomes = outcomes
       $0.ranks = rankCounts
     }
+  }
+
+  /// Waits until the own store is attached, or is known to be absent: nothing can be saved there then.
+  ///
+  /// - Returns: Why it is absent; nil when it is there.
+  package func waitForStore() async -> String? {
+    let deadline = MonotonicClock.now() + configuration.limits.storeAttachMax
+    while !snapshot.withLock({ $0.isLocalReady }) {
+      if let failure = supervisor.failure, supervisor.storePID == nil { return failure }
+      guard MonotonicClock.now() < deadline else { return "it does not answer" }
+      try? await Task.sleep(for: .milliseconds(5))
+    }
+    return nil
   }
 
   // MARK: Audit
@@ -219,12 +238,15 @@ package final class Worker: @unchecked Sendable {
     audit.residentMB = (pages.count > 1 ? Int(pages[1]) ?? 0 : 0) * 4096 / (1 << 20)
     audit.storePID = supervisor.storePID.map(Int.init)
     audit.storeStarts = supervisor.startCount
-    if let (incarnation, stats) = try? await control.localClient?.stats(timeout: .seconds(1)) {
+    let incarnation = control.localStore?.incarnation
+    if case .statsAnswer(_, let stats)? = await control.askOwnStore(
+      within: .seconds(1), { .stats($0) })
+    {
       audit.storeLeases = stats.leases
       audit.storePinned = stats.pinned
       audit.storeSealed = stats.sealed
-      audit.storeWriting = stats.writing
-      audit.storeIncarnation = incarnation.description
+      audit.storeWriting = stats.writing + stats.staged
+      audit.storeIncarnation = incarnation?.description
     }
     return audit
   }

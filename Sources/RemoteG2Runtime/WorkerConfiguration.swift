@@ -78,6 +78,10 @@ package struct WorkerAudit: Codable, Equatable, Sendable {
   /// Deadlines that passed without an answer, by peer: its doing, and ours.
   package var peerSilent: [String: UInt64] = [:]
   package var weWereLate: [String: UInt64] = [:]
+  /// By reason: how often less was loaded than could have been.
+  package var fallbacks: [String: Int] = [:]
+  /// What became of blocks that every rank had staged.
+  package var saveOutcomes: [String: Int] = [:]
 
   package init() {}
 }

@@ -1,6 +1,5 @@
 internal import KVConnector
 internal import KVTransfer
-internal import RemoteG2Control
 internal import RemoteG2Core
 internal import RemoteG2Engine
 internal import Synchronization
@@ -18,10 +17,9 @@ extension WorkerConsole {
       }
     case .drop:
       if command.store == true {
-        do throws(CallError) {
-          _ = try await worker.control.localClient?.evictUnpinned(timeout: .seconds(2))
-        } catch {
-          write(WorkerEvent(.error, id: id, message: "the store did not evict: \(error)"))
+        let answer = await worker.control.askOwnStore(within: .seconds(2)) { .evict($0) }
+        guard case .evicted = answer else {
+          write(WorkerEvent(.error, id: id, message: "the store did not evict: it is away"))
           return
         }
       }
@@ -38,8 +36,10 @@ extension WorkerConsole {
         write(event)
       }
     case .pace:
-      guard (command.bytesPerSecond ?? 1) > 0, (command.transferBlocks ?? 1) > 0 else {
-        write(WorkerEvent(.error, id: id, message: "a pace is positive"))
+      guard (command.bytesPerSecond ?? 1) >= 1, (command.transferBlocks ?? 1) > 0 else {
+        write(
+          WorkerEvent(
+            .error, id: id, message: "a pace is at least 1 byte a second and 1 block a transfer"))
         return
       }
       guard hasRanks(command, worker) else { return }

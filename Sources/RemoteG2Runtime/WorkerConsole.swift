@@ -53,7 +53,8 @@ package final class WorkerConsole: Sendable {
       })
     watchdog?.groupHasStarted()
     try worker.start()
-    write(WorkerEvent(.ready))
+    let absence = await worker.waitForStore()
+    write(WorkerEvent(.ready, message: absence.map { "without a store: \($0)" }))
     for await line in Self.lines(limits.commandBytesMax) {
       guard let line else {
         write(

@@ -1,4 +1,5 @@
 internal import Glibc
+package import LocalStore
 package import NIXL
 
 /// The store's NIXL agent: registers the pools once, and answers readers by itself for the life of

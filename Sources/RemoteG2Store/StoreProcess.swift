@@ -1,5 +1,6 @@
 internal import CLinuxShims
 internal import Glibc
+package import LocalStore
 package import NIXL
 internal import OSThreads
 package import RemoteG2Control
@@ -69,9 +70,17 @@ package enum StoreProcess {
     let server: StoreServer
     do throws(ServeError) {
       server = try await StoreServer.start(
-        backend: service, host: host, port: port, socketPath: paths.socket,
-        limits: configuration.limits)
+        backend: service, host: host, port: port, limits: configuration.limits)
     } catch { throw .serve(error) }
+    let local: LocalService
+    do throws(PoolError) {
+      local = try LocalService(
+        at: paths.socket, store: incarnation, fingerprint: configuration.fingerprint,
+        pools: pools, ledger: service.ledger, limits: configuration.limits)
+    } catch {
+      await server.stop()
+      throw .pool(error)
+    }
     // The local engine is served already: making the first UCX backend takes half a second.
     var agent: ServingAgent?
     if let library {
@@ -81,13 +90,14 @@ package enum StoreProcess {
         service.serve(made.metadata)
       case .failure(let error):
         unlink(paths.socket)
+        local.stop()
         await server.stop()
         throw .nixl(error)
       }
     }
     ready(server.port, incarnation)
     // Never from under a reader: the last lease ends by release or by its deadline.
-    while service.timeSinceLocalCall() < linger || service.stats().1.leases > 0 {
+    while local.timeAlone(at: MonotonicClock.now()) < linger || service.stats().1.leases > 0 {
       let now = MonotonicClock.now()
       // A renewal or a new grant can only move the next deadline later than a short nap.
       let next = min(service.expireDue() ?? now + .milliseconds(20), now + .milliseconds(20))
@@ -95,6 +105,7 @@ package enum StoreProcess {
     }
     // Gone from the file system first, so that a new worker starts its own store.
     unlink(paths.socket)
+    local.stop()
     await server.stop()
     withExtendedLifetime((agent, pools)) {}
   }

@@ -1,7 +1,7 @@
 internal import Glibc
-internal import NIXL
-internal import OSThreads
-package import RemoteG2Control
+package import LocalStore
+package import OSThreads
+internal import RemoteG2Control
 package import RemoteG2Core
 internal import Synchronization
 
@@ -27,16 +27,15 @@ package struct StoreConfiguration: Sendable {
   }
 }
 
-/// The store's state behind its services: one lock around one ledger, held for microseconds.
+/// The store's state as its peers see it: one lock around one ledger, held for microseconds and shared with
+/// the service of its own engines.
 package final class StoreService: StoreBackend {
   package let incarnation: Incarnation
   private let configuration: StoreConfiguration
   private let pools: [PoolMemory]
   /// What peers read from: nil while the serving agent is being made, empty without NIXL.
   private let announced: Mutex<[RankPool]?>
-  private let ledger: Mutex<StoreLedger>
-  /// When the local engine last called.
-  private let lastLocalCall: Mutex<LocalInstant>
+  package let ledger: Guarded<StoreLedger>
 
   /// - Parameter willServePeers: ``serve(_:)`` follows.
   package init(
@@ -48,11 +47,10 @@ package final class StoreService: StoreBackend {
     self.incarnation = incarnation
     self.pools = pools
     announced = Mutex(willServePeers ? nil : [])
-    ledger = Mutex(
+    ledger = Guarded(
       StoreLedger(
         incarnation: incarnation, slotCount: configuration.slotCount,
         rankCount: configuration.rankCount, limits: configuration.limits))
-    lastLocalCall = Mutex(MonotonicClock.now())
   }
 
   // MARK: For peers
@@ -77,11 +75,9 @@ package final class StoreService: StoreBackend {
   }
 
   package func resolve(
-    _ keys: [BlockKey], by incarnation: Incarnation, ttl: Duration?
+    _ keys: [BlockKey], as lease: LeaseID, ttl: Duration?
   ) -> ResolveAnswer {
-    // Meant for the store that was here before.
-    guard incarnation == self.incarnation else { return .refused(.gone) }
-    return ledger.withLock { $0.resolve(keys, ttl: ttl, at: MonotonicClock.now()) }
+    ledger.withLock { $0.resolve(keys, as: lease, ttl: ttl, at: MonotonicClock.now()) }
   }
 
   package func renew(_ lease: LeaseID, ttl: Duration?) -> RenewAnswer {
@@ -100,41 +96,6 @@ package final class StoreService: StoreBackend {
     (incarnation, ledger.withLock { $0.stats })
   }
 
-  // MARK: For the local engine
-
-  package func attach() -> Attachment {
-    noteLocalCall()
-    return Attachment(
-      incarnation: incarnation, process: getpid(), fingerprint: configuration.fingerprint,
-      descriptors: pools.map(\.descriptor), slotCount: configuration.slotCount,
-      blockBytes: configuration.blockBytes, headerBytes: PoolMemory.headerBytes)
-  }
-
-  package func reserve(_ keys: [BlockKey], by incarnation: Incarnation) -> [Reservation] {
-    noteLocalCall()
-    guard incarnation == self.incarnation else { return keys.map { _ in .full } }
-    let now = MonotonicClock.now()
-    let deadline = now + configuration.limits.reservationMax
-    return ledger.withLock { ledger in
-      keys.map { ledger.pool.reserve($0, until: deadline) }
-    }
-  }
-
-  package func seal(_ slots: [SealedSlot], rank: Int, by incarnation: Incarnation) -> Int {
-    noteLocalCall()
-    guard incarnation == self.incarnation else { return 0 }
-    return ledger.withLock { ledger in
-      slots.count {
-        ledger.pool.seal($0.slot, generation: $0.generation, rank: rank, digest: $0.digest)
-      }
-    }
-  }
-
-  package func evictUnpinned() -> Int {
-    noteLocalCall()
-    return ledger.withLock { $0.pool.evictUnpinned() }
-  }
-
   // MARK: For the process
 
   /// Ends what is due. Call it at least once per `next` and TTL.
@@ -146,10 +107,4 @@ package final class StoreService: StoreBackend {
       return ledger.nextDeadline
     }
   }
-
-  package func timeSinceLocalCall() -> Duration {
-    MonotonicClock.now() - lastLocalCall.withLock { $0 }
-  }
-
-  private func noteLocalCall() { lastLocalCall.withLock { $0 = MonotonicClock.now() } }
 }

@@ -1,3 +1,4 @@
+internal import KVTransfer
 package import LocalStore
 package import RemoteG2Core
 

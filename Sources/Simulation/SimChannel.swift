@@ -27,7 +27,7 @@ final class SimChannel: StepChannel {
   func broadcast(_ plan: StepPlan?) -> StepPlan {
     guard let plan else { preconditionFailure("the leader broadcasts its plan") }
     broadcastCount += 1
-    for case .load(let fetch, _, let moves) in plan.orders { wanted[fetch] = moves.count }
+    for case .load(let fetch, _, let moves, _) in plan.orders { wanted[fetch] = moves.count }
     for follower in followers { follower.begin(plan.orders) }
     return plan
   }

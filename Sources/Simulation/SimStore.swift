@@ -1,3 +1,4 @@
+import KVTransfer
 import RemoteG2Core
 
 /// A store process: the shipped ledger, desk and pool writer, and nothing that computes.

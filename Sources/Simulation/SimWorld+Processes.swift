@@ -100,7 +100,8 @@ extension SimWorld {
     let engine = SimEngine(
       .init(
         worker: node.index, clockErrors: clockErrors, blockCount: node.blockCount, limits: limits,
-        proof: proof, policy: policy, transferBlocks: chance.between(1...4), bug: bug),
+        proof: proof, policy: policy, transferBlocks: chance.between(1...4),
+        stagingSlots: chance.pick([1, 4, 32]), bug: bug),
       control: control, chain: chain, fabrics: node.fabrics,
       fault: { [unowned self] _ in drawTransferFault() })
     node.engine = engine

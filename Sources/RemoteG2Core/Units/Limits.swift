@@ -19,6 +19,8 @@ public struct Limits: Sendable, Equatable {
   public var ownHeartbeat: Duration = .milliseconds(250)
   /// An own store that says nothing for this long is not asked any more until it answers again.
   public var ownSilenceMax: Duration = .seconds(1)
+  /// How long a worker that starts waits for its store before it says that it is ready without.
+  public var storeAttachMax: Duration = .seconds(10)
   public var ownRetryMin: Duration = .milliseconds(20)
   public var ownRetryMax: Duration = .milliseconds(250)
   /// Blocks an engine remembers that its store lacked when they were used.
