@@ -110,7 +110,7 @@ let package = Package(
     .executableTarget(
       name: "remote-g2",
       dependencies: [
-        "KVConnector", "Linear", "LlamaModel", "NIXL", "OSThreads", "RemoteG2Core",
+        "KVConnector", "Linear", "LlamaModel", "LocalStore", "NIXL", "OSThreads", "RemoteG2Core",
         "RemoteG2Runtime", "RemoteG2Store", "Simulation",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
@@ -122,9 +122,8 @@ let package = Package(
     .executableTarget(
       name: "remote-g2-testhost",
       dependencies: [
-        "Collectives", "KVConnector", "KVTransfer", "KVTransferTesting", "NIXL", "OSThreads",
-        "RemoteG2Core",
-        "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime", "RemoteG2Store",
+        "Collectives", "KVConnector", "KVTransfer", "KVTransferTesting", "LocalStore", "NIXL",
+        "OSThreads", "RemoteG2Core", "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime", "RemoteG2Store",
       ],
       swiftSettings: strict),
 
@@ -134,8 +133,8 @@ let package = Package(
       name: "remote-g2-bench",
       dependencies: [
         "CAllocations", "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer",
-        "KVTransferTesting", "Linear", "LlamaModel", "NIXL", "OSThreads", "RemoteG2Control",
-        "RemoteG2Core", "RemoteG2Engine", "RemoteG2Runtime", "RemoteG2Store",
+        "KVTransferTesting", "Linear", "LlamaModel", "LocalStore", "NIXL", "OSThreads",
+        "RemoteG2Control", "RemoteG2Core", "RemoteG2Engine", "RemoteG2Runtime", "RemoteG2Store",
       ],
       path: "Benchmarks/remote-g2-bench", swiftSettings: strict),
 
@@ -143,7 +142,10 @@ let package = Package(
     tests("RemoteG2CoreTests", on: ["RemoteG2Core", "KVLayout"], exclude: ["Snapshots"]),
     tests(
       "KVTransferTests",
-      on: ["ContentDigest", "KVTransfer", "KVTransferTesting", "NIXL", "OSThreads", "RemoteG2Core"]),
+      on: [
+        "ContentDigest", "KVTransfer", "KVTransferTesting", "LocalStore", "NIXL", "OSThreads",
+        "RemoteG2Core", "Simulation",
+      ]),
     tests(
       "NIXLTests",
       on: [
@@ -161,22 +163,22 @@ let package = Package(
       "RemoteG2EngineTests",
       on: [
         "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "Linear",
-        "LlamaModel", "LlamaModelTesting", "OSThreads", "RemoteG2Core", "RemoteG2Engine",
-        "RemoteG2EngineTesting", "Simulation",
+        "LlamaModel", "LlamaModelTesting", "LocalStore", "OSThreads", "RemoteG2Core",
+        "RemoteG2Engine", "RemoteG2EngineTesting", "Simulation",
       ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
     tests(
       "RemoteG2StoreTests",
       on: [
-        "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Store",
+        "LocalStore", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Store",
         .product(name: "GRPCCore", package: "grpc-swift-2"),
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
       ]),
     tests(
       "CommandLineTests",
       on: [
-        "KVConnector", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Runtime",
-        "RemoteG2Store", "remote-g2",
+        "KVConnector", "LocalStore", "OSThreads", "RemoteG2Control", "RemoteG2Core",
+        "RemoteG2Runtime", "RemoteG2Store", "remote-g2",
       ]),
   ],
   cLanguageStandard: .c11

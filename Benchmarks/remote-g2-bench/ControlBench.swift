@@ -2,6 +2,7 @@ import Foundation
 import KVLayout
 import Linear
 import LlamaModel
+import LocalStore
 import OSThreads
 import RemoteG2Control
 import RemoteG2Core
@@ -22,17 +23,18 @@ enum ControlBench {
     let pool = try PoolMemory(slotCount: 256, blockBytes: 4096, owner: owner)
     let service = StoreService(
       configuration, incarnation: owner, pools: [pool], willServePeers: false)
-    let path = FileManager.default.temporaryDirectory.path + "/rg2-bench-\(getpid()).sock"
     let server = try await StoreServer.start(
-      backend: service, host: "127.0.0.1", port: 0, socketPath: path, limits: Limits())
+      backend: service, host: "127.0.0.1", port: 0, limits: Limits())
     let keys = (0..<64).map { BlockKey(high: UInt64($0), low: 1) }
-    for reservation in service.reserve(keys, by: owner) {
-      guard case .reserved(let slot, let generation) = reservation else { continue }
-      _ = service.seal(
-        [SealedSlot(slot: slot, generation: generation, digest: Digest128(high: 0, low: 0))],
-        rank: 0, by: owner)
+    service.ledger.withLock { ledger in
+      for key in keys {
+        guard case .reserved(let slot, let generation) = ledger.pool.begin(key, after: nil) else {
+          continue
+        }
+        ledger.pool.seal(slot, generation: generation, digests: [Digest128(high: 0, low: 0)])
+      }
     }
-    let client = try StoreClient(.tcp(host: "127.0.0.1", port: server.port))
+    let client = try StoreClient(StoreAddress(host: "127.0.0.1", port: server.port))
     try await measure("idle", client, keys, owner)
     if let model {
       let busy = try ChildProcess("/proc/self/exe".resolved, ["compute", model])
@@ -44,16 +46,18 @@ enum ControlBench {
     }
     client.stop()
     await server.stop()
-    unlink(path)
   }
 
   private static func measure(
     _ name: String, _ client: StoreClient, _ keys: [BlockKey], _ owner: Incarnation
   ) async throws {
     var (resolves, confirms) = ([Double](), [Double]())
-    for _ in 0..<500 {
+    var generator = SystemRandomNumberGenerator()
+    let holder = Incarnation(using: &generator)
+    for serial in UInt64(1)...500 {
+      let lease = LeaseID(serial: serial, owner: owner, holder: holder)
       let start = MonotonicClock.now()
-      let answer = try await client.resolve(keys, from: owner, ttl: nil, timeout: .seconds(5))
+      let answer = try await client.resolve(keys, as: lease, ttl: nil, timeout: .seconds(5))
       resolves.append((MonotonicClock.now() - start).inSeconds * 1e6)
       guard case .granted(let grant) = answer else { return }
       let asked = MonotonicClock.now()

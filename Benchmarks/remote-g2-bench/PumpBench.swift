@@ -61,7 +61,7 @@ enum PumpBench {
       PumpCore(target: target, peers: gate, rank: 0, limits: Limits())
     }
     let source = SourceID.peer(name: "P", Incarnation(high: 1, low: 1))
-    pump.post(.attach(source, .mapped(target, owner: 0)))
+    pump.post(.attach(1, source, .mapped(target, owner: 0)))
     var waits: [Double] = []
     for round in 1...200 {
       let fetch = FetchID(UInt64(round))
@@ -69,7 +69,8 @@ enum PumpBench {
       pump.post(
         .rank(
           .load(
-            fetch, from: source, moves: [BlockMove(target: BlockIndex(0), source: SlotIndex(0))])))
+            fetch, from: source, moves: [BlockMove(target: BlockIndex(0), source: SlotIndex(0))],
+            stall: nil)))
       // Long enough for its naps to have grown to their longest.
       usleep(50_000)
       let ended = MonotonicClock.now()

@@ -1,5 +1,6 @@
 import Foundation
 import KVTransfer
+import LocalStore
 import NIXL
 import OSThreads
 import RemoteG2Core
@@ -86,7 +87,7 @@ enum ReadBench {
       rank: 0, limits: limits)
     pump.handle(
       .attach(
-        peer,
+        1, peer,
         .nixl(
           metadata: announcement.metadata, address: announcement.address, slotCount: count,
           blockBytes: blockBytes)), at: MonotonicClock.now())
@@ -103,7 +104,7 @@ enum ReadBench {
       let fetch = FetchID(UInt64(round + 1))
       func throughEngine() -> Double {
         let seconds = Bench.seconds {
-          pump.handle(.rank(.load(fetch, from: peer, moves: moves)), at: MonotonicClock.now())
+          pump.handle(.rank(.load(fetch, from: peer, moves: moves, stall: nil)), at: MonotonicClock.now())
           var isDone = false
           while !isDone {
             _ = pump.run(at: MonotonicClock.now())

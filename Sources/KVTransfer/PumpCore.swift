@@ -132,8 +132,8 @@ public final class PumpCore {
     local.poll(at: now, into: &events)
     peers.poll(at: now, into: &events)
     for event in events { absorb(event) }
-    judgeSilence(at: now)
-    didWork = didWork || !events.isEmpty
+    // A stall is news though nothing happened.
+    if judgeSilence(at: now) || !events.isEmpty { didWork = true }
     if checkSome() || saveSome(at: now) { didWork = true }
     for fetch in changed {
       guard let load = loads[fetch] else { continue }
@@ -146,14 +146,19 @@ public final class PumpCore {
 
   /// Charges every load with the time since the last run: after polling, so that what has landed is not
   /// taken for silence.
-  private func judgeSilence(at now: LocalInstant) {
+  ///
+  /// - Returns: Whether a load has just stalled.
+  private func judgeSilence(at now: LocalInstant) -> Bool {
     defer { lastRun = now }
-    guard let last = lastRun, !loads.isEmpty else { return }
+    guard let last = lastRun, !loads.isEmpty else { return false }
     let elapsed = now - last
+    var hasStalled = false
     for (fetch, load) in loads
     where load.timePassed(elapsed, isLate: elapsed > limits.pumpGapMax, limits, at: now) {
       changed.insert(fetch)
+      hasStalled = true
     }
+    return hasStalled
   }
 
   /// One transfer of each fetch in turn, while their sources take more.

@@ -1,4 +1,4 @@
-package import KVConnector
+internal import KVConnector
 internal import LocalStore
 package import OSThreads
 package import RemoteG2Core

@@ -1,6 +1,7 @@
 import Foundation
 import KVTransfer
 import KVTransferTesting
+import LocalStore
 import NIXL
 import OSThreads
 import RemoteG2Core

@@ -83,18 +83,32 @@ struct TransportOptions: ParsableArguments {
   }
 }
 
-/// Where sockets, locks and logs of a user's stores are. Made private to that user.
+/// Where sockets, locks and logs of a user's stores are. Made private to that user; one that is there
+/// must be, or whoever else may write it could plant what we would open.
 func runDirectory(_ chosen: String?) -> String {
   let base = ProcessInfo.processInfo.environment["XDG_RUNTIME_DIR"] ?? "/tmp"
   let path = chosen ?? "\(base)/remote-g2-\(getuid())"
-  do {
-    try FileManager.default.createDirectory(
-      atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
-  } catch {
-    fail("cannot make the run directory \(path): choose another with --run-dir")
-  }
   guard path.utf8.count < 80 else {
     fail("the run directory \(path) is too long for a socket's name: choose another with --run-dir")
+  }
+  var status = stat()
+  if lstat(path, &status) != 0 {
+    do {
+      try FileManager.default.createDirectory(
+        atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+    } catch {
+      fail("cannot make the run directory \(path): choose another with --run-dir")
+    }
+    guard lstat(path, &status) == 0 else { fail("the run directory \(path) is gone") }
+  }
+  guard status.st_mode & S_IFMT == S_IFDIR else {
+    fail("the run directory \(path) is no folder, or a link to one: choose another with --run-dir")
+  }
+  guard status.st_uid == geteuid(), status.st_mode & 0o777 == 0o700 else {
+    let mode = String(status.st_mode & 0o777, radix: 8)
+    fail(
+      "the run directory \(path) has mode \(mode) and belongs to user \(status.st_uid): it must be "
+        + "yours, with mode 700 (chmod 700 \(path), or choose another with --run-dir)")
   }
   return path
 }

@@ -90,6 +90,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
       checkName(peer.address.name)
       TransportOptions.check(host: peer.address.host, port: peer.address.port)
     }
+    checkMembers()
     let pulse = GroupPulse()
     let watchdog =
       tp > 1 && GroupLauncher.isRank
@@ -124,6 +125,21 @@ struct WorkerCommandLine: AsyncParsableCommand {
       }
     } catch { fail("\(error)") }
     NIXLLibrary.endProcess(0)
+  }
+
+  /// Two members of one name, or behind one address, could not be told apart when one of them dies.
+  private func checkMembers() {
+    var names: Set<String> = [name]
+    var addresses: Set<String> = ["\(host):\(port)"]
+    for peer in peers.map(\.address) {
+      guard names.insert(peer.name).inserted else {
+        fail("--peer \(peer.name) is there twice, or is this worker's own --name")
+      }
+      let address = "\(peer.host):\(peer.port)"
+      guard addresses.insert(address).inserted else {
+        fail("--peer \(peer.name)=\(address): another member has that address already")
+      }
+    }
   }
 
   /// This process's group, when there is more than one rank. Started alone, it becomes that group.

@@ -2,11 +2,13 @@ import ContentDigest
 import Foundation
 import KVTransfer
 import KVTransferTesting
+import OSThreads
 import RemoteG2Core
 import Testing
 
 /// A patterned source and an empty target in this process.
-final class MemoryWorld {
+final class MemoryWorld: @unchecked Sendable {
+  // @unchecked: one test at a time.
   static let blockBytes = 4096
   let source = SourceID.peer(name: "source", Incarnation(high: 1, low: 1))
   let fabric = MemoryFabric()
@@ -33,7 +35,14 @@ final class MemoryWorld {
 
   var description: SourceDescription { .mapped(pool, owner: 0) }
 
-  func digest(slot: Int) -> Digest128 { ContentDigest.of(pool.bytes(of: slot)) }
+  func key(_ slot: Int) -> BlockKey { BlockKey(high: UInt64(slot), low: 9) }
+
+  /// What a slot's block must be, under the slot's own key.
+  func expected(slot: Int) -> ExpectedBlock {
+    ExpectedBlock(
+      key: key(slot),
+      digests: [ContentDigest.of(pool.bytes(of: slot), key: key(slot), rank: 0)])
+  }
 
   func holds(_ block: Int, slot: Int) -> Bool {
     zip(target.bytes(of: block), pool.bytes(of: slot)).allSatisfy { $0 == $1 }
@@ -91,7 +100,7 @@ final class MemoryWorld {
       let inner = MemoryTransport(target: world.target, fabric: world.fabric, blocksPerPoll: 2)
       faulty = FaultyTransport(inner, target: world.target, fault: fault)
       pump = PumpCore(target: world.target, peers: faulty, rank: 0, limits: Limits())
-      pump.handle(.attach(world.source, world.description), at: now)
+      pump.handle(.attach(1, world.source, world.description), at: now)
       pump.handle(.transferBlocksMax(transferBlocks), at: now)
     }
 
@@ -100,7 +109,9 @@ final class MemoryWorld {
         BlockMove(target: BlockIndex(first + $0), source: SlotIndex($0))
       }
       pump.handle(
-        .rank(.load(FetchID(UInt64(fetch)), from: world.source, moves: moves)), at: now)
+        .rank(
+          .load(FetchID(UInt64(fetch)), from: world.source, moves: moves, stall: .milliseconds(50))),
+        at: now)
     }
 
     mutating func run(_ turns: Int) {
@@ -122,7 +133,7 @@ final class MemoryWorld {
       rig.progress(1)
         == RankProgress(
           landed: 12, isTerminal: true, isQuiet: true, isStopped: true,
-          lastLanding: rig.progress(1)?.lastLanding))
+          lastLanding: rig.progress(1)?.lastLanding, active: rig.progress(1)?.active ?? .zero))
     for block in 0..<12 { #expect(rig.world.holds(block, slot: block)) }
     #expect(rig.report.loadErrors.isEmpty)
     #expect(rig.pump.isIdle)
@@ -202,10 +213,24 @@ final class MemoryWorld {
     rig.run(60)
     #expect(rig.faulty.applied[.corrupt] == 1)
     #expect(rig.progress(1)?.landed == 12)
-    let expected = (0..<12).map { [rig.world.digest(slot: $0)] as [Digest128?] }
-    rig.pump.handle(.rank(.checkDigests(FetchID(1), expected: expected)), at: rig.now)
+    let expected = (0..<12).map { rig.world.expected(slot: $0) }
+    rig.pump.handle(.rank(.checkDigests(FetchID(1), expected)), at: rig.now)
     rig.run(10)
     #expect(rig.progress(1)?.proved == 4)
+  }
+
+  @Test func `right bytes with a right digest under a wrong key are refused`() {
+    var rig = Rig()
+    rig.load(1, blocks: 4)
+    rig.run(20)
+    // Each block's own digest, granted under the name of the block after it.
+    let expected = (0..<4).map { slot in
+      ExpectedBlock(
+        key: rig.world.key(slot + 1), digests: rig.world.expected(slot: slot).digests)
+    }
+    rig.pump.handle(.rank(.checkDigests(FetchID(1), expected)), at: rig.now)
+    rig.run(3)
+    #expect(rig.progress(1)?.proved == 0)
   }
 
   @Test func `a missing digest proves nothing`() {
@@ -213,7 +238,10 @@ final class MemoryWorld {
     rig.load(1, blocks: 4)
     rig.run(20)
     rig.pump.handle(
-      .rank(.checkDigests(FetchID(1), expected: [[nil], [nil], [nil], [nil]])), at: rig.now)
+      .rank(
+        .checkDigests(
+          FetchID(1),
+          (0..<4).map { ExpectedBlock(key: rig.world.key($0), digests: [nil]) })), at: rig.now)
     rig.run(3)
     #expect(rig.progress(1)?.proved == 0)
   }
@@ -227,6 +255,32 @@ final class MemoryWorld {
     }
     rig.run(200)
     #expect(rig.progress(1)?.landed == 20)
+  }
+
+  @Test func `a stall is told by the pump's thread though nothing happens`() {
+    let world = MemoryWorld()
+    let bell = Doorbell()
+    let pump = TransferPump(name: "test-pump", ringing: bell) {
+      let memory = MemoryTransport(target: world.target, fabric: world.fabric)
+      return PumpCore(
+        target: world.target, peers: FaultyTransport(memory, target: world.target) { _ in .hang },
+        rank: 0, limits: Limits())
+    }
+    pump.post(.attach(1, world.source, world.description))
+    pump.post(
+      .rank(
+        .load(
+          FetchID(1), from: world.source,
+          moves: [BlockMove(target: BlockIndex(0), source: SlotIndex(0))],
+          stall: .milliseconds(30))))
+    let deadline = MonotonicClock.now() + .seconds(10)
+    var report = PumpReport()
+    while report.progress[FetchID(1)]?.stalledAt == nil, MonotonicClock.now() < deadline {
+      bell.wait(until: deadline)
+      report.merge(pump.takeReport())
+    }
+    #expect(report.progress[FetchID(1)]?.stalledAt != nil)
+    pump.stop()
   }
 
   @Test func `fetches of one source take turns`() {
@@ -249,31 +303,5 @@ final class MemoryWorld {
     #expect(rig.progress(1)?.isStopped == true && rig.progress(1)?.isQuiet == true)
     // Told at the stop: whatever lands later is not counted.
     #expect(rig.report.loadErrors == (0..<32).map { BlockIndex($0) })
-  }
-
-  @Test func `a save copies, digests, and keeps a pulled block's own digest`() {
-    var rig = Rig()
-    let store = MemoryWorld()
-    let local = Incarnation(high: 5, low: 5)
-    rig.pump.handle(.attach(.local(local), store.description), at: rig.now)
-    rig.load(1, blocks: 2)
-    rig.run(20)
-    let carried = Digest128(high: 42, low: 42)
-    func save(_ block: Int, _ digests: [Digest128?]?, store: Incarnation) -> BlockSave {
-      BlockSave(
-        block: BlockIndex(block), slot: SlotIndex(7 + block), generation: 1, store: store,
-        digests: digests)
-    }
-    let stranger = Incarnation(high: 6, low: 6)
-    rig.pump.handle(
-      .rank(
-        .save([
-          save(0, nil, store: local), save(1, [carried], store: local),
-          save(0, nil, store: stranger),
-        ])), at: rig.now)
-    rig.run(5)
-    #expect(
-      rig.report.saved.map(\.digest) == [rig.world.digest(slot: 0), carried, nil])
-    #expect(ContentDigest.of(store.pool.bytes(of: 7)) == rig.world.digest(slot: 0))
   }
 }

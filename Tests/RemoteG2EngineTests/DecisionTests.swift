@@ -17,7 +17,9 @@ import Testing
     let desk = try Desk()
     defer { desk.connector.shutDown(at: desk.now) }
     _ = try desk.match(0)
-    let lease = LeaseID(serial: 7, owner: `Lease and plan decisions`.source.incarnation)
+    let lease = LeaseID(
+      serial: 7, owner: `Lease and plan decisions`.source.incarnation,
+      holder: desk.control.incarnation)
     let block = GrantedBlock(
       slot: SlotIndex(0), generation: 1,
       digests: Array(repeating: Digest128(high: 1, low: 1), count: digests))
@@ -37,9 +39,7 @@ import Testing
     defer { desk.connector.shutDown(at: desk.now) }
     let other = SourceID.peer(name: "Q", Incarnation(high: 2, low: 2))
     desk.control.peers["Q"] = .ready(other)
-    var report = RankReport(rank: 0, sequence: 0)
-    report.attached = [other: true]
-    _ = desk.connector.absorb([report], at: desk.now)
+    desk.attach(other)
     _ = try desk.match(0)
     desk.grant(12)
     _ = try desk.match(0)

@@ -10,10 +10,11 @@ extension `Lease and plan decisions` {
     throws
   {
     let desk = try Desk(ranks: 2)
+    var number = desk.announce(Self.source)
     func report(_ first: Bool, _ second: Bool) {
       let reports = [first, second].enumerated().map { rank, isAttached in
         var report = RankReport(rank: rank, sequence: 0)
-        report.attached = [Self.source: isAttached]
+        report.attached = [number: isAttached]
         return report
       }
       _ = desk.connector.absorb(reports, at: desk.now)
@@ -30,10 +31,17 @@ extension `Lease and plan decisions` {
     #expect(try desk.match(0) == .undecided && !asked(), "it is waited for, and not asked")
     report(false, true)
     #expect(desk.control.attachFailures.count == 1, "it is told once an announcement")
-    desk.control.answers.append(.announced(Self.source, []))
+    let old = number
+    number = desk.announce(Self.source)
     report(false, false)
     report(false, false)
     #expect(desk.control.attachFailures.count == 2)
+    // What is told of an earlier order says nothing of the next.
+    let next = desk.announce(Self.source)
+    number = old
+    report(true, true)
+    #expect(!desk.connector.isReady("P"))
+    number = next
     report(true, true)
     #expect(desk.connector.isReady("P"))
     #expect(try desk.match(0) == .undecided && asked())

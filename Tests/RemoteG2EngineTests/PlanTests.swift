@@ -27,8 +27,23 @@ import Testing
           pullsByCost: pullsByCost))
       control.peers["P"] = .ready(source)
       control.isSilent = true
+      if ranks == 1 { attach(source) }
+    }
+
+    /// The source is announced.
+    ///
+    /// - Returns: The number of the order to attach it.
+    func announce(_ source: SourceID) -> UInt64 {
+      control.answers.append(.announced(source, []))
+      _ = connector.absorb([], at: now)
+      for case .attach(let number, _, _) in connector.plan(at: now) { return number }
+      return 0
+    }
+
+    /// The source is announced, and the one rank can read it.
+    func attach(_ source: SourceID) {
       var report = RankReport(rank: 0, sequence: 0)
-      report.attached = [source: true]
+      report.attached = [announce(source): true]
       _ = connector.absorb([report], at: now)
     }
 
@@ -46,7 +61,8 @@ import Testing
       let granted = (0..<blocks).map {
         GrantedBlock(slot: SlotIndex($0), generation: 1, digests: [nil])
       }
-      let lease = LeaseID(serial: serial, owner: source.incarnation)
+      let lease = LeaseID(
+        serial: serial, owner: source.incarnation, holder: control.incarnation)
       control.answers.append(
         .resolved(
           FetchID(fetch), .granted(Grant(lease: lease, ttl: .seconds(30), blocks: granted)),
@@ -74,7 +90,7 @@ import Testing
     desk.connector.bind(RequestID(1), to: (20..<27).map { BlockIndex($0) }, at: desk.now)
     let orders = desk.connector.plan(at: desk.now)
     guard
-      case .load(_, _, let moves)? = orders.first(where: {
+      case .load(_, _, let moves, _)? = orders.first(where: {
         if case .load = $0 { true } else { false }
       })
     else {
@@ -82,8 +98,9 @@ import Testing
       return
     }
     // Blocks 2, 3, 4 of the grant are there already: the first move reads the grant's fourth.
-    #expect(moves.first == BlockMove(target: BlockIndex(20), source: SlotIndex(3)))
-    #expect(moves.last == BlockMove(target: BlockIndex(26), source: SlotIndex(9)))
+    #expect(
+      moves.first == BlockMove(target: BlockIndex(20), source: SlotIndex(3), generation: 1))
+    #expect(moves.last == BlockMove(target: BlockIndex(26), source: SlotIndex(9), generation: 1))
     desk.connector.abort(RequestID(1), at: desk.now)
   }
 
@@ -116,7 +133,10 @@ import Testing
     _ = try desk.match(0)
     desk.grant(12)
     desk.control.answers.append(
-      .leaseEnded(Self.source, LeaseID(serial: 7, owner: Self.source.incarnation)))
+      .leaseEnded(
+        Self.source,
+        LeaseID(
+          serial: 1, owner: Self.source.incarnation, holder: desk.control.incarnation)))
     let outcome = desk.connector.absorb([RankReport(rank: 0, sequence: 0)], at: desk.now)
     #expect(outcome.settled.first?.reason == .leaseEnded)
     #expect(desk.isClean)
@@ -139,7 +159,8 @@ import Testing
   @Test func `a source that was replaced answers gone for its predecessor`() {
     var ledger = StoreLedger(
       incarnation: Incarnation(high: 2, low: 2), slotCount: 8, rankCount: 1, limits: Limits())
-    let old = LeaseID(serial: 1, owner: Incarnation(high: 1, low: 1))
+    let old = LeaseID(
+      serial: 1, owner: Incarnation(high: 1, low: 1), holder: Incarnation(high: 3, low: 3))
     let now = LocalInstant(nanoseconds: 1)
     let (confirm, renew, release) = (
       ledger.confirm(old, at: now), ledger.renew(old, ttl: nil, at: now),
@@ -206,12 +227,11 @@ import Testing
     let now = LocalInstant(nanoseconds: 1)
     let keys = (0..<4).map { BlockKey(high: UInt64($0), low: 1) }
     for key in [keys[0], keys[2], keys[3]] {
-      guard
-        case .reserved(let slot, let generation) = ledger.pool.reserve(
-          key, until: now + .seconds(1))
-      else { continue }
-      _ = ledger.pool.seal(
-        slot, generation: generation, rank: 0, digest: Digest128(high: key.high, low: 1))
+      guard case .reserved(let slot, let generation) = ledger.pool.begin(key, after: nil) else {
+        continue
+      }
+      ledger.pool.seal(
+        slot, generation: generation, digests: [Digest128(high: key.high, low: 1)])
     }
     guard case .granted(let grant) = ledger.resolve(keys, ttl: nil, at: now) else {
       Issue.record("nothing was granted")
@@ -226,7 +246,7 @@ import Testing
     limits.leasesMax = 1
     let world = try ToyWorld(limits: limits)
     try world.fillPeer(prompt)
-    _ = world.control.ledgers[world.peer]?.resolve(
+    _ = world.peerStore.ledger.resolve(
       world.chain.keys(of: prompt), ttl: nil, at: world.clock.now)
     try world.submit(1, prompt)
     let result = world.finish(1)
@@ -239,11 +259,10 @@ import Testing
       incarnation: Incarnation(high: 2, low: 2), slotCount: 8, rankCount: 1, limits: Limits())
     let now = LocalInstant(nanoseconds: 1)
     let key = BlockKey(high: 1, low: 1)
-    guard
-      case .reserved(let slot, let generation) = ledger.pool.reserve(key, until: now + .seconds(1))
-    else { return }
-    _ = ledger.pool.seal(
-      slot, generation: generation, rank: 0, digest: Digest128(high: 1, low: 1))
+    guard case .reserved(let slot, let generation) = ledger.pool.begin(key, after: nil) else {
+      return
+    }
+    ledger.pool.seal(slot, generation: generation, digests: [Digest128(high: 1, low: 1)])
     guard case .granted(let a) = ledger.resolve([key], ttl: nil, at: now),
       case .granted(let b) = ledger.resolve([key], ttl: nil, at: now)
     else {
@@ -296,16 +315,14 @@ import Testing
     let desk = try Desk()
     let other = SourceID.peer(name: "Q", Incarnation(high: 2, low: 2))
     desk.control.peers["Q"] = .ready(other)
-    var report = RankReport(rank: 0, sequence: 0)
-    report.attached = [other: true]
-    _ = desk.connector.absorb([report], at: desk.now)
+    desk.attach(other)
     #expect(try desk.match(0, id: 1) == .undecided)
     let view = RequestView(
       id: RequestID(2), keys: (50..<62).map { BlockKey(high: UInt64($0), low: 1) }, blocksMax: 12,
       hint: try Hint(version: 1, store: "Q", blocksMax: nil, limits: Self.limits))
     #expect(desk.connector.match(view, computed: 0, at: desk.now) == .undecided)
     let asked = desk.control.posted.compactMap { request -> SourceID? in
-      if case .resolve(_, let source, _, _) = request { source } else { nil }
+      if case .resolve(_, let source, _, _, _) = request { source } else { nil }
     }
     #expect(asked == [Self.source, other])
     desk.grant(12, fetch: 2)
@@ -360,17 +377,27 @@ import Testing
     func total() -> Int { ledger.stats.free + ledger.stats.writing + ledger.stats.sealed }
     for number in 0..<5 {
       guard
-        case .reserved(let slot, let generation) = ledger.pool.reserve(
-          BlockKey(high: UInt64(number), low: 1), until: now + .seconds(1))
+        case .reserved(let slot, let generation) = ledger.pool.begin(
+          BlockKey(high: UInt64(number), low: 1), after: nil)
       else { continue }
       #expect(total() == 8)
       if number % 2 == 0 {
-        _ = ledger.pool.seal(
-          slot, generation: generation, rank: 0, digest: Digest128(high: 1, low: 1))
+        ledger.pool.seal(slot, generation: generation, digests: [Digest128(high: 1, low: 1)])
       }
       #expect(total() == 8)
     }
     let stats = ledger.stats
     #expect(stats.sealed == 3 && stats.writing == 2 && stats.free == 3)
+  }
+}
+
+extension StoreLedger {
+  /// Asks under a name that was not used before.
+  mutating func resolve(
+    _ keys: [BlockKey], ttl: Duration?, at now: LocalInstant
+  ) -> ResolveAnswer {
+    let lease = LeaseID(
+      serial: 1 << 40 + stats.granted, owner: incarnation, holder: Incarnation(high: 1, low: 1))
+    return resolve(keys, as: lease, ttl: ttl, at: now)
   }
 }

@@ -48,9 +48,7 @@ import Testing
     world.run(steps)
     // Longer than any deadline; another engine uses the store meanwhile.
     world.clock.now = world.clock.now + .seconds(300)
-    if let local = world.control.local {
-      world.control.ledgers[local]?.expireDue(at: world.clock.now)
-    }
+    world.control.ownStore?.ledger.expireDue(at: world.clock.now)
     try world.saveAsAnother(Self.prompts[1])
     try world.saveAsAnother(Self.prompts[2])
     world.run(100)
@@ -107,11 +105,7 @@ import Testing
     try world.submit(1, Self.prompts[0], hinted: false)
     _ = world.finish(1)
     world.run(30)
-    if let old = world.control.local {
-      world.control.local = nil
-      world.control.ledgers[old] = nil
-      world.control.answers.append(.sourceDied(old))
-    }
+    world.loseLocal()
     world.run(2)
     try world.submit(2, Self.prompts[0], hinted: false)
     _ = world.finish(2)

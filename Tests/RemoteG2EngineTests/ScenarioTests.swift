@@ -49,13 +49,13 @@ import Testing
       case .fail: world.faulty.failHung()
       case .expire:
         guard case .granted(let grant)? = world.grants.first else { continue }
-        if let ledger = world.control.ledgers[world.peer], ledger.stats.leases > 0 {
-          _ = world.control.ledgers[world.peer]?.release(grant.lease, at: world.clock.now)
+        if world.control.stores[world.peer] != nil, world.peerStore.ledger.stats.leases > 0 {
+          _ = world.peerStore.ledger.release(grant.lease, at: world.clock.now)
           world.control.answers.append(.leaseEnded(world.peer, grant.lease))
         }
       case .restart:
         world.fabric.kill(world.peer)
-        world.control.ledgers[world.peer] = nil
+        world.control.stores[world.peer] = nil
         world.control.answers.append(.sourceDied(world.peer))
       }
       world.run(2)
@@ -179,9 +179,9 @@ import Testing
     try world.fillPeer(prompt)
     try world.submit(1, prompt)
     world.run(6)
-    #expect(world.control.ledgers[world.peer]?.stats.leases == 1)
+    #expect(world.peerStore.ledger.stats.leases == 1)
     world.connector.shutDown(at: world.clock.now)
-    #expect(world.control.ledgers[world.peer]?.stats.leases == 0)
+    #expect(world.peerStore.ledger.stats.leases == 0)
     world.run(40)
   }
 }

@@ -32,7 +32,8 @@ import Testing
   @Test func `timeout releases transfer and lease once`() throws {
     // The 30 s bound alone: neither the stall nor the cost of the span may end it before.
     var limits = Limits()
-    limits.softDeadlineMin = .seconds(100)
+    limits.stallMin = .seconds(100)
+    limits.hardDeadlineMin = .seconds(30)
     let world = try ToyWorld(limits: limits) { $0.ordinal == 1 ? .hang : nil }
     try world.fillPeer(Self.prompt)
     try world.submit(1, Self.prompt)
@@ -248,7 +249,7 @@ import Testing
       return
     }
     #expect(world.connector.open.fetches == 1, "it was over before its lease")
-    _ = world.control.ledgers[world.peer]?.release(grant.lease, at: world.clock.now)
+    _ = world.peerStore.ledger.release(grant.lease, at: world.clock.now)
     world.control.answers.append(.leaseEnded(world.peer, grant.lease))
     let result = world.finish(1)
     #expect(Self.kinds(world).count { $0 == .expired } == 1)

@@ -4,6 +4,7 @@ import Foundation
 import KVConnector
 import KVLayout
 import KVTransfer
+import LocalStore
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
@@ -15,10 +16,9 @@ final class ToyWorld {
   typealias ToyChannel = SoloStepChannel<StepPlan, RankReport>
   let model: ToyModel
   let clock = ToyClock()
-  let control = ToyControl()
+  let control: ToyControl
   let memory: BlockMemory
-  let peerMemory: BlockMemory
-  var localMemory: BlockMemory
+  let peerStore: MemoryStore
   let peer = SourceID.peer(name: "P", Incarnation(high: 1, low: 1))
   let fabric = MemoryFabric()
   let faulty: FaultyTransport
@@ -43,8 +43,11 @@ final class ToyWorld {
     model = try ToyModel()
     let bytes = model.layout.blockBytes
     memory = BlockMemory(blockBytes: bytes, blockCount: blocks)
-    peerMemory = BlockMemory(blockBytes: bytes, blockCount: 64)
-    localMemory = BlockMemory(blockBytes: bytes, blockCount: 64)
+    control = ToyControl(limits: limits)
+    let fingerprint = control.fingerprint
+    peerStore = MemoryStore(
+      incarnation: peer.incarnation, fingerprint: fingerprint, slotCount: 64, blockBytes: bytes,
+      limits: limits)
     chain = KeyChain(
       scope: KeyScope(modelDigest: "toy", layoutDigest: model.layout.canonicalText, numerics: "t"),
       tokensPerBlock: model.layout.tokensPerBlock,
@@ -54,7 +57,7 @@ final class ToyWorld {
           stride(from: UInt64(56), through: 0, by: -8).map { UInt8(truncatingIfNeeded: word >> $0) }
         }
       })
-    fabric.publish(peer, peerMemory.region)
+    fabric.publish(peer, peerStore.pools[0].memory.region)
     let inner = MemoryTransport(
       target: memory.region, fabric: fabric, blocksPerPoll: blocksPerPoll)
     faulty = FaultyTransport(inner, target: memory.region, fault: fault)
@@ -65,47 +68,70 @@ final class ToyWorld {
       limits: limits, proof: proof, policy: policy)
     settings.transferBlocks = transferBlocks
     connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
-    worker = ToyWorker(pump, clock: clock)
+    let (control, peerStore, peer) = (control, peerStore, peer)
+    worker = ToyWorker(pump, clock: clock) { source, address in
+      guard case .own = address else {
+        return .mapped(peerStore.pools[0].memory.region, owner: peerStore)
+      }
+      guard source == peer || source == control.localStore, let store = control.ownStore else {
+        return nil
+      }
+      let link = control.makeLink()
+      var welcomed: (MemoryStore.MemoryPool, BlockMemory)?
+      link.onMessage = { welcomed = $1 ?? welcomed }
+      let carry = link.carry
+      link.carry = { $1() }
+      guard store.connect(link) else { return nil }
+      _ = link.send(
+        .hello(
+          LocalHello(
+            engine: control.incarnation, role: .rank(0), fingerprint: fingerprint,
+            stagingSlots: 8)))
+      guard let (pool, staging) = welcomed else { return nil }
+      link.carry = carry
+      return .mapped(
+        pool.memory.region, words: pool.words, link: MemoryStagingLink(link, staging), owner: pool)
+    }
     engine = try Engine(
       model: model, memory: memory.region.base, blockCount: blocks, chain: chain,
       channel: ToyChannel(), worker: worker, connector: connector,
       policy: policy, limits: limits, clock: { clock.now })
     control.peers["P"] = .ready(peer)
-    control.ledgers[peer] = StoreLedger(
-      incarnation: peer.incarnation, slotCount: 64, rankCount: 1, limits: limits)
-    pump.handle(.attach(peer, .mapped(peerMemory.region, owner: 0)), at: clock.now)
+    control.stores[peer] = peerStore
+    control.answers.append(
+      .announced(
+        peer, [.remote(metadata: [], address: 0, slotCount: 64, blockBytes: bytes)]))
     pump.handle(.transferBlocksMax(transferBlocks), at: clock.now)
-    if hasLocal {
-      let local = SourceID.local(Incarnation(high: 2, low: 2))
-      control.local = local
-      control.ledgers[local] = StoreLedger(
-        incarnation: local.incarnation, slotCount: 64, rankCount: 1, limits: limits)
-      pump.handle(.attach(local, .mapped(localMemory.region, owner: localMemory)), at: clock.now)
-    }
-    run(2)
+    if hasLocal { replaceLocal(2) }
+    run(4)
   }
 
   /// Fills the peer's store with the blocks of a prompt, as its own engine would have.
   func fillPeer(_ prompt: [Int32], blocks: Int? = nil) throws {
-    let other = try ToyModel()
-    let scratch = BlockMemory(blockBytes: other.layout.blockBytes, blockCount: prompt.count / 4 + 1)
-    _ = other.forward(
-      [
-        SequenceSpan(
-          tokens: prompt, position: 0, blocks: (0...Int32(prompt.count / 4)).map { $0 },
-          wantsLogits: false)
-      ], pool: scratch.region.base)
-    for (index, key) in chain.keys(of: prompt).prefix(blocks ?? .max).enumerated() {
-      guard
-        case .reserved(let slot, let generation)? = control.ledgers[peer]?.pool.reserve(
-          key, until: clock.now + .seconds(30))
+    try Self.fill(peerStore, chain.keys(of: prompt).prefix(blocks ?? .max), blocks(of: prompt))
+  }
+
+  /// Puts blocks into a store as its own engine would have.
+  static func fill(
+    _ store: MemoryStore, _ keys: some Collection<BlockKey>, _ bytes: BlockMemory
+  ) throws {
+    let pool = store.pools[0]
+    let writer = PoolWriter.Pool(
+      base: pool.memory.region.base, blockBytes: bytes.region.blockBytes, words: pool.words)
+    var parent: BlockKey?
+    for (index, key) in keys.enumerated() {
+      defer { parent = key }
+      guard case .reserved(let slot, let generation) = store.ledger.pool.begin(key, after: parent)
       else { continue }
-      memcpy(
-        peerMemory.region.pointer(to: slot.index), scratch.region.pointer(to: index),
-        other.layout.blockBytes)
-      _ = control.ledgers[peer]?.pool.seal(
-        slot, generation: generation, rank: 0,
-        digest: ContentDigest.of(peerMemory.region.bytes(of: slot.index)))
+      let copy = StageCopy(
+        engine: store.incarnation, key: key, slot: slot, generation: generation, sources: [],
+        expected: nil)
+      PoolWriter.begin(copy, [writer])
+      guard
+        let digests = PoolWriter.finish(
+          copy, from: [UnsafeRawPointer(bytes.region.pointer(to: index))], [writer])
+      else { continue }
+      store.ledger.pool.seal(slot, generation: generation, digests: digests)
     }
   }
 
@@ -158,8 +184,12 @@ final class ToyWorld {
     if open.saving > 0 { leaks.append("\(open.saving) saving") }
     if engine.poolCounts.held > 0 { leaks.append("\(engine.poolCounts.held) blocks held") }
     if faulty.inFlightCount > 0 { leaks.append("\(faulty.inFlightCount) transfers") }
-    for (source, ledger) in control.ledgers where ledger.stats.leases > 0 {
-      leaks.append("\(ledger.stats.leases) leases of \(source)")
+    for (source, store) in control.stores where store.ledger.stats.leases > 0 {
+      leaks.append("\(store.ledger.stats.leases) leases of \(source)")
+    }
+    if let own = control.ownStore {
+      if own.ledger.stats.leases > 0 { leaks.append("\(own.ledger.stats.leases) own leases") }
+      if own.desk.stagedCount > 0 { leaks.append("\(own.desk.stagedCount) blocks staged") }
     }
     return leaks
   }

@@ -11,17 +11,14 @@ import Simulation
 extension ToyWorld {
   /// The own store, if one was there, dies; a new one, empty, takes its place.
   func replaceLocal(_ number: UInt64, slots: Int = 64) {
-    if let old = control.local {
-      control.ledgers[old] = nil
-      control.answers.append(.sourceDied(old))
-    }
-    let local = SourceID.local(Incarnation(high: number, low: number))
-    localMemory = BlockMemory(blockBytes: model.layout.blockBytes, blockCount: 64)
-    control.local = local
-    control.ledgers[local] = StoreLedger(
-      incarnation: local.incarnation, slotCount: slots, rankCount: 1, limits: Limits())
-    pump.handle(.attach(local, .mapped(localMemory.region, owner: localMemory)), at: clock.now)
+    control.replaceOwnStore(
+      MemoryStore(
+        incarnation: Incarnation(high: number, low: number), fingerprint: control.fingerprint,
+        slotCount: slots, blockBytes: model.layout.blockBytes, limits: Limits()))
   }
+
+  /// The own store dies, and none takes its place.
+  func loseLocal() { control.replaceOwnStore(nil) }
 
   /// The bytes of a prompt's blocks, as an engine computes them.
   func blocks(of prompt: [Int32]) throws -> BlockMemory {
@@ -44,11 +41,11 @@ extension ToyWorld {
   /// - Parameter right: The bytes that its blocks must have.
   func inLocal(_ prompt: [Int32], _ right: BlockMemory) -> (sealed: Int, wrong: [Int]) {
     var (sealed, wrong) = (0, [Int]())
-    guard let local = control.local else { return (0, []) }
+    guard let store = control.ownStore else { return (0, []) }
     for (index, key) in chain.keys(of: prompt).enumerated() {
-      guard let slot = control.ledgers[local]?.pool.slot(holding: key) else { continue }
+      guard let slot = store.ledger.pool.slot(holding: key) else { continue }
       sealed += 1
-      if ContentDigest.of(localMemory.region.bytes(of: slot.index))
+      if ContentDigest.of(store.pools[0].memory.region.bytes(of: slot.index))
         != ContentDigest.of(right.region.bytes(of: index))
       {
         wrong.append(index)
@@ -59,18 +56,7 @@ extension ToyWorld {
 
   /// Another engine of the same name saves a prompt's blocks into the own store.
   func saveAsAnother(_ prompt: [Int32]) throws {
-    let right = try blocks(of: prompt)
-    guard let local = control.local else { return }
-    for (index, key) in chain.keys(of: prompt).enumerated() {
-      guard
-        case .reserved(let slot, let generation)? = control.ledgers[local]?.pool.reserve(
-          key, until: clock.now + .seconds(30))
-      else { continue }
-      localMemory.region.pointer(to: slot.index).copyMemory(
-        from: right.region.pointer(to: index), byteCount: localMemory.region.blockBytes)
-      _ = control.ledgers[local]?.pool.seal(
-        slot, generation: generation, rank: 0,
-        digest: ContentDigest.of(right.region.bytes(of: index)))
-    }
+    guard let store = control.ownStore else { return }
+    try Self.fill(store, chain.keys(of: prompt), blocks(of: prompt))
   }
 }

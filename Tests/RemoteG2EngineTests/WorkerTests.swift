@@ -42,13 +42,13 @@ import Testing
   @Test
   func `a source without an address for this rank, or one that is gone, is told as not attached`() {
     let source = SourceID.local(Incarnation(high: 1, low: 1))
-    let address = SourceAddress.mapped(process: 0, descriptor: 0, slotCount: 1, blockBytes: 1)
+    let address = SourceAddress.own(socket: "x", engine: Incarnation(high: 1, low: 1))
     let pump = Listener()
     let alone = RemoteG2Worker(pump: pump, rank: 1)
-    alone.begin([.attach(source, [address])])
-    #expect(alone.end(rank: 1, sequence: 1).attached == [source: false])
-    alone.begin([.attach(source, [address, address])])
-    #expect(alone.end(rank: 1, sequence: 2).attached == [source: false])
+    alone.begin([.attach(7, source, [address])])
+    #expect(alone.end(rank: 1, sequence: 1).attached == [7: false])
+    alone.begin([.attach(8, source, [address, address])])
+    #expect(alone.end(rank: 1, sequence: 2).attached == [8: false])
     #expect(alone.end(rank: 1, sequence: 3).attached.isEmpty, "it is told once")
     #expect(pump.orders.isEmpty)
   }

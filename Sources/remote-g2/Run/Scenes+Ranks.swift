@@ -1,5 +1,6 @@
 import Foundation
 import KVTransfer
+import LocalStore
 import RemoteG2Core
 import RemoteG2Runtime
 
@@ -139,23 +140,34 @@ extension Scenes {
   }
 
   private static func turnBytes(_ stage: Stage, rank: Int) throws -> Int {
-    let folder = "/proc/\(try stage.fleet.storeProcess("A").pid)/fd"
-    // Made in the order of the ranks.
-    let pools = ProcFile.names(in: folder).compactMap { Int($0) }.sorted()
-      .filter { "\(folder)/\($0)".resolved.contains("remote-g2-pool") }
-    guard pools.count == stage.fleet.settings.rankCount else {
-      throw SceneFailure("A's store has \(pools.count) pools")
+    let pid = try stage.fleet.storeProcess("A").pid
+    // Mapped in the order of the ranks, each at a lower address than the one before, or a higher one:
+    // their files tell which is which.
+    let maps = (ProcFile.text("/proc/\(pid)/maps") ?? "").split(separator: "\n")
+      .filter { $0.contains("remote-g2-pool") && $0.contains(" rw") }
+      .compactMap { line -> (inode: Int, start: UInt64)? in
+        let words = line.split(separator: " ", omittingEmptySubsequences: true)
+        guard words.count >= 5, let inode = Int(words[4]),
+          let start = words[0].split(separator: "-").first.flatMap({ UInt64($0, radix: 16) })
+        else { return nil }
+        return (inode, start)
+      }.sorted { $0.inode < $1.inode }
+    guard maps.count == stage.fleet.settings.rankCount else {
+      throw SceneFailure("A's store has \(maps.count) pools")
     }
-    let pool = open("\(folder)/\(pools[rank])", O_RDWR | O_CLOEXEC)
-    guard pool >= 0 else { throw SceneFailure("A's pool cannot be opened") }
-    defer { close(pool) }
+    let memory = open("/proc/\(pid)/mem", O_RDWR | O_CLOEXEC)
+    guard memory >= 0 else { throw SceneFailure("A's memory cannot be opened") }
+    defer { close(memory) }
+    let shape = try PoolShape(
+      slotCount: stage.fleet.settings.slotCount, blockBytes: stage.blockBytes)
     var turned = 0
     for slot in 0..<stage.fleet.settings.slotCount {
-      let place = off_t(4096 + slot * stage.blockBytes + 1000)
+      let place = off_t(
+        Int(maps[rank].start) + shape.slotsOffset + slot * stage.blockBytes + 1000)
       var byte: UInt8 = 0
-      guard pread(pool, &byte, 1, place) == 1 else { break }
+      guard pread(memory, &byte, 1, place) == 1 else { break }
       byte ^= 0x5A
-      guard pwrite(pool, &byte, 1, place) == 1 else { break }
+      guard pwrite(memory, &byte, 1, place) == 1 else { break }
       turned += 1
     }
     return turned
