@@ -1,5 +1,6 @@
 import Foundation
 import KVConnector
+import LocalStore
 import OSThreads
 import RemoteG2Control
 import RemoteG2Core
@@ -45,9 +46,7 @@ import Testing
     let service = try Self.service("S", owner)
     func serve(_ port: Int) async throws -> StoreServer {
       try await StoreServer.start(
-        backend: service, host: "127.0.0.1", port: port,
-        socketPath: FileManager.default.temporaryDirectory.path
-          + "/rg2-\(UUID().uuidString.prefix(8))", limits: Limits())
+        backend: service, host: "127.0.0.1", port: port, limits: Limits())
     }
     let first = try await serve(0)
     let control = Self.client()
@@ -91,7 +90,7 @@ import Testing
       return
     }
     let control = Self.client()
-    try control.followLocalStore(at: directory + "/T.sock") { _, _ in }
+    control.followLocalStore(at: directory + "/T.sock")
     let wasThere = await Self.comes(within: .seconds(5)) { control.localStore != nil }
     #expect(wasThere)
     store.signal(SIGSTOP)

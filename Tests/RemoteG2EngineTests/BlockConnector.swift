@@ -37,7 +37,7 @@ final class BlockConnector: SchedulerConnector {
     bound[request] = blocks
     let moves = zip(blocks, slots[request] ?? []).map { BlockMove(target: $0, source: $1) }
     let source = SourceID.peer(name: "shelf", Incarnation(high: 0, low: 0))
-    orders.append(.load(FetchID(fetchNext), from: source, moves: moves))
+    orders.append(.load(FetchID(fetchNext), from: source, moves: moves, stall: nil))
     fetchNext += 1
     ending.append((request, steps))
   }
@@ -73,7 +73,7 @@ final class BlockWorker: WorkerConnector {
   }
 
   func begin(_ orders: [RankOrder]) {
-    for case .load(_, _, let moves) in orders {
+    for case .load(_, _, let moves, _) in orders {
       for move in moves {
         let place = target.pointer(to: move.target.index)
         if failing.contains(move.source) {

@@ -373,7 +373,6 @@ import Testing
   @Test func `what a store holds adds up to its pool`() {
     var ledger = StoreLedger(
       incarnation: Incarnation(high: 2, low: 2), slotCount: 8, rankCount: 1, limits: Limits())
-    let now = LocalInstant(nanoseconds: 1)
     func total() -> Int { ledger.stats.free + ledger.stats.writing + ledger.stats.sealed }
     for number in 0..<5 {
       guard

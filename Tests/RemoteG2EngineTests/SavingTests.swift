@@ -3,6 +3,7 @@ import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
+import Simulation
 import Testing
 
 /// What an engine puts into its own store: right bytes under right names, and in the end all of them.

@@ -4,6 +4,7 @@ import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
+import Simulation
 import Testing
 
 /// Abort, completion, failure, expiry and restart, in every order, as scripts that can be read; what

@@ -174,7 +174,7 @@ import Testing
         switch answer {
         case .resolved, .confirmed, .sourceDied, .leaseEnded, .announced:
           world.control.answers.append(answer)
-        case .reserved: break
+        case .wanted, .saved: break
         }
       }
       world.run(1)
@@ -193,7 +193,7 @@ import Testing
     try world.submit(1, Self.prompt)
     _ = world.finish(1)
     world.run(60)
-    let addresses = [world.memory, world.peerMemory].flatMap { memory -> [String] in
+    let addresses = [world.memory, world.peerStore.pools[0].memory].flatMap { memory -> [String] in
       (0..<64).map { block in
         String(UInt(bitPattern: memory.region.pointer(to: block)), radix: 16)
       }

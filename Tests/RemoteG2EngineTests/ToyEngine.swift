@@ -108,7 +108,7 @@ final class ToyWorld {
 
   /// Fills the peer's store with the blocks of a prompt, as its own engine would have.
   func fillPeer(_ prompt: [Int32], blocks: Int? = nil) throws {
-    try Self.fill(peerStore, chain.keys(of: prompt).prefix(blocks ?? .max), blocks(of: prompt))
+    try Self.fill(peerStore, chain.keys(of: prompt).prefix(blocks ?? .max), self.blocks(of: prompt))
   }
 
   /// Puts blocks into a store as its own engine would have.

@@ -1,4 +1,5 @@
 import Foundation
+import LocalStore
 import OSThreads
 import RemoteG2Control
 import RemoteG2Core
@@ -16,9 +17,26 @@ func same<Value: Equatable>(
   static let fingerprint = Fingerprint(
     modelDigest: "m", layout: "l", hashScheme: "h", rankCount: 1, numerics: "n")
 
-  /// A served store, without NIXL, and a client on each of its addresses.
+  static let holder = Incarnation(high: 8, low: 8)
+  static func lease(_ serial: UInt64, of owner: Incarnation) -> LeaseID {
+    LeaseID(serial: serial, owner: owner, holder: holder)
+  }
+
+  /// Puts blocks into a store as its own engine would have.
+  static func fill(_ service: StoreService, _ keys: [BlockKey], _ digest: Digest128) {
+    service.ledger.withLock { ledger in
+      for key in keys {
+        guard case .reserved(let slot, let generation) = ledger.pool.begin(key, after: nil) else {
+          continue
+        }
+        ledger.pool.seal(slot, generation: generation, digests: [digest])
+      }
+    }
+  }
+
+  /// A store served to its peers, without NIXL, and a client.
   static func serve(
-    servesPeers: Bool = true, _ body: (StoreService, StoreClient, StoreClient) async throws -> Void
+    servesPeers: Bool = true, _ body: (StoreService, StoreClient) async throws -> Void
   ) async throws {
     let owner = Incarnation(high: 3, low: 4)
     let pool = try PoolMemory(slotCount: 8, blockBytes: 4096, owner: owner)
@@ -27,26 +45,18 @@ func same<Value: Equatable>(
         name: "S", fingerprint: fingerprint, slotCount: 8, blockBytes: 4096, rankCount: 1,
         limits: Limits()), incarnation: owner, pools: [pool], willServePeers: true)
     if servesPeers { service.serve([1, 2, 3]) }
-    let path = FileManager.default.temporaryDirectory.path + "/rg2-\(UUID().uuidString.prefix(8))"
     let server = try await StoreServer.start(
-      backend: service, host: "127.0.0.1", port: 0, socketPath: path, limits: Limits())
-    let peer = try StoreClient(.tcp(host: "127.0.0.1", port: server.port))
-    let engine = try StoreClient(.unix(path: path))
-    try await body(service, peer, engine)
+      backend: service, host: "127.0.0.1", port: 0, limits: Limits())
+    let peer = try StoreClient(StoreAddress(host: "127.0.0.1", port: server.port))
+    try await body(service, peer)
     peer.stop()
-    engine.stop()
     await server.stop()
-    try? FileManager.default.removeItem(atPath: path)
   }
 
   static let second: Duration = .seconds(5)
 
-  @Test func `a store that is still starting serves its engine, and tells peers to come again`()
-    async throws
-  {
-    try await Self.serve(servesPeers: false) { service, peer, engine in
-      let attached = try await engine.attach(timeout: Self.second).incarnation
-      #expect(attached == service.incarnation)
+  @Test func `a store that is still starting tells peers to come again`() async throws {
+    try await Self.serve(servesPeers: false) { service, peer in
       await #expect(throws: CallError.starting) {
         try await peer.handshake(
           as: Self.fingerprint, name: "T", incarnation: Incarnation(high: 1, low: 1),
@@ -60,60 +70,55 @@ func same<Value: Equatable>(
     }
   }
 
-  @Test func `a block travels from reserve to confirm`() async throws {
-    try await Self.serve { service, peer, engine in
+  @Test func `a lease travels from its name to its end`() async throws {
+    try await Self.serve { service, peer in
       let key = BlockKey(high: 1, low: 2)
       let owner = service.incarnation
       same(
-        try await peer.resolve([key], from: owner, ttl: nil, timeout: Self.second), .refused(.gone))
-      let reservations = try await engine.reserve([key], of: owner, timeout: Self.second)
-      guard case .reserved(let slot, let generation)? = reservations.first else {
-        Issue.record("not reserved: \(reservations)")
-        return
-      }
+        try await peer.resolve(
+          [key], as: Self.lease(1, of: owner), ttl: nil, timeout: Self.second), .refused(.gone))
       let digest = Digest128(high: 7, low: 8)
-      same(
-        try await engine.seal(
-          [SealedSlot(slot: slot, generation: generation, digest: digest)], rank: 0, of: owner,
-          timeout: Self.second), 1)
+      Self.fill(service, [key], digest)
+      let lease = Self.lease(2, of: owner)
       guard
         case .granted(let grant) = try await peer.resolve(
-          [key], from: owner, ttl: .seconds(9), timeout: Self.second)
+          [key], as: lease, ttl: .seconds(9), timeout: Self.second)
       else {
         Issue.record("not granted")
         return
       }
-      #expect(grant.blocks == [GrantedBlock(slot: slot, generation: generation, digests: [digest])])
-      #expect(grant.ttl == .seconds(9))
+      #expect(
+        grant.blocks == [GrantedBlock(slot: SlotIndex(0), generation: 1, digests: [digest])])
+      #expect(grant.ttl == .seconds(9) && grant.lease == lease)
       same(
         try await peer.renew(grant.lease, ttl: .seconds(3), timeout: Self.second),
         .renewed(ttl: .seconds(3)))
       same(try await peer.confirm(grant.lease, timeout: Self.second), .intact(1))
-      same(try await engine.evictUnpinned(timeout: Self.second), 0)
+      #expect(service.ledger.withLock { $0.pool.evictUnpinned() } == 0)
       same(try await peer.release(grant.lease, timeout: Self.second), .released)
       same(try await peer.release(grant.lease, timeout: Self.second), .alreadyEnded)
-      same(try await engine.evictUnpinned(timeout: Self.second), 1)
+      #expect(service.ledger.withLock { $0.pool.evictUnpinned() } == 1)
       let (incarnation, stats) = try await peer.stats(timeout: Self.second)
       #expect(incarnation == owner && stats.granted == 1 && stats.free == 8)
     }
   }
 
   @Test func `a request for another incarnation is gone`() async throws {
-    try await Self.serve { service, peer, engine in
+    try await Self.serve { service, peer in
       let stranger = Incarnation(high: 9, low: 9)
       let key = BlockKey(high: 1, low: 2)
+      Self.fill(service, [key], Digest128(high: 1, low: 1))
       same(
-        try await peer.resolve([key], from: stranger, ttl: nil, timeout: Self.second),
+        try await peer.resolve(
+          [key], as: Self.lease(1, of: stranger), ttl: nil, timeout: Self.second),
         .refused(.gone))
-      let lease = LeaseID(serial: 1, owner: stranger)
-      same(try await peer.confirm(lease, timeout: Self.second), .gone)
-      same(try await engine.reserve([key], of: stranger, timeout: Self.second), [.full])
+      same(try await peer.confirm(Self.lease(1, of: stranger), timeout: Self.second), .gone)
     }
   }
 
   @Test(arguments: ["model", "layout", "numerics", "hash scheme"])
   func `a peer of another kind learns what differs, and gets no pool`(field: String) async throws {
-    try await Self.serve { _, peer, _ in
+    try await Self.serve { _, peer in
       var other = Self.fingerprint
       switch field {
       case "model": other.modelDigest = "x"
@@ -128,50 +133,27 @@ func same<Value: Equatable>(
     }
   }
 
-  @Test func `the engine maps the pool that the store owns`() async throws {
-    try await Self.serve { service, _, engine in
-      let attachment = try await engine.attach(timeout: Self.second)
-      let mapped = try PoolMemory(
-        of: attachment.process, descriptor: attachment.descriptors[0],
-        slotCount: attachment.slotCount, blockBytes: attachment.blockBytes,
-        owner: attachment.incarnation)
-      mapped.base.storeBytes(of: 0x1234_5678, as: UInt32.self)
-      let again = try PoolMemory(
-        of: attachment.process, descriptor: attachment.descriptors[0], slotCount: 8,
-        blockBytes: 4096, owner: service.incarnation)
-      #expect(again.base.load(as: UInt32.self) == 0x1234_5678)
-      #expect(throws: PoolError.self) {
-        _ = try PoolMemory(
-          of: attachment.process, descriptor: attachment.descriptors[0], slotCount: 8,
-          blockBytes: 4096, owner: Incarnation(high: 0, low: 0))
-      }
-    }
-  }
-
   @Test func `a port in use is named`() async throws {
-    try await Self.serve { service, peer, _ in
-      guard case .tcp(_, let port) = peer.address else { return }
-      let path = FileManager.default.temporaryDirectory.path + "/rg2-\(UUID().uuidString.prefix(8))"
+    try await Self.serve { service, peer in
+      let port = peer.address.port
       await #expect(throws: ServeError.addressInUse(host: "127.0.0.1", port: port)) {
         _ = try await StoreServer.start(
-          backend: service, host: "127.0.0.1", port: port, socketPath: path, limits: Limits())
+          backend: service, host: "127.0.0.1", port: port, limits: Limits())
       }
     }
   }
 
-  @Test func `a call to nobody fails at once, and the probe proves that nobody is there`()
+  @Test func `a call to nobody fails at once, and the probe finds that nobody is there`()
     async throws
   {
-    let client = try StoreClient(.tcp(host: "127.0.0.1", port: 1))
+    let client = try StoreClient(StoreAddress(host: "127.0.0.1", port: 1))
     await #expect(throws: CallError.self) {
       _ = try await client.stats(timeout: Self.second)
     }
     client.stop()
     #expect(EndpointProbe.look(at: client.address) == .refused)
-    #expect(EndpointProbe.look(at: .unix(path: "/nonexistent.sock")) == .refused)
-    try await Self.serve { _, peer, engine in
+    try await Self.serve { _, peer in
       #expect(EndpointProbe.look(at: peer.address) == .listening)
-      #expect(EndpointProbe.look(at: engine.address) == .listening)
     }
   }
 }

@@ -58,7 +58,7 @@ import Testing
     let wrappers = [
       "CMPI": ["Collectives"], "CKernels": ["Linear"], "CNIXL": ["NIXL"],
       "CXXHash": ["ContentDigest"],
-      "CLinuxShims": ["OSThreads", "RemoteG2Store", "RemoteG2Runtime"],
+      "CLinuxShims": ["LocalStore", "OSThreads", "RemoteG2Store", "RemoteG2Runtime"],
     ]
     for source in Self.sources("Sources") {
       for name in Self.imports(source) {
@@ -70,7 +70,8 @@ import Testing
 
   @Test func `arrows point down only`() {
     let order = [
-      "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "NIXL", "Linear", "Collectives",
+      "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "LocalStore", "NIXL", "Linear",
+      "Collectives",
       "LlamaModel", "LlamaModelTesting",
       "KVTransfer", "KVTransferTesting", "KVConnector", "RemoteG2Engine",
       "Simulation", "RemoteG2EngineTesting", "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime",
@@ -159,7 +160,7 @@ import Testing
 
   @Test func `no clock or chance is read outside the shells`() {
     let shells: Set<String> = [
-      "Collectives", "OSThreads", "RemoteG2Store", "RemoteG2Runtime", "remote-g2",
+      "Collectives", "LocalStore", "OSThreads", "RemoteG2Store", "RemoteG2Runtime", "remote-g2",
       "remote-g2-testhost",
       "KVTransferTesting",
     ]

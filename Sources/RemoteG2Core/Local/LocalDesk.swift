@@ -16,6 +16,18 @@ package struct StageCopy: Equatable, Sendable {
   package let sources: [StageSource]
   /// The digests that the copy must have, one per rank; nil for a block that was computed here.
   package let expected: [Digest128]?
+
+  package init(
+    engine: Incarnation, key: BlockKey, slot: SlotIndex, generation: UInt32,
+    sources: [StageSource], expected: [Digest128]?
+  ) {
+    self.engine = engine
+    self.key = key
+    self.slot = slot
+    self.generation = generation
+    self.sources = sources
+    self.expected = expected
+  }
 }
 
 package struct StageSource: Hashable, Sendable {

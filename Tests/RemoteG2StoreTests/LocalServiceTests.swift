@@ -1,0 +1,278 @@
+import ContentDigest
+import Foundation
+import LocalStore
+import OSThreads
+import RemoteG2Core
+import Testing
+
+/// The local protocol over real sockets and real memory: what an engine can do to its store, and what not.
+@Suite(.serialized) struct `The local service` {
+  static let fingerprint = Fingerprint(
+    modelDigest: "m", layout: "l", hashScheme: "h", rankCount: 2, numerics: "n")
+  static let bytes = 8192
+  static let engine = Incarnation(high: 6, low: 6)
+
+  /// A served store of two ranks.
+  final class Store {
+    let incarnation: Incarnation
+    let pools: [PoolMemory]
+    let ledger: Guarded<StoreLedger>
+    let service: LocalService
+
+    init(_ path: String, number: UInt64, slots: Int = 4, limits: Limits = Limits()) throws {
+      incarnation = Incarnation(high: number, low: 1)
+      pools = try (0..<2).map { [incarnation] _ in
+        try PoolMemory(slotCount: slots, blockBytes: bytes, owner: incarnation)
+      }
+      ledger = Guarded(
+        StoreLedger(incarnation: incarnation, slotCount: slots, rankCount: 2, limits: limits))
+      service = try LocalService(
+        at: path, store: incarnation, fingerprint: fingerprint, pools: pools, ledger: ledger,
+        limits: limits)
+    }
+
+    /// The bytes of every sealed slot, by key.
+    func sealed(_ keys: [BlockKey]) -> [BlockKey: [Digest128]] {
+      var found: [BlockKey: [Digest128]] = [:]
+      for key in keys {
+        guard let slot = ledger.withLock({ $0.pool.slot(holding: key) }) else { continue }
+        found[key] = pools.map {
+          ContentDigest.of(UnsafeRawBufferPointer(start: $0.pointer(to: slot), count: bytes))
+        }
+      }
+      return found
+    }
+  }
+
+  static func path() -> String {
+    FileManager.default.temporaryDirectory.path + "/rg2-\(UUID().uuidString.prefix(8))"
+  }
+
+  static func comes(_ check: () -> Bool) -> Bool {
+    let deadline = MonotonicClock.now() + .seconds(10)
+    while MonotonicClock.now() < deadline {
+      if check() { return true }
+      OSThread.nap(.microseconds(200))
+    }
+    return check()
+  }
+
+  static func leader(_ path: String, _ engine: Incarnation = engine) throws -> LocalSocket {
+    let socket = try LocalSocket.connect(path).get()
+    socket.send(
+      .hello(
+        LocalHello(engine: engine, role: .leader, fingerprint: fingerprint, stagingSlots: 0)))
+    guard case .welcome = next(socket) else { throw CancellationError() }
+    return socket
+  }
+
+  /// The next message; nil when the connection has ended.
+  static func next(_ socket: LocalSocket) -> LocalMessage? {
+    var found: LocalMessage?
+    _ = comes {
+      switch socket.receive() {
+      case .nothing: return false
+      case .message(let message, _):
+        found = message
+        return true
+      case .malformed, .closed: return true
+      }
+    }
+    return found
+  }
+
+  static func rank(
+    _ path: String, _ rank: Int, _ store: Store, _ engine: Incarnation = engine
+  ) throws -> OwnPool {
+    let hello = LocalHello(
+      engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: 4)
+    return try #require(
+      OwnPool.open(
+        socket: path, store: store.incarnation, hello: hello, now: MonotonicClock.now,
+        nap: { OSThread.nap($0) }))
+  }
+
+  static let keys = (0..<6).map { BlockKey(high: UInt64($0), low: 3) }
+
+  static func stage(_ pool: OwnPool, _ slot: UInt32, _ key: BlockKey, _ byte: Int32) {
+    memset(pool.link.pointer(to: slot), byte, bytes)
+    _ = pool.link.send(.staged([StagedBlock(slot: slot, key: key)]))
+  }
+
+  @Test func `a block is sealed when every rank has staged it, and read through the words`() throws {
+    let path = Self.path()
+    let store = try Store(path, number: 1)
+    defer { store.service.stop() }
+    let leader = try Self.leader(path)
+    let ranks = try (0..<2).map { try Self.rank(path, $0, store) }
+    leader.send(.offer(batch: 1, keys: Self.keys))
+    #expect(Self.next(leader) == .wanted(batch: 1, [0, 1, 2, 3, 4, 5]))
+    Self.stage(ranks[0], 0, Self.keys[0], 0x11)
+    leader.send(.commit([CommittedBlock(key: Self.keys[0], parent: nil)]))
+    #expect(Self.comes { store.ledger.withLock { $0.stats.sealed } == 0 })
+    Self.stage(ranks[1], 0, Self.keys[0], 0x22)
+    #expect(
+      Self.next(leader) == .saved([SaveOutcome(key: Self.keys[0], kind: .sealed)]))
+    for (rank, byte) in [UInt8(0x11), 0x22].enumerated() {
+      var copy = [UInt8](repeating: 0, count: Self.bytes)
+      let mapping = ranks[rank].mapping
+      #expect(mapping.words.read(SlotIndex(0), 1) { memcpy(&copy, mapping.base, Self.bytes) })
+      #expect(copy.allSatisfy { $0 == byte })
+    }
+    // And it can be found, with digests that name it.
+    leader.send(.lookup(lease: 9, keys: [Self.keys[0]], isLast: true))
+    guard case .found(9, let blocks, true)? = Self.next(leader) else {
+      Issue.record("it was not found")
+      return
+    }
+    let bytes = [UInt8](repeating: 0x22, count: Self.bytes)
+    let digest = bytes.withUnsafeBytes { ContentDigest.of($0, key: Self.keys[0], rank: 1) }
+    #expect(blocks.first?.digests[1] == digest)
+    leader.send(.release(lease: 9))
+    #expect(Self.comes { store.ledger.withLock { $0.stats.pinned } == 0 })
+  }
+
+  @Test func `an engine that is stopped in the middle of staging, and goes on, changes no sealed byte`()
+    throws
+  {
+    let path = Self.path()
+    var store = try Store(path, number: 1)
+    let (leader, ranks) = (try Self.leader(path), try (0..<2).map { try Self.rank(path, $0, store) })
+    // Stopped: it has staged one rank's half, and holds everything in its hands.
+    Self.stage(ranks[0], 0, Self.keys[0], 0x11)
+    #expect(Self.comes { store.ledger.withLock { $0.stats.slots } == 4 })
+    // Its store is restarted twice; another engine of its name fills the last one.
+    for number in UInt64(2)...3 {
+      store.service.stop()
+      store = try Store(path, number: number)
+    }
+    defer { store.service.stop() }
+    let other = Incarnation(high: 7, low: 7)
+    let otherLeader = try Self.leader(path, other)
+    let otherRanks = try (0..<2).map { try Self.rank(path, $0, store, other) }
+    for (index, key) in Self.keys.prefix(4).enumerated() {
+      for rank in otherRanks { Self.stage(rank, UInt32(index), key, Int32(0x40 + index)) }
+    }
+    otherLeader.send(
+      .commit(Self.keys.prefix(4).map { CommittedBlock(key: $0, parent: nil) }))
+    #expect(Self.comes { store.ledger.withLock { $0.stats.sealed } == 4 })
+    let before = store.sealed(Self.keys)
+    // It goes on: the other half, the commit, and everything it can write.
+    Self.stage(ranks[1], 0, Self.keys[0], 0x12)
+    leader.send(.commit([CommittedBlock(key: Self.keys[0], parent: nil)]))
+    for rank in ranks {
+      for slot in 0..<UInt32(rank.link.slotCount) {
+        memset(rank.link.pointer(to: slot), 0xEE, Self.bytes)
+      }
+    }
+    #expect(ranks[1].link.receive() == nil, "its connection outlived its store")
+    otherLeader.send(.ping(1))
+    #expect(Self.comes { Self.next(otherLeader) == .pong(1) })
+    #expect(store.sealed(Self.keys) == before && before.count == 4)
+  }
+
+  @Test func `what an engine is given of a pool cannot be written`() throws {
+    let path = Self.path()
+    let store = try Store(path, number: 1)
+    defer { store.service.stop() }
+    let socket = try LocalSocket.connect(path).get()
+    socket.send(
+      .hello(
+        LocalHello(
+          engine: Self.engine, role: .rank(1), fingerprint: Self.fingerprint, stagingSlots: 2)))
+    var received: ReceivedDescriptors?
+    #expect(
+      Self.comes {
+        guard case .message(.welcome, let descriptors) = socket.receive() else { return false }
+        received = descriptors
+        return true
+      })
+    let pool = try #require(received?.take())
+    defer { close(pool) }
+    let size = store.pools[1].shape.byteCount
+    let writable = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_SHARED, pool, 0)
+    #expect(writable == MAP_FAILED)
+    #expect(pwrite(pool, "x", 1, 0) < 0 && ftruncate(pool, 0) != 0)
+    var status = stat()
+    #expect(fstat(pool, &status) == 0 && status.st_mode & 0o777 == 0)
+  }
+
+  @Test func `right bytes with a right digest under a wrong key are refused`() throws {
+    let path = Self.path()
+    let store = try Store(path, number: 1)
+    defer { store.service.stop() }
+    let leader = try Self.leader(path)
+    let ranks = try (0..<2).map { try Self.rank(path, $0, store) }
+    let block = [UInt8](repeating: 0x33, count: Self.bytes)
+    func digests(_ key: BlockKey) -> [Digest128] {
+      (0..<2).map { rank in block.withUnsafeBytes { ContentDigest.of($0, key: key, rank: rank) } }
+    }
+    for rank in ranks { for slot in 0..<2 { Self.stage(rank, UInt32(slot), Self.keys[slot], 0x33) } }
+    leader.send(
+      .commit([
+        CommittedBlock(key: Self.keys[0], parent: nil, digests: digests(Self.keys[1])),
+        CommittedBlock(key: Self.keys[1], parent: nil, digests: digests(Self.keys[1])),
+      ]))
+    #expect(
+      Self.next(leader) == .saved([SaveOutcome(key: Self.keys[0], kind: .wrongBytes)]))
+    #expect(Self.next(leader) == .saved([SaveOutcome(key: Self.keys[1], kind: .sealed)]))
+    #expect(store.sealed(Self.keys).count == 1)
+  }
+
+  @Test func `no packet stops a store, and whoever sends nonsense is cut off`() throws {
+    let path = Self.path()
+    let store = try Store(path, number: 1)
+    defer { store.service.stop() }
+    var generator = TestChance(seed: 11)
+    let sound: [LocalMessage] = [
+      .lookup(lease: 1, keys: Self.keys, isLast: true), .offer(batch: 1, keys: Self.keys),
+      .staged([StagedBlock(slot: 900, key: Self.keys[0])]), .evict(1), .release(lease: 4),
+      .commit([CommittedBlock(key: Self.keys[0], parent: nil, digests: [])]),
+      .withdraw(Self.keys), .freed([1]), .saved([]), .pong(3),
+    ]
+    for round in 0..<400 {
+      guard case .success(let socket) = LocalSocket.connect(path) else {
+        Issue.record("the store does not listen any more")
+        return
+      }
+      if round % 2 == 0 {
+        socket.send(
+          .hello(
+            LocalHello(
+              engine: Self.engine, role: round % 4 == 0 ? .leader : .rank(round % 3),
+              fingerprint: Self.fingerprint, stagingSlots: round)))
+      }
+      var bytes = LocalCodec.encode(sound[round % sound.count])
+      for _ in 0..<Int.random(in: 0...3, using: &generator) {
+        bytes[Int.random(in: 0..<bytes.count, using: &generator)] = UInt8.random(
+          in: 0...255, using: &generator)
+      }
+      _ = send(socket.descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL | 0x40))
+    }
+    let leader = try Self.leader(path, Incarnation(high: 50, low: 50))
+    leader.send(.ping(7))
+    #expect(Self.next(leader) == .pong(7))
+    #expect(
+      Self.comes {
+        store.ledger.withLock { $0.stats.pinned == 0 && $0.stats.writing == 0 }
+      })
+  }
+
+  @Test func `a leader that goes takes its pins and its staged blocks with it`() throws {
+    let path = Self.path()
+    let store = try Store(path, number: 1)
+    defer { store.service.stop() }
+    do {
+      let leader = try Self.leader(path)
+      let ranks = try (0..<2).map { try Self.rank(path, $0, store) }
+      for rank in ranks { Self.stage(rank, 0, Self.keys[0], 1) }
+      leader.send(.commit([CommittedBlock(key: Self.keys[0], parent: nil)]))
+      #expect(Self.next(leader) == .saved([SaveOutcome(key: Self.keys[0], kind: .sealed)]))
+      leader.send(.lookup(lease: 1, keys: [Self.keys[0]], isLast: true))
+      #expect(Self.comes { store.ledger.withLock { $0.stats.pinned } == 1 })
+      withExtendedLifetime((leader, ranks)) {}
+    }
+    #expect(
+      Self.comes { store.ledger.withLock { $0.stats.pinned == 0 && $0.stats.leases == 0 } })
+  }
+}
