@@ -17,6 +17,14 @@ import Testing
     let connector: RemoteG2Connector
     var now = LocalInstant(nanoseconds: 1)
     let keys = (0..<12).map { BlockKey(high: UInt64($0), low: 1) }
+    private let ending: Ending
+
+    /// A lease may not be dropped: what is open when the desk goes ends with it.
+    private final class Ending {
+      let connector: RemoteG2Connector
+      init(_ connector: RemoteG2Connector) { self.connector = connector }
+      deinit { connector.shutDown(at: LocalInstant(nanoseconds: 1 << 60)) }
+    }
 
     init(limits: Limits = Limits(), pullsByCost: Bool = false, ranks: Int = 1) throws {
       connector = RemoteG2Connector(
@@ -25,6 +33,7 @@ import Testing
           rankCount: ranks, blockBytes: 128, tokensPerBlock: 4, targetBlockCount: 64,
           limits: limits,
           pullsByCost: pullsByCost))
+      ending = Ending(connector)
       control.peers["P"] = .ready(source)
       control.isSilent = true
       if ranks == 1 { attach(source) }

@@ -35,6 +35,7 @@ import Testing
           sealed += found.sealed
         }
       }
+      world.run(300)
       #expect(world.leaks == [])
     }
     #expect(sealed > 0, "nothing was saved at all")
