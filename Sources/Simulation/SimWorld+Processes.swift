@@ -189,7 +189,7 @@ extension SimWorld {
   /// Wakes the engine's control client when something is due.
   private func armControl(_ engine: SimEngine) {
     guard let due = engine.control.core.nextDeadline else { return }
-    let at = max(now, nodes[engine.worker].globalTime(due))
+    let at = max(now, nodes[engine.worker].globalTime(due) + 2)
     guard at < engine.controlPlannedAt else { return }
     engine.controlPlannedAt = at
     engine.controlToken += 1

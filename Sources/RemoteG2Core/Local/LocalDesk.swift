@@ -33,6 +33,11 @@ package struct StageCopy: Equatable, Sendable {
 package struct StageSource: Hashable, Sendable {
   package let connection: ConnectionID
   package let slot: UInt32
+
+  package init(connection: ConnectionID, slot: UInt32) {
+    self.connection = connection
+    self.slot = slot
+  }
 }
 
 /// What a ``LocalDesk`` orders, to be carried out in the order given.
@@ -68,6 +73,9 @@ package struct LocalDesk: Sendable {
     var committed: [BlockKey: CommittedBlock] = [:]
     /// Being copied.
     var copying: Set<BlockKey> = []
+    /// Given up since they were last offered, oldest first: a rank's copy may still be on its way.
+    var withdrawn: Set<BlockKey> = []
+    var withdrawnOrder: [BlockKey] = []
     var leases: Set<LeaseID> = []
     /// Pages of a question that is not whole yet.
     var asked: [UInt64: [BlockKey]] = [:]
@@ -172,6 +180,7 @@ package struct LocalDesk: Sendable {
       _ = ledger.release(lease, at: now)
       return []
     case (.offer(let batch, let keys), .leader(let id)):
+      for key in keys { engines[id]?.withdrawn.remove(key) }
       let lacking = keys.indices.filter { place in
         let key = keys[place]
         return !ledger.pool.has(key) && engines[id]?.staged[key] == nil
@@ -226,8 +235,10 @@ package struct LocalDesk: Sendable {
     for block in blocks {
       guard block.slot < UInt32(clamping: slots) else { return actions + malformed(connection) }
       // Staged twice, or while its copy is under way: the newer is not needed.
+      // Or it came after its block was given up, or its leader was gone: the connections are several.
       let isKnown = engines[id]?.staged[block.key]?[rank] != nil
-      if isKnown || engines[id]?.copying.contains(block.key) == true || ledger.pool.has(block.key) {
+      let isOver = engines[id]?.leader == nil || engines[id]?.withdrawn.contains(block.key) == true
+      if isKnown || isOver || engines[id]?.copying.contains(block.key) == true || ledger.pool.has(block.key) {
         actions.append(.send(connection, .freed([block.slot])))
         continue
       }
@@ -297,6 +308,7 @@ package struct LocalDesk: Sendable {
   private mutating func drop(_ keys: [BlockKey], of id: Incarnation) -> [LocalAction] {
     var actions: [LocalAction] = []
     for key in keys {
+      giveUp(key, of: id)
       let places = engines[id]?.staged.removeValue(forKey: key) ?? []
       for (rank, place) in places.enumerated() {
         guard let place, let connection = engines[id]?.ranks[rank] else { continue }
@@ -307,6 +319,16 @@ package struct LocalDesk: Sendable {
       }
     }
     return actions
+  }
+
+  private mutating func giveUp(_ key: BlockKey, of id: Incarnation) {
+    guard engines[id]?.withdrawn.insert(key).inserted == true else { return }
+    engines[id]?.withdrawnOrder.append(key)
+    if engines[id]?.withdrawnOrder.count ?? 0 > limits.storeSavesInFlightMax * 4 {
+      if let oldest = engines[id]?.withdrawnOrder.removeFirst() {
+        engines[id]?.withdrawn.remove(oldest)
+      }
+    }
   }
 
   private mutating func tell(

@@ -39,6 +39,8 @@ package struct PeerMachine: Equatable, Sendable {
   /// Handshakes are numbered. One that was asked before a death says nothing after it.
   private var askNext: UInt64 = 1
   private var asking: UInt64?
+  /// What is being asked was asked before a death that was noticed since.
+  private var isAskStale = false
   private var askAt: LocalInstant
   /// An incarnation that some rank could not attach is announced again after a while that doubles.
   private var unattached: Incarnation?
@@ -60,9 +62,14 @@ package struct PeerMachine: Equatable, Sendable {
     _ introduction: Introduction, to ask: UInt64, at now: LocalInstant
   ) -> [Order] {
     breaker.answered(at: now)
-    // It was asked before a death that was noticed since: asked again, it answers who lives now.
     guard asking == ask else { return [] }
     asking = nil
+    // Asked again, it answers who lives now.
+    if isAskStale {
+      isAskStale = false
+      askAt = now
+      return []
+    }
     if introduction.name != name {
       // Somebody else's address, or a proxy's: it says nothing about who was here.
       return refuse("name", name, introduction.name, at: now)
@@ -109,6 +116,7 @@ package struct PeerMachine: Equatable, Sendable {
     let orders = callFailed(failure, lateness: lateness, at: now, chance: chance)
     guard asking == ask else { return orders }
     asking = nil
+    isAskStale = false
     askAt = now + limits.breakerBackoffMin
     switch standing {
     // Nobody new is sent to a peer that cannot be greeted, and nothing of it is fenced.
@@ -217,7 +225,7 @@ package struct PeerMachine: Equatable, Sendable {
     known = nil
     absentSince = nil
     standing = .unmet
-    asking = nil
+    isAskStale = asking != nil
     return .declareDead(.peer(name: name, incarnation))
   }
 

@@ -1,0 +1,188 @@
+import RemoteG2Core
+import Testing
+
+/// The store's side of the local protocol, without sockets or memory.
+@Suite struct `Local desk` {
+  static let engine = Incarnation(high: 1, low: 1)
+  static let start = LocalInstant(nanoseconds: 1)
+  static let key = BlockKey(high: 4, low: 4)
+
+  /// A desk of a store with two ranks, and one engine's connections to it.
+  struct Room {
+    var desk: LocalDesk
+    var ledger: StoreLedger
+    let leader: ConnectionID
+    let ranks: [ConnectionID]
+    static let fingerprint = Fingerprint(
+      modelDigest: "m", layout: "l", hashScheme: "h", rankCount: 2, numerics: "n")
+
+    init(slots: Int = 4) {
+      let store = Incarnation(high: 9, low: 9)
+      desk = LocalDesk(
+        store: store, fingerprint: Self.fingerprint, slotCount: slots, blockBytes: 64,
+        limits: Limits())
+      ledger = StoreLedger(
+        incarnation: store, slotCount: slots, rankCount: 2, limits: Limits())
+      leader = desk.joined() ?? ConnectionID(0)
+      ranks = [desk.joined() ?? ConnectionID(0), desk.joined() ?? ConnectionID(0)]
+      say(Self.hello(.leader), leader)
+      for (rank, connection) in ranks.enumerated() { say(Self.hello(.rank(rank)), connection) }
+    }
+
+    static func hello(
+      _ role: LocalHello.Role, version: UInt32 = LocalMessage.version,
+      as fingerprint: Fingerprint = fingerprint
+    ) -> LocalMessage {
+      .hello(
+        LocalHello(
+          version: version, engine: engine, role: role, fingerprint: fingerprint,
+          stagingSlots: 4))
+    }
+
+    @discardableResult
+    mutating func say(_ message: LocalMessage, _ connection: ConnectionID) -> [LocalAction] {
+      desk.received(message, from: connection, &ledger, at: start)
+    }
+
+    mutating func stage(_ rank: Int, slot: UInt32 = 0) -> [LocalAction] {
+      say(.staged([StagedBlock(slot: slot, key: key)]), ranks[rank])
+    }
+
+    mutating func commit() -> [LocalAction] {
+      say(.commit([CommittedBlock(key: key, parent: nil)]), leader)
+    }
+  }
+
+  static func copy(_ actions: [LocalAction]) -> StageCopy? {
+    for case .copy(let copy) in actions { return copy }
+    return nil
+  }
+
+  @Test(arguments: [["0", "1", "c"], ["c", "0", "1"], ["0", "c", "1"], ["1", "c", "0"]])
+  func `a block is not sealed before every rank has staged it and the leader has committed it`(
+    order: [String]
+  ) throws {
+    var room = Room()
+    var copies: [StageCopy?] = []
+    for act in order {
+      let actions = act == "c" ? room.commit() : room.stage(act == "0" ? 0 : 1, slot: 3)
+      copies.append(Self.copy(actions))
+    }
+    #expect(copies.dropLast().allSatisfy { $0 == nil })
+    let copy = try #require(copies.last ?? nil)
+    #expect(
+      copy.sources == room.ranks.map { StageSource(connection: $0, slot: 3) }
+        && copy.generation == 1)
+    #expect(room.ledger.stats.sealed == 0 && room.ledger.stats.writing == 1)
+    let digests = [Digest128(high: 1, low: 1), Digest128(high: 2, low: 2)]
+    let ended = room.desk.copied(copy, digests: digests, &room.ledger)
+    #expect(room.ledger.stats.sealed == 1 && room.desk.stagedCount == 0)
+    #expect(ended.contains(.send(room.ranks[1], .freed([3]))))
+    #expect(
+      ended.last == .send(room.leader, .saved([SaveOutcome(key: Self.key, kind: .sealed)])))
+  }
+
+  @Test(arguments: [true, false])
+  func `a withdrawn block is staged by nobody, whichever message comes first`(isFirst: Bool) {
+    var room = Room()
+    room.say(.offer(batch: 1, keys: [Self.key]), room.leader)
+    if isFirst { _ = room.stage(0) }
+    room.say(.withdraw([Self.key]), room.leader)
+    if !isFirst {
+      let late = room.stage(0)
+      #expect(late == [.send(room.ranks[0], .freed([0]))])
+    }
+    #expect(room.desk.stagedCount == 0)
+    // Offered again, it is staged again.
+    room.say(.offer(batch: 2, keys: [Self.key]), room.leader)
+    _ = room.stage(0)
+    #expect(room.desk.stagedCount == 1)
+  }
+
+  @Test func `what a rank staged ends with its connection, and its commit is answered`() {
+    var room = Room()
+    _ = room.stage(0)
+    _ = room.commit()
+    let actions = room.desk.left(room.ranks[0], &room.ledger, at: Self.start)
+    #expect(
+      actions == [.send(room.leader, .saved([SaveOutcome(key: Self.key, kind: .lost)]))])
+    _ = room.stage(1)
+    #expect(room.desk.stagedCount == 0)
+  }
+
+  @Test func `two engines' halves of one block are never put together`() {
+    var room = Room()
+    _ = room.stage(0)
+    let other = room.desk.joined() ?? ConnectionID(0)
+    let hello = LocalHello(
+      engine: Incarnation(high: 2, low: 2), role: .rank(1), fingerprint: Room.fingerprint,
+      stagingSlots: 4)
+    room.say(.hello(hello), other)
+    let actions = room.say(.staged([StagedBlock(slot: 0, key: Self.key)]), other)
+    #expect(Self.copy(actions + room.commit()) == nil)
+  }
+
+  @Test func `an engine of another kind, version or rank is refused by name`() {
+    var room = Room()
+    var strange = Room.fingerprint
+    strange.numerics = "x"
+    for (message, words) in [
+      (Room.hello(.leader, as: strange), "numerics"), (Room.hello(.leader, version: 9), "protocol 9"),
+      (Room.hello(.rank(7)), "rank 7"),
+    ] {
+      let connection = room.desk.joined() ?? ConnectionID(0)
+      let actions = room.say(message, connection)
+      guard case .send(_, .refused(let reason))? = actions.first else {
+        Issue.record("it was not refused: \(actions)")
+        continue
+      }
+      #expect(reason.contains(words) && actions.last == .close(connection))
+    }
+  }
+
+  @Test func `every message is read as it was written, and nothing else is`() throws {
+    let digest = Digest128(high: 3, low: 4)
+    let messages: [LocalMessage] = [
+      Room.hello(.rank(1)), .lookup(lease: 1, keys: [Self.key], isLast: false), .release(lease: 2),
+      .offer(batch: 3, keys: [Self.key]), .staged([StagedBlock(slot: 1, key: Self.key)]),
+      .commit([
+        CommittedBlock(key: Self.key, parent: Self.key, digests: [digest]),
+        CommittedBlock(key: Self.key, parent: nil),
+      ]), .withdraw([Self.key]), .evict(4), .stats(5), .ping(6),
+      .welcome(
+        LocalWelcome(
+          store: Self.engine, slotCount: 1, blockBytes: 2, rankCount: 3, stagingSlots: 4)),
+      .refused("no"),
+      .found(
+        lease: 7,
+        blocks: [GrantedBlock(slot: SlotIndex(1), generation: 2, digests: [digest, nil])],
+        isLast: true),
+      .notFound(lease: 8, .overBudget), .wanted(batch: 9, [1, 2]), .freed([3]),
+      .saved([SaveOutcome(key: Self.key, kind: .lost)]), .evicted(10, count: 11),
+      .statsAnswer(12, StoreStats()), .pong(13),
+    ]
+    for message in messages {
+      let bytes = LocalCodec.encode(message)
+      let read = try bytes.withUnsafeBytes { try LocalCodec.decode($0) }
+      #expect(read == message)
+      for count in 0..<bytes.count {
+        #expect(throws: WireError.self, "\(message) cut to \(count)") {
+          try bytes[..<count].withUnsafeBytes { try LocalCodec.decode($0) }
+        }
+      }
+      #expect(throws: WireError.trailing(1)) {
+        try (bytes + [0]).withUnsafeBytes { try LocalCodec.decode($0) }
+      }
+    }
+    // Whatever comes is a message or an error.
+    var generator = TestGenerator(seed: 3)
+    for _ in 0..<20_000 {
+      var bytes = LocalCodec.encode(messages.randomElement(using: &generator) ?? .ping(1))
+      for _ in 0..<Int.random(in: 1...4, using: &generator) {
+        bytes[Int.random(in: 0..<bytes.count, using: &generator)] = UInt8.random(
+          in: 0...255, using: &generator)
+      }
+      _ = bytes.withUnsafeBytes { try? LocalCodec.decode($0) }
+    }
+  }
+}
