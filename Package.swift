@@ -104,7 +104,8 @@ let package = Package(
       dependencies: [
         "CLinuxShims", "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer",
         "Linear", "LlamaModel", "LocalStore", "NIXL", "OSThreads", "RemoteG2Control",
-        "RemoteG2Core", "RemoteG2Engine", "RemoteG2Store", .product(name: "Crypto", package: "swift-crypto"),
+        "RemoteG2Core", "RemoteG2Engine", "RemoteG2Store",
+        .product(name: "Crypto", package: "swift-crypto"),
       ],
       swiftSettings: strict),
     .executableTarget(
@@ -123,7 +124,8 @@ let package = Package(
       name: "remote-g2-testhost",
       dependencies: [
         "Collectives", "KVConnector", "KVTransfer", "KVTransferTesting", "LocalStore", "NIXL",
-        "OSThreads", "RemoteG2Core", "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime", "RemoteG2Store",
+        "OSThreads", "RemoteG2Core", "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime",
+        "RemoteG2Store",
       ],
       swiftSettings: strict),
 

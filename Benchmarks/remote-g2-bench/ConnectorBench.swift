@@ -60,7 +60,8 @@ enum ConnectorBench {
         pullsByCost: false)
       let connector = RemoteG2Connector(control: control, settings: settings)
       var now = LocalInstant(nanoseconds: 1)
-      control.answers.append(.announced(control.source, [.own(socket: "", engine: control.incarnation)]))
+      control.answers.append(
+        .announced(control.source, [.own(socket: "", engine: control.incarnation)]))
       _ = connector.absorb([], at: now)
       guard case .attach(let number, _, _)? = connector.plan(at: now).first else { return }
       var attach = RankReport(rank: 0, sequence: 0)

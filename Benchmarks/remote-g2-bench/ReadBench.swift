@@ -104,7 +104,8 @@ enum ReadBench {
       let fetch = FetchID(UInt64(round + 1))
       func throughEngine() -> Double {
         let seconds = Bench.seconds {
-          pump.handle(.rank(.load(fetch, from: peer, moves: moves, stall: nil)), at: MonotonicClock.now())
+          pump.handle(
+            .rank(.load(fetch, from: peer, moves: moves, stall: nil)), at: MonotonicClock.now())
           var isDone = false
           while !isDone {
             _ = pump.run(at: MonotonicClock.now())

@@ -57,9 +57,11 @@ extension RemoteG2Connector {
   }
 
   private func absorbLoads(_ report: RankReport, at now: LocalInstant) {
-    for (number, isAttached) in report.attached {
-      if let source = sources.reported(number, isAttached, by: report.rank) {
-        control.attachFailed(source)
+    if !report.attached.isEmpty {
+      for (number, isAttached) in report.attached.sorted(by: { $0.key < $1.key }) {
+        if let source = sources.reported(number, isAttached, by: report.rank) {
+          control.attachFailed(source)
+        }
       }
     }
     for (source, moved) in report.bytesMoved {

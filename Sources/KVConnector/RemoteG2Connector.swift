@@ -159,6 +159,9 @@ public final class RemoteG2Connector: SchedulerConnector {
   /// Whether the local store is mapped.
   public var isLocalReady: Bool { control.localStore.map { sources.isAttached($0) } ?? false }
 
+  /// The blocks that are on their way into the own store, in words.
+  package var savesInWords: String { saves.description }
+
   /// What became of the blocks that every rank had staged.
   public var saveOutcomes: [SaveOutcome.Kind: Int] { saves.outcomes }
 

@@ -41,6 +41,11 @@ struct SaveTable {
   }
 
   var inFlightCount: Int { entries.count }
+  /// What is on its way, in words.
+  var description: String {
+    entries.values.map { "\($0.block.block) for \($0.source.incarnation): \($0.phase)" }.sorted()
+      .joined(separator: ", ")
+  }
   var unsavedCount: Int { unsaved.count }
 
   // MARK: Offering

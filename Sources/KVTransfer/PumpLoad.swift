@@ -60,7 +60,8 @@ final class PumpLoad {
   /// - Parameter isLate: It came later than it ever naps: the processor was somebody else's, and what
   ///   the source did meanwhile is not known.
   /// - Returns: Whether the load has just stalled.
-  func timePassed(_ elapsed: Duration, isLate: Bool, _ limits: Limits, at now: LocalInstant) -> Bool {
+  func timePassed(_ elapsed: Duration, isLate: Bool, _ limits: Limits, at now: LocalInstant) -> Bool
+  {
     // Nothing of it is under way, so nothing can land.
     guard postedCount > 0, !isStopped, stalledAt == nil else { return false }
     let elapsed = min(elapsed, now - underWaySince)

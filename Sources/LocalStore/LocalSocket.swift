@@ -64,7 +64,9 @@ package final class LocalSocket: @unchecked Sendable {
         descriptor, buffer.baseAddress, buffer.count, &descriptors, 4, &count)
       let received = ReceivedDescriptors(Array(descriptors.prefix(Int(count))))
       if length == -Int(EAGAIN) { return .nothing }
-      if length == -Int(EMSGSIZE) { return .malformed(.tooMany(buffer.count + 1, max: buffer.count)) }
+      if length == -Int(EMSGSIZE) {
+        return .malformed(.tooMany(buffer.count + 1, max: buffer.count))
+      }
       guard length > 0 else { return .closed }
       do throws(WireError) {
         let packet = UnsafeRawBufferPointer(rebasing: buffer[..<length])

@@ -27,6 +27,9 @@ final class RunningRequest {
   var phase = Phase.waiting
   var account = RequestAccount()
   var logitsDigest = StreamingDigest()
+  /// What it found in the cache has been offered to the store: once, or a request that is preempted again
+  /// and again would have its blocks held for saving all the time.
+  var hasOfferedFound = false
   /// Steps in a row in which it got nothing and one that came later did.
   var overtakenSteps = 0
   /// Tokens of this step's plan.

@@ -114,6 +114,8 @@ final class Scheduler {
     request.computed = found.count * tokensPerBlock
     request.account.cachedTokens += request.computed
     // What is used here and the store lacks is worth saving, whenever it was computed.
+    guard !request.hasOfferedFound else { return }
+    request.hasOfferedFound = true
     offer(found.indices.map { sealedBlock(request, $0) }, at: now)
   }
 

@@ -2,10 +2,10 @@ package import Collectives
 package import KVLayout
 package import KVTransfer
 internal import Linear
-internal import LocalStore
-internal import OSThreads
 package import LlamaModel
 package import LlamaModelTesting
+internal import LocalStore
+internal import OSThreads
 package import RemoteG2Core
 package import RemoteG2Engine
 package import Simulation
@@ -145,7 +145,8 @@ package final class GroupMember: @unchecked Sendable {
         return .mapped(region, words: own.mapping.words, link: own.link, owner: own.mapping)
       case .remote:
         return address == Self.address(of: rank, blockBytes: bytes)
-          ? .mapped(BlockRegion(base: memory.region.base, blockBytes: bytes, blockCount: 1), owner: 0)
+          ? .mapped(
+            BlockRegion(base: memory.region.base, blockBytes: bytes, blockCount: 1), owner: 0)
           : nil
       }
     }

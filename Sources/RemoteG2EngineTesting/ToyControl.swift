@@ -12,7 +12,9 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
   package let fingerprint: Fingerprint
   private let limits: Limits
 
-  package init(fingerprint: Fingerprint = ToyControl.fingerprint(ranks: 1), limits: Limits = Limits()) {
+  package init(
+    fingerprint: Fingerprint = ToyControl.fingerprint(ranks: 1), limits: Limits = Limits()
+  ) {
     self.fingerprint = fingerprint
     self.limits = limits
   }

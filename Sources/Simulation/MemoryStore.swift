@@ -117,7 +117,8 @@ package final class MemoryLink: @unchecked Sendable {
   /// How messages travel: at once, unless its user says otherwise. Never one before another.
   package var carry: (Direction, @escaping () -> Void) -> Void = { $1() }
   /// What the store sends, with a rank's pool and staging memory where they come.
-  package var onMessage: (LocalMessage, (MemoryStore.MemoryPool, BlockMemory)?) -> Void = { _, _ in }
+  package var onMessage: (LocalMessage, (MemoryStore.MemoryPool, BlockMemory)?) -> Void = { _, _ in
+  }
   package var onClose: () -> Void = {}
   private let now: () -> LocalInstant
   package private(set) var isOpen = false

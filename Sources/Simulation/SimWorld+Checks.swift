@@ -16,7 +16,13 @@ extension SimWorld {
       case .loadFailed where policy == .fail: return
       // A peer that neither answers nor dies holds the blocks; the client is told.
       case .starved where !engine.spy.quarantine.isEmpty: return
-      default: violate(.recomputeIsNormal, "\(result.id) ended with: \(error)")
+      default:
+        violate(
+          .recomputeIsNormal,
+          "\(result.id) ended with: \(error); open: \(engine.connector.open), pool "
+            + "\(engine.engine.poolCounts), store "
+            + "\(engine.control.localStore?.incarnation.description ?? "away"), "
+            + "saves: \(engine.connector.savesInWords)")
       }
       return
     }

@@ -48,7 +48,10 @@ extension SimWorld {
     guard let store = node.store else { return }
     node.store = nil
     node.held = []
-    for engine in engines(on: node) { engine.ownLink?.storeDied() }
+    for engine in engines(on: node) {
+      engine.ownLink?.storeDied()
+      for (_, link) in engine.rankLinks.sorted(by: { $0.key < $1.key }) { link.storeDied() }
+    }
     for other in nodes {
       for fabric in other.fabrics {
         // Behind a cut its reads stay in progress for ever: only the fence ends them.
@@ -152,7 +155,7 @@ extension SimWorld {
     engine.isAlive = false
     // The kernel closes what the process had open.
     engine.ownLink?.hangUp()
-    for link in engine.rankLinks.values { link.hangUp() }
+    for (_, link) in engine.rankLinks.sorted(by: { $0.key < $1.key }) { link.hangUp() }
     for pump in engine.pumps {
       pump.onOrder = {}
       pump.core.shutDown()

@@ -182,7 +182,8 @@ import Testing
     #expect(bench.memory.desk.stagedCount == 0 && bench.memory.ledger.stats.sealed == 0)
   }
 
-  @Test func `a read of a slot that is written again fails, before, during and after its copy`() throws
+  @Test func `a read of a slot that is written again fails, before, during and after its copy`()
+    throws
   {
     let bench = try Bench()
     bench.save(0..<1)

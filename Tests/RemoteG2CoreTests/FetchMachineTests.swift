@@ -157,7 +157,8 @@ struct FetchEventCase: Sendable {
       let ranks = Int.random(in: 1...3, using: &generator)
       var fetch = FetchMachine(
         id: FetchID(1), request: RequestID(1), lease: FetchStage.lease, rankCount: ranks,
-        policy: .proven(.onFailure), at: FetchStage.start, resolveTimeout: .milliseconds(50), lateAfter: .milliseconds(5))
+        policy: .proven(.onFailure), at: FetchStage.start, resolveTimeout: .milliseconds(50),
+        lateAfter: .milliseconds(5))
       var (settles, closes, releases) = (0, 0, 0)
       var now = FetchStage.start
       func count(_ actions: [FetchAction]) {
@@ -268,7 +269,8 @@ struct FetchEventCase: Sendable {
     let actions = fetch.rankReported(
       1,
       RankProgress(
-        landed: 2, isQuiet: false, unquiet: [2, 3], stalledAt: FetchStage.start), at: FetchStage.start)
+        landed: 2, isQuiet: false, unquiet: [2, 3], stalledAt: FetchStage.start),
+      at: FetchStage.start)
     #expect(actions == [.stopPosting, .checkDigests(leading: 2)])
     drain(&fetch)
   }
@@ -294,8 +296,8 @@ struct FetchEventCase: Sendable {
     }
   }
 
-  @Test func `what was read from a mapping is proved by its words, and digested when always is asked`()
-  {
+  @Test
+  func `what was read from a mapping is proved by its words, and digested when always is asked`() {
     for (digests, settles) in [(DigestPolicy.onFailure, true), (.off, true), (.always, false)] {
       var fetch = FetchMachine(
         id: FetchID(1), request: RequestID(1), lease: FetchStage.lease, rankCount: 1,

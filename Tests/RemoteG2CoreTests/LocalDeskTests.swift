@@ -127,7 +127,8 @@ import Testing
     var strange = Room.fingerprint
     strange.numerics = "x"
     for (message, words) in [
-      (Room.hello(.leader, as: strange), "numerics"), (Room.hello(.leader, version: 9), "protocol 9"),
+      (Room.hello(.leader, as: strange), "numerics"),
+      (Room.hello(.leader, version: 9), "protocol 9"),
       (Room.hello(.rank(7)), "rank 7"),
     ] {
       let connection = room.desk.joined() ?? ConnectionID(0)

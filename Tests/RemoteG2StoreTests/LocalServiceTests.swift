@@ -99,7 +99,8 @@ import Testing
     _ = pool.link.send(.staged([StagedBlock(slot: slot, key: key)]))
   }
 
-  @Test func `a block is sealed when every rank has staged it, and read through the words`() throws {
+  @Test func `a block is sealed when every rank has staged it, and read through the words`() throws
+  {
     let path = Self.path()
     let store = try Store(path, number: 1)
     defer { store.service.stop() }
@@ -133,12 +134,15 @@ import Testing
     #expect(Self.comes { store.ledger.withLock { $0.stats.pinned } == 0 })
   }
 
-  @Test func `an engine that is stopped in the middle of staging, and goes on, changes no sealed byte`()
+  @Test
+  func `an engine that is stopped in the middle of staging, and goes on, changes no sealed byte`()
     throws
   {
     let path = Self.path()
     var store = try Store(path, number: 1)
-    let (leader, ranks) = (try Self.leader(path), try (0..<2).map { try Self.rank(path, $0, store) })
+    let (leader, ranks) = (
+      try Self.leader(path), try (0..<2).map { try Self.rank(path, $0, store) }
+    )
     // Stopped: it has staged one rank's half, and holds everything in its hands.
     Self.stage(ranks[0], 0, Self.keys[0], 0x11)
     #expect(Self.comes { store.ledger.withLock { $0.stats.slots } == 4 })
@@ -210,7 +214,9 @@ import Testing
     func digests(_ key: BlockKey) -> [Digest128] {
       (0..<2).map { rank in block.withUnsafeBytes { ContentDigest.of($0, key: key, rank: rank) } }
     }
-    for rank in ranks { for slot in 0..<2 { Self.stage(rank, UInt32(slot), Self.keys[slot], 0x33) } }
+    for rank in ranks {
+      for slot in 0..<2 { Self.stage(rank, UInt32(slot), Self.keys[slot], 0x33) }
+    }
     leader.send(
       .commit([
         CommittedBlock(key: Self.keys[0], parent: nil, digests: digests(Self.keys[1])),

@@ -5,7 +5,9 @@ public enum LocalCodec {
   /// Keys that fit a packet, with room for the rest of the message.
   public static let keysPerPage = 2048
   /// Blocks of that many ranks that fit a packet.
-  public static func blocksPerPage(ranks: Int) -> Int { max(1, (bytesMax - 64) / (16 + 16 * ranks)) }
+  public static func blocksPerPage(ranks: Int) -> Int {
+    max(1, (bytesMax - 64) / (16 + 16 * ranks))
+  }
   private static let ranksMax = 64
 
   public static func encode(_ message: LocalMessage) -> [UInt8] {

@@ -133,7 +133,8 @@ package struct LocalDesk: Sendable {
     case .stranger: return []
     case .leader(let id):
       guard engines[id]?.leader == connection else { return [] }
-      for lease in engines[id]?.leases ?? [] { _ = ledger.release(lease, at: now) }
+      let leases = (engines[id]?.leases ?? []).sorted { $0.serial < $1.serial }
+      for lease in leases { _ = ledger.release(lease, at: now) }
       engines[id]?.leader = nil
       engines[id]?.leases = []
       engines[id]?.asked = [:]
@@ -238,7 +239,9 @@ package struct LocalDesk: Sendable {
       // Or it came after its block was given up, or its leader was gone: the connections are several.
       let isKnown = engines[id]?.staged[block.key]?[rank] != nil
       let isOver = engines[id]?.leader == nil || engines[id]?.withdrawn.contains(block.key) == true
-      if isKnown || isOver || engines[id]?.copying.contains(block.key) == true || ledger.pool.has(block.key) {
+      if isKnown || isOver || engines[id]?.copying.contains(block.key) == true
+        || ledger.pool.has(block.key)
+      {
         actions.append(.send(connection, .freed([block.slot])))
         continue
       }
