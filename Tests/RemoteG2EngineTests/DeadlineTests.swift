@@ -88,4 +88,22 @@ import Testing
     #expect(waited <= .milliseconds(20), "it waited \(waited)")
     `The engine`.expectSame(world.finish(1), try ToyWorld.golden(Self.long, generate: 4))
   }
+
+  @Test func `a long prompt is overtaken in a bounded number of steps in a row`() throws {
+    var limits = Limits()
+    limits.stepTokensMax = 8
+    let world = try ToyWorld(blocks: 512, limits: limits)
+    try world.submit(1, Self.long, generate: 4, hinted: false)
+    world.run(1)
+    // Each takes a whole step, and another comes in every step.
+    for number in 2..<60 {
+      let prompt = (0..<8).map { Int32(($0 * 5 + number) % 90) }
+      try world.submit(UInt64(number), prompt, generate: 1, hinted: false)
+    }
+    // Thirty steps of its own, and at most eight of others before each.
+    let result = world.finish(1, within: 30 * 9)
+    `The engine`.expectSame(result, try ToyWorld.golden(Self.long, generate: 4))
+    let waited = try #require(result?.account.timeToFirstToken)
+    #expect(waited > .milliseconds(58), "nothing overtook it, so this shows nothing: \(waited)")
+  }
 }

@@ -27,7 +27,7 @@ import Testing
       try world.submit(2, Self.prompts[1], generate: 20, hinted: false)
       world.run(steps)
       world.replaceLocal(3)
-      for step in 0..<60 {
+      for step in 0..<140 {
         world.run(1)
         for (tokens, bytes) in zip(whole, right) {
           let found = world.inLocal(tokens, bytes)

@@ -105,8 +105,9 @@ extension FetchMachine {
         if let waiting = Self.stillWaiting(resolving.waiting, lateAfter: lateAfter, at: now) {
           return Step(.resolving(Resolving(lease: resolving.lease, waiting: waiting)), [])
         }
+        let unheard = resolving.lease.surrender()
         let result = FetchResult(valid: 0, matched: 0, reason: .resolveTimedOut)
-        return Step(.closed, [.release(resolving.lease.surrender()), .settle(result), .close])
+        return Step(.closed, [.release(unheard), .settle(result), .close])
       case .moving(let moving):
         guard now >= moving.startedAt + moving.deadlines.hard else {
           return Step(.moving(moving), [])
