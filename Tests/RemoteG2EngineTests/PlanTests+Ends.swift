@@ -78,4 +78,23 @@ extension `Lease and plan decisions` {
     }
     #expect(taken > 50 && dropped > 500)
   }
+
+  @Test func `what a store holds adds up to its pool`() {
+    var ledger = StoreLedger(
+      incarnation: Incarnation(high: 2, low: 2), slotCount: 8, rankCount: 1, limits: Limits())
+    func total() -> Int { ledger.stats.free + ledger.stats.writing + ledger.stats.sealed }
+    for number in 0..<5 {
+      guard
+        case .reserved(let slot, let generation) = ledger.pool.begin(
+          BlockKey(high: UInt64(number), low: 1), after: nil)
+      else { continue }
+      #expect(total() == 8)
+      if number % 2 == 0 {
+        ledger.pool.seal(slot, generation: generation, digests: [Digest128(high: 1, low: 1)])
+      }
+      #expect(total() == 8)
+    }
+    let stats = ledger.stats
+    #expect(stats.sealed == 3 && stats.writing == 2 && stats.free == 3)
+  }
 }
