@@ -48,4 +48,28 @@ package enum PlantedBug: String, Sendable, CaseIterable {
   case idleEngineNotWoken
   /// The leader takes its own account of a load for every rank's.
   case rankFailureIgnored
+  /// A block is saved under another block's key, as when a reservation made in one store was applied to
+  /// its successor.
+  case savedUnderAnotherKey
+  /// A rank writes what it has staged before the store has copied it, as when a stopped writer woke up.
+  case writesAfterStaging
+  /// The store is not told that a block will not be committed.
+  case withdrawForgotten
+  /// The store's word on what it lacks is lost, and nobody asks again.
+  case wantedLost
+  /// The engine is not told that a source is dead.
+  case deathNeverTold
+
+  /// The invariant that names the mistake.
+  package var names: Invariant {
+    switch self {
+    case .freeBeforeQuiet: .quietBeforeReuse
+    case .sealBeforeProof: .failClosed
+    case .doubleRelease: .oneTerminalResult
+    case .idleEngineNotWoken: .noWaitWithoutDeadline
+    case .rankFailureIgnored: .leaderDecides
+    case .savedUnderAnotherKey, .writesAfterStaging: .visibleOnlyWhenSealed
+    case .withdrawForgotten, .wantedLost, .deathNeverTold: .accounted
+    }
+  }
 }

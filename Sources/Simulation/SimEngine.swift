@@ -116,6 +116,7 @@ final class SimEngine {
       }
       channel.ignoresFollowers = configuration.bug == .rankFailureIgnored
       control.releasesTwice = configuration.bug == .doubleRelease
+      control.hidesDeaths = configuration.bug == .deathNeverTold
       engine = try Engine(
         model: model, memory: memories[0].region.base, blockCount: configuration.blockCount,
         chain: chain, channel: channel, worker: halves[0], connector: spy,

@@ -212,6 +212,7 @@ extension SimWorld {
       plan(after: .microseconds(20)) { [unowned self, unowned engine] in
         connectOwn(engine, node)
       }
+    case .send(.withdraw) where bug == .withdrawForgotten: break
     case .send(let message): _ = engine.ownLink?.send(message)
     case .close:
       engine.ownLink?.hangUp()
@@ -232,8 +233,9 @@ extension SimWorld {
     // The kernel connects, whether the process runs or not.
     guard store.memory.connect(link) else { return }
     engine.ownLink = link
-    link.onMessage = { [unowned engine, weak link] message, _ in
+    link.onMessage = { [weak self, unowned engine, weak link] message, _ in
       guard engine.ownLink === link else { return }
+      if case .wanted = message, self?.bug == .wantedLost { return }
       engine.control.ownReceived(message)
     }
     link.onClose = { [unowned engine, weak link] in
@@ -274,7 +276,8 @@ extension SimWorld {
     carry(link, of: engine, store, node)
     engine.rankLinks[rank] = link
     return .mapped(
-      pool.memory.region, words: pool.words, link: MemoryStagingLink(link, staging), owner: pool)
+      pool.memory.region, words: pool.words,
+      link: BuggyStagingLink(MemoryStagingLink(link, staging), bug), owner: pool)
   }
 
   // MARK: Pumps

@@ -71,7 +71,7 @@ struct Sim: ParsableCommand {
       say(
         "end \(seed) \(outcome.steps) \(s.requests) \(s.finished) \(s.pulls) \(s.hedges) "
           + "\(s.fences) \(s.salvages) \(s.restarts) \(s.preemptions) \(s.cancels) \(s.failures) "
-          + "\(s.faults)")
+          + "\(s.faults) \(s.pauses) \(s.ghosts) \(s.vanishings)")
     }
   }
 
@@ -89,9 +89,9 @@ private struct SimFleet {
   private struct Totals {
     var runs = 0
     var steps = 0
-    var sums = [Int](repeating: 0, count: 11)
+    var sums = [Int](repeating: 0, count: SimFleet.names.count)
     /// Runs in which a thing happened at all.
-    var reached = [Int](repeating: 0, count: 11)
+    var reached = [Int](repeating: 0, count: SimFleet.names.count)
   }
 
   func run() throws {
@@ -156,7 +156,7 @@ private struct SimFleet {
   }
 
   private func add(_ numbers: [Int], to totals: inout Totals) {
-    guard numbers.count == 12 else { return }
+    guard numbers.count == Self.names.count + 1 else { return }
     totals.runs += 1
     totals.steps += numbers[0]
     for (index, number) in numbers.dropFirst().enumerated() {
@@ -167,7 +167,7 @@ private struct SimFleet {
 
   private static let names = [
     "requests", "finished", "pulls", "hedge", "fence", "salvage", "restart", "preemption",
-    "cancel", "failure", "fault",
+    "cancel", "failure", "fault", "pause", "ghost", "vanishing",
   ]
 
   private func report(

@@ -119,7 +119,8 @@ final class ChaosStage {
     round.expect(clean.tokens == golden.tokens, "the clean run's tokens are wrong")
     try fleet.b.dropCaches()
     let bytes = blocks(prompt) * blockBytes
-    let pace = max(0.5, 0.5 * (clean.ttftSeconds ?? 1))
+    // Slow enough for a fault to fall into it, and worth going on with all the same.
+    let pace = 0.6 * (clean.ttftSeconds ?? 1)
     let victims = Victims(
       storeA: try fleet.storeProcess("A"), storeB: try fleet.storeProcess("B"),
       incarnationB: try fleet.b.audit().storeIncarnation)
@@ -159,7 +160,7 @@ final class ChaosStage {
     try fleet.b.dropCaches()
     let bytes = blocks(prompt) * blockBytes
     try fleet.b.perform(.pace) {
-      $0.bytesPerSecond = Double(bytes) / 0.5
+      $0.bytesPerSecond = Double(bytes) / (0.6 * (golden[index(of: prompt)].ttftSeconds ?? 1))
       $0.transferBlocks = 1
     }
     try fleet.b.perform(.trace) { $0.on = true }

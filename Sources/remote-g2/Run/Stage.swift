@@ -36,9 +36,9 @@ final class Stage {
   var blocks: Int { (prompts[0].count - 1) / tokensPerBlock }
   var bytes: Int { blocks * blockBytes }
 
-  /// How long a paced pull of the first prompt takes: at least a second, and well inside the time
-  /// that computing it instead would take.
-  var paceSeconds: Double { max(1.1, 0.4 * (golden.first?.ttftSeconds ?? 0)) }
+  /// How long a paced pull of the first prompt takes: long enough for a fault to fall into it, and well
+  /// inside the time that computing it instead would take, so that it is worth going on with.
+  var paceSeconds: Double { 0.55 * (golden.first?.ttftSeconds ?? 2) }
 
   /// - Parameter ranks: Of B, those that are paced; nil: all.
   func setPace(_ isOn: Bool, ranks: [Int]? = nil) throws {
