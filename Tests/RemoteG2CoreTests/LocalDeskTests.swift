@@ -141,6 +141,18 @@ import Testing
     }
   }
 
+  @Test func `a rank has other numerics than its leader, whose were compared`() {
+    var room = Room()
+    var other = Room.fingerprint
+    other.numerics = "those of its own heads"
+    let connection = room.desk.joined() ?? ConnectionID(0)
+    let actions = room.say(Room.hello(.rank(1), as: other), connection)
+    guard case .welcomeRank(connection, rank: 1, _)? = actions.last else {
+      Issue.record("it was refused: \(actions)")
+      return
+    }
+  }
+
   @Test func `every message is read as it was written, and nothing else is`() throws {
     let digest = Digest128(high: 3, low: 4)
     let messages: [LocalMessage] = [

@@ -12,7 +12,10 @@ extension LocalDesk {
         "local protocol \(hello.version); this store speaks \(LocalMessage.version): "
           + "run both from one release")
     }
-    if let mismatch = hello.fingerprint.mismatch(with: fingerprint) {
+    var claimed = hello.fingerprint
+    // Each rank has the KV of its own heads; the bits compared are its leader's.
+    if case .rank = hello.role { claimed.numerics = fingerprint.numerics }
+    if let mismatch = claimed.mismatch(with: fingerprint) {
       return refuse(mismatch.description)
     }
     var welcome = LocalWelcome(
