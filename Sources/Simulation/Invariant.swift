@@ -57,8 +57,8 @@ package enum PlantedBug: String, Sendable, CaseIterable {
   case withdrawForgotten
   /// The store's word on what it lacks is lost, and nobody asks again.
   case wantedLost
-  /// The engine is not told that a source is dead.
-  case deathNeverTold
+  /// An engine that has lost its own store does not look for it again.
+  case storeNotLookedForAgain
 
   /// The invariant that names the mistake.
   package var names: Invariant {
@@ -66,10 +66,11 @@ package enum PlantedBug: String, Sendable, CaseIterable {
     case .freeBeforeQuiet: .quietBeforeReuse
     case .sealBeforeProof: .failClosed
     case .doubleRelease: .oneTerminalResult
-    case .idleEngineNotWoken: .noWaitWithoutDeadline
+    case .idleEngineNotWoken: .recomputeIsNormal
     case .rankFailureIgnored: .leaderDecides
     case .savedUnderAnotherKey, .writesAfterStaging: .visibleOnlyWhenSealed
-    case .withdrawForgotten, .wantedLost, .deathNeverTold: .accounted
+    case .withdrawForgotten, .wantedLost: .accounted
+    case .storeNotLookedForAgain: .sideServiceMayVanish
     }
   }
 }

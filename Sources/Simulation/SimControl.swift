@@ -15,8 +15,6 @@ final class SimControl: SourceControl, @unchecked Sendable {
   private(set) var releases: [LeaseID: Int] = [:]
   /// A planted bug: every release is ordered twice.
   var releasesTwice = false
-  /// A planted bug: deaths are not told.
-  var hidesDeaths = false
 
   /// The world's part.
   var send: (_ call: CallID, _ store: String, PeerCall) -> Void = { _, _, _ in }
@@ -99,8 +97,7 @@ final class SimControl: SourceControl, @unchecked Sendable {
       case .own(let order): own(order)
       }
     }
-    var news = core.takeAnswers()
-    if hidesDeaths { news.removeAll { if case .sourceDied(.peer) = $0 { true } else { false } } }
+    let news = core.takeAnswers()
     answers += news
     if !news.isEmpty { onNews() }
     onDeadline()

@@ -30,7 +30,8 @@ final class SimEngine {
   var busyUntil: Int64 = 0
 
   /// Its leader's connection to its own store, and its ranks'.
-  var ownLink: MemoryLink?
+  var ownLink: MemoryLink? { didSet { hasLinked = hasLinked || ownLink != nil } }
+  private(set) var hasLinked = false
   var rankLinks: [Int: MemoryLink] = [:]
   let stagingSlots: Int
   /// A planned wake-up of the control client counts only if its number is still this.
@@ -116,7 +117,6 @@ final class SimEngine {
       }
       channel.ignoresFollowers = configuration.bug == .rankFailureIgnored
       control.releasesTwice = configuration.bug == .doubleRelease
-      control.hidesDeaths = configuration.bug == .deathNeverTold
       engine = try Engine(
         model: model, memory: memories[0].region.base, blockCount: configuration.blockCount,
         chain: chain, channel: channel, worker: halves[0], connector: spy,

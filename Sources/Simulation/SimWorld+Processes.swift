@@ -208,6 +208,7 @@ extension SimWorld {
   private func performOwn(_ order: OwnStore.Order, of engine: SimEngine) {
     let node = nodes[engine.worker]
     switch order {
+    case .connect where bug == .storeNotLookedForAgain && engine.hasLinked: break
     case .connect:
       plan(after: .microseconds(20)) { [unowned self, unowned engine] in
         connectOwn(engine, node)
