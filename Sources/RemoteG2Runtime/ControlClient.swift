@@ -32,7 +32,6 @@ package final class ControlClient: SourceControl {
     /// Messages that the core does not know: housekeeping, by number.
     var asked: [UInt64: @Sendable (LocalMessage?) -> Void] = [:]
     var askNext: UInt64 = 1
-    var openCalls = 0
   }
 
   package let incarnation: Incarnation

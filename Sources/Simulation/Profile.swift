@@ -63,7 +63,7 @@ struct Weights {
       return isPossible && isOn ? most * size * size : 0
     }
     for fault in TransferFault.allCases {
-      let probability = drawn(profile.transfers, 0.15)
+      let probability = drawn(profile.transfers, 0.4)
       if probability > 0 { transferFault.append((fault, probability)) }
     }
     loss = drawn(profile.network, 0.2)
@@ -77,7 +77,7 @@ struct Weights {
     engineCrash = drawn(profile.crashes, 0.5)
     enginePause = drawn(profile.crashes, 1)
     engineGhost = drawn(profile.crashes, 0.5)
-    hostVanish = drawn(profile.crashes, 0.3)
+    hostVanish = drawn(profile.crashes, 0.5)
     attachFailure = drawn(profile.crashes, 0.3)
     storeStop = drawn(profile.crashes, 1)
     clockJump = drawn(profile.network, 0.5)

@@ -33,8 +33,8 @@ extension SimWorld {
     guard let engine = node.engine, engine.running.count < 6 else { return }
     // A worker that has forgotten what it computed: it reloads from its store, or pulls from a peer.
     let forgets = chance.unit()
-    if forgets < 0.3 { engine.engine.dropCache() }
-    if forgets < 0.2 { _ = node.store?.memory.ledger.pool.evictUnpinned() }
+    if forgets < 0.5 { engine.engine.dropCache() }
+    if forgets < 0.25 { _ = node.store?.memory.ledger.pool.evictUnpinned() }
     let name = hintDraw < 0.8 ? other.name : "nobody"
     let hint =
       hintDraw < 0.9

@@ -210,8 +210,8 @@ extension SimWorld {
     switch order {
     case .connect where bug == .storeNotLookedForAgain && engine.hasLinked: break
     case .connect:
-      plan(after: .microseconds(20)) { [unowned self, unowned engine] in
-        connectOwn(engine, node)
+      plan(after: .microseconds(20)) { [unowned self, weak engine] in
+        if let engine { connectOwn(engine, node) }
       }
     case .send(.withdraw) where bug == .withdrawForgotten: break
     case .send(let message): _ = engine.ownLink?.send(message)
@@ -234,13 +234,13 @@ extension SimWorld {
     // The kernel connects, whether the process runs or not.
     guard store.memory.connect(link) else { return }
     engine.ownLink = link
-    link.onMessage = { [weak self, unowned engine, weak link] message, _ in
-      guard engine.ownLink === link else { return }
+    link.onMessage = { [weak self, weak engine, weak link] message, _ in
+      guard let engine, engine.ownLink === link else { return }
       if case .wanted = message, self?.bug == .wantedLost { return }
       engine.control.ownReceived(message)
     }
-    link.onClose = { [unowned engine, weak link] in
-      guard engine.ownLink === link else { return }
+    link.onClose = { [weak engine, weak link] in
+      guard let engine, engine.ownLink === link else { return }
       engine.ownLink = nil
       engine.control.ownDisconnected()
     }
