@@ -110,6 +110,29 @@ import Testing
     #expect(room.desk.stagedCount == 0)
   }
 
+  @Test func `a rank that stages a slot it has not got back is cut off`() {
+    var room = Room()
+    #expect(room.stage(0, slot: 2).isEmpty)
+    let other = StagedBlock(slot: 2, key: BlockKey(high: 5, low: 5))
+    let actions = room.say(.staged([other]), room.ranks[0])
+    #expect(actions == [.close(room.ranks[0])])
+    #expect(room.desk.faults == 1 && room.desk.stagedCount == 1)
+  }
+
+  @Test func `a block withdrawn again long after its first withdrawal is still withdrawn`() {
+    var room = Room()
+    func other(_ number: Int) -> BlockKey { BlockKey(high: 7, low: UInt64(number)) }
+    room.say(.withdraw([Self.key]), room.leader)
+    room.say(.offer(batch: 1, keys: [Self.key]), room.leader)
+    for number in 0..<(Limits().storeSavesInFlightMax * 4 - 1) {
+      room.say(.withdraw([other(number)]), room.leader)
+    }
+    room.say(.withdraw([Self.key]), room.leader)
+    // As many as push out the first withdrawal, and not the second.
+    for number in 0..<4 { room.say(.withdraw([other(1_000_000 + number)]), room.leader) }
+    #expect(room.stage(1) == [.send(room.ranks[1], .freed([0]))])
+  }
+
   @Test func `two engines' halves of one block are never put together`() {
     var room = Room()
     _ = room.stage(0)
