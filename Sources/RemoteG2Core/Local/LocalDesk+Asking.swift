@@ -21,11 +21,11 @@ extension LocalDesk {
     var welcome = LocalWelcome(
       store: store, slotCount: slotCount, blockBytes: blockBytes, rankCount: rankCount,
       stagingSlots: 0)
-    if engines[hello.engine] == nil {
-      guard engines.count < limits.localEnginesMax else {
-        return refuse("\(engines.count) engines are connected already")
-      }
-      engines[hello.engine] = Engine(ranks: Array(repeating: nil, count: rankCount))
+    if case .rank(let rank) = hello.role, !(0..<rankCount).contains(rank) {
+      return refuse("there is no rank \(rank) of \(rankCount)")
+    }
+    if engines[hello.engine] == nil, engines.count >= limits.localEnginesMax {
+      return refuse("\(engines.count) engines are connected already")
     }
     var actions: [LocalAction] = []
     switch hello.role {
@@ -34,25 +34,28 @@ extension LocalDesk {
       if let old = engines[hello.engine]?.leader {
         actions = [.close(old)] + left(old, &ledger, at: now)
       }
-      if engines[hello.engine] == nil {
-        engines[hello.engine] = Engine(ranks: Array(repeating: nil, count: rankCount))
-      }
+      enterEngine(hello.engine)
       connections[connection] = .leader(hello.engine)
       engines[hello.engine]?.leader = connection
       return actions + [.send(connection, .welcome(welcome))]
     case .rank(let rank):
-      guard rank < rankCount else { return refuse("there is no rank \(rank) of \(rankCount)") }
       if let old = engines[hello.engine]?.ranks[rank] {
         actions = [.close(old)] + left(old, &ledger, at: now)
       }
-      if engines[hello.engine] == nil {
-        engines[hello.engine] = Engine(ranks: Array(repeating: nil, count: rankCount))
-      }
+      enterEngine(hello.engine)
       welcome.stagingSlots = max(1, min(hello.stagingSlots, limits.stagingSlotsMax))
       connections[connection] = .rank(hello.engine, rank, stagingSlots: welcome.stagingSlots)
       engines[hello.engine]?.ranks[rank] = connection
       return actions + [.welcomeRank(connection, rank: rank, welcome)]
     }
+  }
+
+  /// Its entry, which ends with the last of its connections.
+  private mutating func enterEngine(_ id: Incarnation) {
+    guard engines[id] == nil else { return }
+    engines[id] = Engine(
+      ranks: Array(repeating: nil, count: rankCount),
+      withdrawn: RecentKeys(countMax: limits.storeSavesInFlightMax * 4))
   }
 
   mutating func lookedUp(

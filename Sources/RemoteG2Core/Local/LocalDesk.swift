@@ -73,9 +73,8 @@ package struct LocalDesk: Sendable {
     var committed: [BlockKey: CommittedBlock] = [:]
     /// Being copied.
     var copying: Set<BlockKey> = []
-    /// Given up since they were last offered, oldest first: a rank's copy may still be on its way.
-    var withdrawn: Set<BlockKey> = []
-    var withdrawnOrder: [BlockKey] = []
+    /// Given up since they were last offered: a rank's copy may still be on its way.
+    var withdrawn: RecentKeys
     var leases: Set<LeaseID> = []
     /// Pages of a question that is not whole yet.
     var asked: [UInt64: [BlockKey]] = [:]
@@ -90,6 +89,8 @@ package struct LocalDesk: Sendable {
   var connections: [ConnectionID: Role] = [:]
   var engines: [Incarnation: Engine] = [:]
   private var connectionNext: UInt64 = 1
+  /// The slots of ranks' staging memory that were staged and not yet given back, by connection.
+  private var slotsInUse: [ConnectionID: Set<UInt32>] = [:]
   /// Messages that no engine of this version sends.
   package private(set) var faults: UInt64 = 0
   /// What became of committed blocks.
@@ -129,6 +130,7 @@ package struct LocalDesk: Sendable {
     _ connection: ConnectionID, _ ledger: inout StoreLedger, at now: LocalInstant
   ) -> [LocalAction] {
     guard let role = connections.removeValue(forKey: connection) else { return [] }
+    slotsInUse[connection] = nil
     switch role {
     case .stranger: return []
     case .leader(let id):
@@ -219,7 +221,7 @@ package struct LocalDesk: Sendable {
     engines[copy.engine]?.copying.remove(copy.key)
     var actions: [LocalAction] = []
     for source in copy.sources where connections[source.connection] != nil {
-      actions.append(.send(source.connection, .freed([source.slot])))
+      actions.append(free(source.slot, of: source.connection))
     }
     actions += tell(copy.key, digests == nil ? .wrongBytes : .sealed, to: copy.engine)
     forgetIfEmpty(copy.engine)
@@ -234,7 +236,10 @@ package struct LocalDesk: Sendable {
   ) -> [LocalAction] {
     var actions: [LocalAction] = []
     for block in blocks {
-      guard block.slot < UInt32(clamping: slots) else { return actions + malformed(connection) }
+      // A slot of its memory, and one that it may write now.
+      guard block.slot < UInt32(clamping: slots),
+        slotsInUse[connection]?.contains(block.slot) != true
+      else { return actions + malformed(connection) }
       // Staged twice, or while its copy is under way: the newer is not needed.
       // Or it came after its block was given up, or its leader was gone: the connections are several.
       let isKnown = engines[id]?.staged[block.key]?[rank] != nil
@@ -247,6 +252,7 @@ package struct LocalDesk: Sendable {
       }
       var places = engines[id]?.staged[block.key] ?? Array(repeating: nil, count: rankCount)
       places[rank] = block.slot
+      slotsInUse[connection, default: []].insert(block.slot)
       engines[id]?.staged[block.key] = places
       actions += trySeal(block.key, of: id, &ledger)
     }
@@ -311,11 +317,11 @@ package struct LocalDesk: Sendable {
   private mutating func drop(_ keys: [BlockKey], of id: Incarnation) -> [LocalAction] {
     var actions: [LocalAction] = []
     for key in keys {
-      giveUp(key, of: id)
+      engines[id]?.withdrawn.insert(key)
       let places = engines[id]?.staged.removeValue(forKey: key) ?? []
       for (rank, place) in places.enumerated() {
         guard let place, let connection = engines[id]?.ranks[rank] else { continue }
-        actions.append(.send(connection, .freed([place])))
+        actions.append(free(place, of: connection))
       }
       if engines[id]?.committed.removeValue(forKey: key) != nil {
         actions += tell(key, .lost, to: id)
@@ -324,14 +330,10 @@ package struct LocalDesk: Sendable {
     return actions
   }
 
-  private mutating func giveUp(_ key: BlockKey, of id: Incarnation) {
-    guard engines[id]?.withdrawn.insert(key).inserted == true else { return }
-    engines[id]?.withdrawnOrder.append(key)
-    if engines[id]?.withdrawnOrder.count ?? 0 > limits.storeSavesInFlightMax * 4 {
-      if let oldest = engines[id]?.withdrawnOrder.removeFirst() {
-        engines[id]?.withdrawn.remove(oldest)
-      }
-    }
+  /// The rank may write this slot of its staging memory again.
+  private mutating func free(_ slot: UInt32, of connection: ConnectionID) -> LocalAction {
+    slotsInUse[connection]?.remove(slot)
+    return .send(connection, .freed([slot]))
   }
 
   private mutating func tell(
