@@ -103,7 +103,10 @@ package final class MemoryStore: @unchecked Sendable {
     let sources = zip(memories, copy.sources).map { memory, source in
       memory.map { UnsafeRawPointer($0.region.pointer(to: Int(source.slot))) }
     }
-    let digests = PoolWriter.finish(copy, from: sources, writers)
+    // The memory of a connection that ended meanwhile is kept by nobody else.
+    let digests = withExtendedLifetime(memories) {
+      PoolWriter.finish(copy, from: sources, writers)
+    }
     perform(desk.copied(copy, digests: digests, &ledger), at: now)
   }
 }

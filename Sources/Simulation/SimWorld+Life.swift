@@ -17,7 +17,7 @@ extension SimWorld {
 
   /// Four texts, prefixes of them, and prefixes with an end of their own.
   private func drawPrompt() -> [Int32] {
-    let text = chance.below(4)
+    let text = chance.below(3)
     let count = chance.between(6...64)
     var prompt = (0..<count).map { Int32(($0 * (text + 3) + text * 17) % 90) }
     if chance.happens(0.3) { prompt += [Int32(chance.below(90)), Int32(text)] }
@@ -34,7 +34,7 @@ extension SimWorld {
     // A worker that has forgotten what it computed: it reloads from its store, or pulls from a peer.
     let forgets = chance.unit()
     if forgets < 0.5 { engine.engine.dropCache() }
-    if forgets < 0.25 { _ = node.store?.memory.ledger.pool.evictUnpinned() }
+    if forgets < 0.05 { _ = node.store?.memory.ledger.pool.evictUnpinned() }
     let name = hintDraw < 0.8 ? other.name : "nobody"
     let hint =
       hintDraw < 0.9

@@ -19,10 +19,13 @@ import Testing
     let ledger: Guarded<StoreLedger>
     let service: LocalService
 
-    init(_ path: String, number: UInt64, slots: Int = 4, limits: Limits = Limits()) throws {
+    init(
+      _ path: String, number: UInt64, slots: Int = 4, blockBytes: Int = bytes,
+      limits: Limits = Limits()
+    ) throws {
       incarnation = Incarnation(high: number, low: 1)
       pools = try (0..<2).map { [incarnation] _ in
-        try PoolMemory(slotCount: slots, blockBytes: bytes, owner: incarnation)
+        try PoolMemory(slotCount: slots, blockBytes: blockBytes, owner: incarnation)
       }
       ledger = Guarded(
         StoreLedger(incarnation: incarnation, slotCount: slots, rankCount: 2, limits: limits))
@@ -37,7 +40,8 @@ import Testing
       for key in keys {
         guard let slot = ledger.withLock({ $0.pool.slot(holding: key) }) else { continue }
         found[key] = pools.map {
-          ContentDigest.of(UnsafeRawBufferPointer(start: $0.pointer(to: slot), count: bytes))
+          ContentDigest.of(
+            UnsafeRawBufferPointer(start: $0.pointer(to: slot), count: $0.blockBytes))
         }
       }
       return found
@@ -82,10 +86,11 @@ import Testing
   }
 
   static func rank(
-    _ path: String, _ rank: Int, _ store: Store, _ engine: Incarnation = engine
+    _ path: String, _ rank: Int, _ store: Store, _ engine: Incarnation = engine,
+    stagingSlots: Int = 4
   ) throws -> OwnPool {
     let hello = LocalHello(
-      engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: 4)
+      engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: stagingSlots)
     return try #require(
       OwnPool.open(
         socket: path, store: store.incarnation, hello: hello, now: MonotonicClock.now,
@@ -268,6 +273,47 @@ import Testing
       Self.comes {
         store.ledger.withLock { $0.stats.pinned == 0 && $0.stats.writing == 0 }
       })
+  }
+
+  @Test func `what is being copied from a rank that goes is sealed, and its memory ends after that`()
+    throws
+  {
+    let path = Self.path()
+    let count = Limits().stagingSlotsMax
+    let blockBytes = 2 << 20
+    let store = try Store(path, number: 1, slots: count, blockBytes: blockBytes)
+    defer { store.service.stop() }
+    let leader = try Self.leader(path)
+    defer { withExtendedLifetime(leader) {} }
+    let keys = (0..<count).map { BlockKey(high: UInt64($0), low: 8) }
+    do {
+      let ranks = try (0..<2).map { try Self.rank(path, $0, store, stagingSlots: count) }
+      for (rank, pool) in ranks.enumerated() {
+        for slot in 0..<count {
+          memset(pool.link.pointer(to: UInt32(slot)), Int32(slot + rank), blockBytes)
+        }
+        _ = pool.link.send(
+          .staged(keys.enumerated().map { StagedBlock(slot: UInt32($0), key: $1) }))
+      }
+      leader.send(.commit(keys.map { CommittedBlock(key: $0, parent: nil) }))
+      // One of them is sealed, so all of them have been ordered.
+      guard case .saved? = Self.next(leader) else {
+        Issue.record("nothing was saved")
+        return
+      }
+      withExtendedLifetime(ranks) {}
+    }
+    #expect(store.ledger.withLock { $0.stats.sealed } < count, "they went too late")
+    #expect(Self.comes { store.ledger.withLock { $0.stats.sealed } == count })
+    let sealed = store.sealed(keys)
+    for (place, key) in keys.enumerated() {
+      let expected = (0..<2).map { rank in
+        [UInt8](repeating: UInt8(place + rank), count: blockBytes).withUnsafeBytes {
+          ContentDigest.of($0)
+        }
+      }
+      #expect(sealed[key] == expected)
+    }
   }
 
   @Test func `a leader that goes takes its pins and its staged blocks with it`() throws {
