@@ -185,7 +185,10 @@ private final class LocalLoop {
     let sources = zip(memories, copy.sources).map { memory, source in
       memory.map { UnsafeRawPointer($0.pointer(to: source.slot)) }
     }
-    let digests = PoolWriter.finish(copy, from: sources, writers)
+    // The memory of a connection that ended meanwhile is kept by nobody else.
+    let digests = withExtendedLifetime(memories) {
+      PoolWriter.finish(copy, from: sources, writers)
+    }
     copyCount += 1
     perform(ledger.withLock { desk.copied(copy, digests: digests, &$0) })
   }
