@@ -63,7 +63,7 @@ struct Weights {
       return isPossible && isOn ? most * size * size : 0
     }
     for fault in TransferFault.allCases {
-      let probability = drawn(profile.transfers, 0.6)
+      let probability = drawn(profile.transfers, fault == .hang ? 1 : 0.6)
       if probability > 0 { transferFault.append((fault, probability)) }
     }
     loss = drawn(profile.network, 0.2)
