@@ -36,16 +36,17 @@ final class Stage {
   var blocks: Int { (prompts[0].count - 1) / tokensPerBlock }
   var bytes: Int { blocks * blockBytes }
 
-  /// How long a paced pull of the first prompt takes: long enough for a fault to fall into it, and well
-  /// inside the time that computing it instead would take, so that it is worth going on with.
-  var paceSeconds: Double { 0.55 * (golden.first?.ttftSeconds ?? 2) }
+  /// How long a paced pull of the first prompt takes: long enough for a fault to fall into it, well below
+  /// the time of computing it, and so that a block comes every 60 ms at the slowest: a paced reader does
+  /// not hear of its source's death before its next block is due.
+  var paceSeconds: Double { min(0.55 * (golden.first?.ttftSeconds ?? 2), 0.06 * Double(blocks)) }
 
   /// - Parameter ranks: Of B, those that are paced; nil: all.
   func setPace(_ isOn: Bool, ranks: [Int]? = nil) throws {
     let rate = Double(bytes) / paceSeconds
     try fleet.b.perform(.pace) {
       $0.bytesPerSecond = isOn ? rate : nil
-      $0.transferBlocks = isOn ? 2 : nil
+      $0.transferBlocks = isOn ? 1 : nil
       $0.ranks = ranks
     }
   }
