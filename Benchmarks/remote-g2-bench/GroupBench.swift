@@ -44,7 +44,7 @@ enum GroupBench {
   static func processes() throws {
     let group = try MPIGroup()
     let channel = MPIStepChannel<StepPlan, RankReport>(
-      group, plans: .json, reports: .json, limits: Limits())
+      group, plans: .plans, reports: .reports, limits: Limits())
     if group.rank == 0 {
       show("\(group.rankCount) processes", costs(of: channel, isLast: false))
       try lead(group, channel)

@@ -1,22 +1,42 @@
 package import Collectives
-internal import Foundation
 package import RemoteG2Core
 package import RemoteG2Engine
 
-extension WireCoder where Value: Codable {
-  /// Both ends are the same program of the same build, so no version travels.
-  package static var json: WireCoder {
-    WireCoder(
+extension WireCoder {
+  /// Both ends are the same program of the same build: bytes that cannot be read are our bug.
+  private init(
+    write: @escaping @Sendable (inout ByteWriter, Value) -> Void,
+    read: @escaping @Sendable (inout ByteReader) throws(WireError) -> Value
+  ) {
+    self.init(
       encode: { value in
-        do { return Array(try JSONEncoder().encode(value)) } catch {
-          preconditionFailure("a step's message cannot be written: \(error)")
-        }
+        var writer = ByteWriter(capacity: 1024)
+        write(&writer, value)
+        return writer.bytes
       },
       decode: { bytes in
-        do { return try JSONDecoder().decode(Value.self, from: Data(bytes)) } catch {
-          preconditionFailure("a step's message cannot be read: \(error)")
-        }
+        var reader = ByteReader(bytes)
+        do throws(WireError) {
+          let value = try read(&reader)
+          try reader.end()
+          return value
+        } catch { preconditionFailure("a step's message cannot be read: \(error)") }
       })
+  }
+}
+
+extension WireCoder<StepPlan> {
+  package static var plans: WireCoder {
+    WireCoder(
+      write: { $1.write(to: &$0) },
+      read: { reader throws(WireError) in try StepPlan(from: &reader) })
+  }
+}
+
+extension WireCoder<RankReport> {
+  package static var reports: WireCoder {
+    WireCoder(
+      write: { $0.report($1) }, read: { reader throws(WireError) in try reader.report() })
   }
 }
 
@@ -25,6 +45,6 @@ package typealias WorkerStepChannel = ProcessStepChannel<StepPlan, RankReport>
 
 extension WorkerStepChannel {
   package convenience init(_ group: MPIGroup?, limits: Limits) {
-    self.init(group, plans: .json, reports: .json, limits: limits)
+    self.init(group, plans: .plans, reports: .reports, limits: limits)
   }
 }

@@ -64,7 +64,7 @@ enum GroupHost {
       if end == .dies, count == lastSum { finish(group.rank, with: SIGKILL) }
     }
     let channel = MPIStepChannel<StepPlan, RankReport>(
-      group, plans: .json, reports: .json, limits: Limits())
+      group, plans: .plans, reports: .reports, limits: Limits())
     let member = try GroupMember(reducer: reducer, fault: fault)
     var failures: [String] = []
     if end == .stalls {
