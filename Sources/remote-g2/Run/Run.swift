@@ -22,7 +22,8 @@ struct Run: ParsableCommand {
       "UCX transports: 'tcp', or 'auto' for UCX's own choice (cma on one host).",
       discussion: "Over cma a read cannot be interrupted, so faults are shown with tcp."))
   var transport = "tcp"
-  @Option(help: "Comma-separated names of scenes; cold A and cold B are always played.")
+  @Option(help: 
+      "Comma-separated names of scenes; cold A and cold B always, those of load only when named.")
   var scenes: String?
   @Option(help: "Tokens to generate for each prompt.") var generate = 64
   @Option(help: "Threads each engine computes with.")
@@ -64,12 +65,14 @@ struct Run: ParsableCommand {
       atPath: directory, withIntermediateDirectories: true,
       attributes: [.posixPermissions: 0o700])
     Interruption.clean { Fleet.killAll(in: directory) }
-    let blockCount = 3 * (stranger.count + generate) / 16 + 64
+    let isLoaded = wanted.contains { scene in Scenes.load.contains { $0.name == scene.name } }
+    let blockCount = isLoaded ? Scenes.loadBlocks : 3 * (stranger.count + generate) / 16 + 64
+    let slotCount = isLoaded ? Scenes.loadBlocks : stranger.count / 16 + 40
     let fleet = Fleet(
       Fleet.Settings(
         model: path, nixlPath: nixlPath, directory: directory,
         transport: transport == "auto" ? nil : transport, threads: threads,
-        blockCount: blockCount, slotCount: stranger.count / 16 + 40, generate: generate,
+        blockCount: blockCount, slotCount: slotCount, generate: generate,
         rankCount: tp))
     let stage = Stage(
       fleet: fleet, prompts: prompts, stranger: stranger, blockBytes: sample.blockBytes / tp,
@@ -124,8 +127,9 @@ struct Run: ParsableCommand {
   }
 
   private func chosenScenes() throws -> [(name: String, scene: Scenes.Scene)] {
-    let all = Scenes.all + Scenes.rankScenes(tp)
-    guard let scenes else { return all }
+    let usual = Scenes.all + Scenes.rankScenes(tp)
+    guard let scenes else { return usual }
+    let all = usual + Scenes.load
     let names = scenes.split(separator: ",").map { $0.trimmingCharacters(in: .whitespaces) }
     for name in names where !all.contains(where: { $0.name == name }) {
       fail(

@@ -29,6 +29,14 @@ final class Stage {
     self.progress = progress
   }
 
+  /// A prompt of this length that shares no block with another of another number.
+  func text(_ count: Int, from number: Int) -> [Int32] {
+    let start = (number * 101 + 7) % stranger.count
+    var tokens = Array(stranger[start...])
+    while tokens.count < count { tokens += stranger }
+    return Array(tokens.prefix(count))
+  }
+
   func say(_ words: String) { progress(words) }
 
   var generate: Int { fleet.settings.generate }
@@ -37,9 +45,9 @@ final class Stage {
   var bytes: Int { blocks * blockBytes }
 
   /// How long a paced pull of the first prompt takes: long enough for a fault to fall into it, well below
-  /// the time of computing it, and so that a block comes every 60 ms at the slowest: a paced reader does
+  /// the time of computing it, and so that a block comes every 30 ms at the slowest: a paced reader does
   /// not hear of its source's death before its next block is due.
-  var paceSeconds: Double { min(0.55 * (golden.first?.ttftSeconds ?? 2), 0.06 * Double(blocks)) }
+  var paceSeconds: Double { min(0.55 * (golden.first?.ttftSeconds ?? 2), 0.03 * Double(blocks)) }
 
   /// - Parameter ranks: Of B, those that are paced; nil: all.
   func setPace(_ isOn: Bool, ranks: [Int]? = nil) throws {
