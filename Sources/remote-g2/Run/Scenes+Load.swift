@@ -22,7 +22,7 @@ extension Scenes {
     var reasons: [String: Int] = [:]
     try BusyLoops.beside(loopCount) {
       for round in 1...count {
-        try stage.fleet.b.dropCaches()
+        try emptyB(stage)
         let result = try stage.fleet.b.generate(stage.prompts[0], generate: 1, hint: "A")
         report.add(result, golden: nil)
         report.expect(
@@ -41,7 +41,7 @@ extension Scenes {
     var report = SceneReport("twenty stops")
     let prompt = Array(stage.prompts[0].prefix(25 * stage.tokensPerBlock + 1))
     let bytes = 25 * stage.blockBytes
-    try stage.fleet.b.dropCaches()
+    try emptyB(stage)
     let golden = try stage.fleet.b.generate(prompt, generate: 1)
     let store = try stage.fleet.storeProcess("A")
     var times: [Double] = []
@@ -49,13 +49,14 @@ extension Scenes {
     try stage.fillA()
     try stage.startTrace()
     try stage.fleet.b.perform(.pace) {
-      $0.bytesPerSecond = Double(stage.blockBytes) / 0.05
+      $0.bytesPerSecond = Double(stage.blockBytes) / 0.015
       $0.transferBlocks = 1
     }
     try BusyLoops.beside(loopCount) {
       for round in 1...20 {
-        try stage.fleet.b.dropCaches()
+        try emptyB(stage)
         stage.fleet.b.clearTrace()
+        stage.say("stop \(round)/20")
         let id = try stage.fleet.b.begin(prompt, generate: 1, hint: "A")
         _ = try stage.fleet.b.wait("the pull to be under way", seconds: 30) {
           stage.landedBytes() >= bytes / 4 && stage.wasInFlight(at: .max) ? true : nil
@@ -75,6 +76,7 @@ extension Scenes {
         try stage.fleet.poll("B's quarantine is empty", seconds: 10) {
           try stage.fleet.b.audit().quarantined == 0
         }
+        try stage.fleet.waitUntilConnected("B", peer: "A")
       }
     }
     try stage.setPace(false)
@@ -95,7 +97,7 @@ extension Scenes {
     var report = SceneReport("six at once")
     let prompts = (0..<6).map { stage.text(longTokens, from: $0) }
     let golden = try fill(stage, prompts)
-    try stage.fleet.b.dropCaches()
+    try emptyB(stage)
     let ids = try prompts.map { try stage.fleet.b.begin($0, generate: 1, hint: "A") }
     var reasons: [String: Int] = [:]
     for (place, id) in ids.enumerated() {
@@ -126,13 +128,13 @@ extension Scenes {
       }
     }
     for _ in 1...3 {
-      try stage.fleet.b.dropCaches()
+      try emptyB(stage)
       single += [
         try stage.fleet.b.generate(prompts[0], generate: 1, hint: "A").ttftSeconds ?? .infinity
       ]
-      try stage.fleet.b.dropCaches()
+      try emptyB(stage)
       alone += try pullAll()
-      try stage.fleet.b.dropCaches()
+      try emptyB(stage)
       let prefill = try stage.fleet.b.begin(long, generate: 1, hint: nil)
       beside += try pullAll()
       let result = try stage.fleet.b.result(of: prefill)
@@ -153,6 +155,14 @@ extension Scenes {
     report.expect(ratio <= 3, String(format: "beside the prefill they took %.2f times as long", ratio))
     report.expectIdentical()
     return report
+  }
+
+  /// B holds no block, in its G1 or in its store. What is being saved stays until it is.
+  private static func emptyB(_ stage: Stage) throws {
+    try stage.fleet.poll("B has saved what it computed", seconds: 20) {
+      try stage.fleet.b.audit().saving == 0
+    }
+    try stage.fleet.b.dropCaches()
   }
 
   /// A computes the prompts, and its store has them.
