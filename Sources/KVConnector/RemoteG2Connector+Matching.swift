@@ -11,13 +11,21 @@ extension RemoteG2Connector {
       }
       // What it was fetching was computed meanwhile: the fetch must not outlive its use.
       if let record = activeRecord(of: request.id) {
+        if !record.source.isLocal {
+          count(
+            isOff ? .connectorOff : .prefixMoved, request.id, peer: record.source.description, at: now)
+        }
         perform(record.machine.cancelled(), record, at: now)
       }
       return .none
     }
     let past = history[request.id] ?? LoadHistory()
     if let active = past.active, let record = fetches[active] {
-      return matchActive(record, computed: computed, at: now)
+      let found = matchActive(record, computed: computed, at: now)
+      // What the own store has does not fit any more: the hint is still to be followed.
+      guard case .none = found, record.source.isLocal, let hint = request.hint, !past.hasTriedPeer
+      else { return found }
+      return matchPeer(request, hint, computed: computed, at: now)
     }
     // Another request is loading the very next block: its settle releases us both.
     if loading[request.keys[computed]] != nil { return .undecided }

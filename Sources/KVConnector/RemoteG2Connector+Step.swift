@@ -64,6 +64,9 @@ extension RemoteG2Connector {
         }
       }
     }
+    for store in report.unlinked where sources.unlinked(.local(store)) {
+      control.attachFailed(.local(store))
+    }
     for (source, moved) in report.bytesMoved {
       estimator.moved(bytes: moved.bytes, from: source.description, in: moved.duration)
     }

@@ -55,6 +55,7 @@ public final class RemoteG2Worker: WorkerConnector {
     report.progress = news.progress
     loadErrors += news.loadErrors
     report.saved = news.saved
+    report.unlinked = news.unlinked
     report.bytesMoved = news.moved
     report.attached = news.attached.mapValues { $0 == nil }
     for number in unopened { report.attached[number] = false }

@@ -41,6 +41,15 @@ struct SourceTable {
     return entries[source]?.hasFailed == true ? nil : source
   }
 
+  /// A rank lost its connection to an own store.
+  ///
+  /// - Returns: Whether it was attached until now, and has to be announced again.
+  mutating func unlinked(_ source: SourceID) -> Bool {
+    guard isAttached(source) else { return false }
+    entries[source]?.hasFailed = true
+    return true
+  }
+
   mutating func died(_ source: SourceID) {
     if let old = entries.removeValue(forKey: source) { numbers[old.number] = nil }
   }

@@ -15,6 +15,7 @@ extension PumpCore {
       // A store that was replaced meanwhile gets nothing that was meant for its predecessor.
       guard let link = local.link(to: .local(save.store)), takeFreed(link, of: save.store) else {
         finish(save, isStaged: false)
+        if !report.unlinked.contains(save.store) { report.unlinked.append(save.store) }
         done += 1
         continue
       }

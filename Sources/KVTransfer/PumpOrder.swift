@@ -31,6 +31,7 @@ public struct PumpReport: Equatable, Sendable {
   public var progress: [FetchID: RankProgress] = [:]
   public var loadErrors: [BlockIndex] = []
   public var saved: [SavedBlock] = []
+  public var unlinked: [Incarnation] = []
   public var moved: [SourceID: RankReport.MovedBytes] = [:]
   /// By the order's number: whether a source could be attached; the reason when not.
   public var attached: [UInt64: TransferFailure?] = [:]
@@ -38,7 +39,7 @@ public struct PumpReport: Equatable, Sendable {
   public var trace: [TransferTrace] = []
   public var isEmpty: Bool {
     trace.isEmpty && progress.isEmpty && loadErrors.isEmpty && saved.isEmpty && moved.isEmpty
-      && attached.isEmpty
+      && unlinked.isEmpty && attached.isEmpty
   }
 
   public init() {}
@@ -48,6 +49,7 @@ public struct PumpReport: Equatable, Sendable {
     progress.merge(later.progress) { $1 }
     loadErrors += later.loadErrors
     saved += later.saved
+    unlinked += later.unlinked.filter { !unlinked.contains($0) }
     moved.merge(later.moved) {
       .init(bytes: $0.bytes + $1.bytes, duration: $0.duration + $1.duration)
     }

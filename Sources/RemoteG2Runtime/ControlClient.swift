@@ -215,9 +215,11 @@ package final class ControlClient: SourceControl {
 
   private func loop() {
     var socket: LocalSocket?
+    // Who is, or was last, at its other end: a store that refuses us closes before we have read why.
+    var process: Int32?
     while true {
       if state.withLock({ $0.isStopping }) { return }
-      for order in ownOrders.drain() { perform(order, &socket) }
+      for order in ownOrders.drain() { perform(order, &socket, &process) }
       read(&socket)
       let now = MonotonicClock.now()
       let due = state.withLock { $0.core.nextDeadline }
@@ -230,13 +232,16 @@ package final class ControlClient: SourceControl {
     }
   }
 
-  private func perform(_ order: OwnStore.Order, _ socket: inout LocalSocket?) {
+  private func perform(
+    _ order: OwnStore.Order, _ socket: inout LocalSocket?, _ process: inout Int32?
+  ) {
     switch order {
     case .connect:
       guard let path = state.withLock({ $0.ownPath }) else { return }
       switch LocalSocket.connect(path) {
       case .success(let made):
         socket = made
+        process = made.peer?.process
         advance { core, now in core.ownConnected(at: now) }
       case .failure: advance { core, now in core.ownDisconnected(at: now) }
       }
@@ -246,7 +251,7 @@ package final class ControlClient: SourceControl {
     case .close: lose(&socket, tells: false)
     case .answer: break
     case .tellUnusable(let reason):
-      if let process = socket?.peer?.process { onUnusable(process, reason) }
+      if let process { onUnusable(process, reason) }
     }
   }
 

@@ -63,7 +63,9 @@ struct Weights {
       return isPossible && isOn ? most * size * size : 0
     }
     for fault in TransferFault.allCases {
-      let probability = drawn(profile.transfers, fault == .hang ? 1 : 0.6)
+      var probability = drawn(profile.transfers, 0.6)
+      // Only what hangs is fenced, and only if its source dies meanwhile.
+      if fault == .hang { probability = max(probability, drawn(profile.transfers, 1)) }
       if probability > 0 { transferFault.append((fault, probability)) }
     }
     loss = drawn(profile.network, 0.2)

@@ -133,6 +133,40 @@ import Testing
     #expect(room.stage(1) == [.send(room.ranks[1], .freed([0]))])
   }
 
+  @Test func `a commit of what was there, and was evicted before it, is answered`() throws {
+    var room = Room(slots: 1)
+    func seal(_ key: BlockKey) {
+      guard case .reserved(let slot, let generation) = room.ledger.pool.begin(key, after: nil)
+      else { return }
+      room.ledger.pool.seal(slot, generation: generation, digests: [nil, nil])
+    }
+    // Another engine's, sealed while ours stages it, and evicted by a third.
+    seal(Self.key)
+    for rank in 0..<2 {
+      #expect(room.stage(rank) == [.send(room.ranks[rank], .freed([0]))])
+    }
+    seal(BlockKey(high: 8, low: 8))
+    #expect(!room.ledger.pool.has(Self.key))
+    #expect(
+      room.commit() == [.send(room.leader, .saved([SaveOutcome(key: Self.key, kind: .lost)]))])
+  }
+
+  @Test(arguments: [1, 2, 5, 16, 64])
+  func `the fullest page of found or of committed blocks fits a packet`(ranks: Int) {
+    let count = LocalCodec.blocksPerPage(ranks: ranks)
+    let digests = Array(repeating: Digest128(high: .max, low: .max), count: ranks)
+    let grant = GrantedBlock(
+      slot: SlotIndex(1), generation: .max, digests: digests.map { $0 })
+    let found = LocalMessage.found(
+      lease: .max, blocks: Array(repeating: grant, count: count), isLast: true)
+    let block = CommittedBlock(key: Self.key, parent: Self.key, digests: digests)
+    let commit = LocalMessage.commit(Array(repeating: block, count: count))
+    for message in [found, commit] {
+      let bytes = LocalCodec.encode(message).count
+      #expect(bytes <= LocalCodec.bytesMax && bytes > LocalCodec.bytesMax / 4, "\(bytes) bytes")
+    }
+  }
+
   @Test func `two engines' halves of one block are never put together`() {
     var room = Room()
     _ = room.stage(0)

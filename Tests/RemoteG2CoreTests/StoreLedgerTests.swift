@@ -108,6 +108,32 @@ import Testing
     #expect(ledger.stats.leases == 0)
   }
 
+  @Test func `a holder that asks for less and less time is remembered once`() throws {
+    var ledger = Self.ledger(sealed: 2)
+    let grant = try Self.granted(
+      ledger.resolve(Self.keys(0..<2), ttl: .seconds(100), at: Self.start))
+    for less in 1...10_000 {
+      let ttl = Duration.seconds(100) - .nanoseconds(Int64(less))
+      #expect(ledger.renew(grant.lease, ttl: ttl, at: Self.start) == .renewed(ttl: ttl))
+    }
+    #expect(ledger.deadlineCount <= 70, "\(ledger.deadlineCount) entries")
+    ledger.expireDue(at: Self.start + .seconds(100))
+    #expect(ledger.stats.leases == 0 && ledger.stats.pinned == 0)
+  }
+
+  @Test func `when only tails are pinned, a new block still finds a slot`() throws {
+    var ledger = Self.ledger(slots: 8, sealed: 8)
+    let tail = Array(Self.keys(5..<8))
+    let grant = try Self.granted(ledger.resolve(tail, ttl: .seconds(9), at: Self.start))
+    #expect(grant.blocks.count == 3)
+    Self.seal(&ledger, Self.keys(100..<101))
+    #expect(ledger.pool.has(Self.keys(100..<101)[0]), "the pool was full")
+    #expect(tail.allSatisfy(ledger.pool.has) && ledger.stats.pinned == 3)
+    // What follows an evicted block is evicted like any other, once it is free.
+    #expect(ledger.release(grant.lease, at: Self.start) == .released)
+    #expect(ledger.pool.evictUnpinned() == 8)
+  }
+
   @Test func `of a chain the tail is evicted before the head`() throws {
     var ledger = Self.ledger(slots: 8, sealed: 8)
     Self.seal(&ledger, Self.keys(100..<103))

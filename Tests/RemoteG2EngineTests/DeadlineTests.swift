@@ -89,6 +89,29 @@ import Testing
     `The engine`.expectSame(world.finish(1), try ToyWorld.golden(Self.long, generate: 4))
   }
 
+  @Test func `beside a pull a prefill takes small steps, and whole ones before and after it`() throws {
+    var limits = Limits()
+    limits.stepTokensMax = 16
+    limits.stepTokensBesideLoads = 4
+    let world = try ToyWorld(blocks: 128, limits: limits)
+    try world.fillPeer(Self.short)
+    try world.submit(1, Self.long, generate: 1, hinted: false)
+    var steps: [Int] = []
+    world.engine.onForward = { tokens, _ in steps.append(tokens) }
+    world.run(2)
+    try world.submit(2, Self.short, generate: 1)
+    let pulled = world.finish(2)
+    #expect(pulled?.account.keptTokens == 48)
+    let result = world.finish(1)
+    `The engine`.expectSame(result, try ToyWorld.golden(Self.long, generate: 1))
+    #expect(steps.prefix(2) == [16, 16])
+    let small = steps.count { $0 == 4 }
+    #expect(small >= 3, "the steps had \(steps) tokens")
+    // All of the long prompt, and what was not pulled of the short one.
+    #expect(steps.reduce(0, +) == Self.long.count + 2)
+    #expect(steps.suffix(3).first == 16, "the steps had \(steps) tokens")
+  }
+
   @Test func `a long prompt is overtaken in a bounded number of steps in a row`() throws {
     var limits = Limits()
     limits.stepTokensMax = 8

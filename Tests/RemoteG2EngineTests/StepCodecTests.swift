@@ -56,6 +56,7 @@ import Testing
     report.bytesMoved = [
       peer: .init(bytes: 1 << 40, duration: .seconds(2)), .local(id): .init(bytes: 1, duration: .zero),
     ]
+    report.unlinked = [id]
     report.attached = [4: true, 5: false]
     report.counts.transfersInFlight = 6
     report.counts.bytesMoved = 7

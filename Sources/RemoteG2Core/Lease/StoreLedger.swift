@@ -174,6 +174,12 @@ package struct StoreLedger: Sendable {
 
   private mutating func list(_ id: LeaseID, due deadline: LocalInstant) {
     leases[id]?.listedAt = deadline
-    deadlines.insert(id, due: deadline)
+    // Entries that others have taken the place of are dropped together, before they outnumber the leases.
+    guard deadlines.count > 2 * leases.count + 64 else {
+      deadlines.insert(id, due: deadline)
+      return
+    }
+    deadlines = DeadlineHeap()
+    for (id, lease) in leases { deadlines.insert(id, due: lease.listedAt) }
   }
 }

@@ -4,9 +4,10 @@ public enum LocalCodec {
   public static let bytesMax = 64 << 10
   /// Keys that fit a packet, with room for the rest of the message.
   public static let keysPerPage = 2048
-  /// Blocks of that many ranks that fit a packet.
+  /// Blocks of that many ranks that fit a packet, whether found or committed: a block is at most its key,
+  /// its parent, and a digest of each rank, each with a byte that says whether it is there.
   public static func blocksPerPage(ranks: Int) -> Int {
-    max(1, (bytesMax - 64) / (16 + 16 * ranks))
+    max(1, (bytesMax - 64) / (40 + 17 * ranks))
   }
   private static let ranksMax = 64
 

@@ -248,6 +248,8 @@ package struct LocalDesk: Sendable {
         || ledger.pool.has(block.key)
       {
         actions.append(.send(connection, .freed([block.slot])))
+        // Evicted again before its commit comes, it would wait for bytes that nobody stages.
+        if ledger.pool.has(block.key) { engines[id]?.withdrawn.insert(block.key) }
         continue
       }
       var places = engines[id]?.staged[block.key] ?? Array(repeating: nil, count: rankCount)
@@ -267,6 +269,11 @@ package struct LocalDesk: Sendable {
     for block in blocks {
       if ledger.pool.has(block.key) {
         actions += drop([block.key], of: id) + tell(block.key, .present, to: id)
+        continue
+      }
+      // What a rank had staged of it is gone.
+      if engines[id]?.withdrawn.contains(block.key) == true {
+        actions += tell(block.key, .lost, to: id)
         continue
       }
       // Bounded by what can be staged, and by an engine that has only so many saves in flight.

@@ -55,6 +55,7 @@ extension ByteReader {
     report.saved = try all(37) { reader throws(WireError) in
       SavedBlock(save: try reader.save(), isStaged: try reader.bool())
     }
+    report.unlinked = try all(16) { reader throws(WireError) in try reader.incarnation() }
     for (source, moved) in try all(33, { reader throws(WireError) in
       (
         try reader.source(),

@@ -54,6 +54,7 @@ extension ByteWriter {
       writer.save(saved.save)
       writer.bool(saved.isStaged)
     }
+    list(report.unlinked) { $0.incarnation($1) }
     list(report.bytesMoved) { writer, entry in
       writer.source(entry.key)
       writer.integer(Int64(entry.value.bytes))

@@ -129,6 +129,8 @@ public struct RankReport: Equatable, Codable, Sendable {
   /// `get_block_ids_with_load_errors`.
   public var loadErrors: [BlockIndex] = []
   public var saved: [SavedBlock] = []
+  /// Own stores whose connection to this rank has ended: nothing can be staged for them.
+  public var unlinked: [Incarnation] = []
   public var bytesMoved: [SourceID: MovedBytes] = [:]
   /// By the order's number: sources this rank was told to attach, and whether it could.
   public var attached: [UInt64: Bool] = [:]

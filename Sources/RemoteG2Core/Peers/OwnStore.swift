@@ -86,7 +86,7 @@ package struct OwnStore: Equatable, Sendable {
     case .commit(let source, let blocks):
       guard source == self.source else { return [] }
       // Few enough for a packet, whatever digests they carry.
-      let page = LocalCodec.blocksPerPage(ranks: Int(fingerprint.rankCount)) / 2 + 1
+      let page = LocalCodec.blocksPerPage(ranks: Int(fingerprint.rankCount))
       return stride(from: 0, to: blocks.count, by: page).map {
         .send(.commit(Array(blocks[$0..<min($0 + page, blocks.count)])))
       }
@@ -122,6 +122,8 @@ package struct OwnStore: Equatable, Sendable {
     // Any message is a sign of life.
     pingedAt = nil
     switch (message, state) {
+    // It was read before the connection was closed.
+    case (_, .absent): return []
     case (.welcome(let welcome), .greeting):
       guard welcome.rankCount == Int(fingerprint.rankCount), welcome.slotCount > 0,
         welcome.slotCount <= limits.slotsMax, welcome.blockBytes > 0
@@ -169,12 +171,12 @@ package struct OwnStore: Equatable, Sendable {
       connectAt = now + limits.ownRetryMax
       return [.connect]
     case .greeting(let since):
-      let since = min(since + max(.zero, lateness), now)
+      let since = lateness >= limits.pauseMin ? now : since
       state = .greeting(since: since)
       return now - since >= limits.ownSilenceMax ? abandon(at: now) : []
     case .attached(let store):
       if let pinged = pingedAt {
-        let since = min(pinged + max(.zero, lateness), now)
+        let since = lateness >= limits.pauseMin ? now : pinged
         pingedAt = since
         return now - since >= limits.ownSilenceMax ? abandon(at: now) : []
       }

@@ -75,7 +75,11 @@ package struct PeerMachine: Equatable, Sendable {
       return refuse("name", name, introduction.name, at: now)
     }
     var orders: [Order] = []
-    if let known, known != introduction.incarnation { orders = [die(known)] }
+    // One that could not be attached is dead too: some ranks may have attached it.
+    if let last = known ?? unattached, last != introduction.incarnation {
+      orders = [die(last)]
+      unattached = nil
+    }
     if let mismatch = ours.mismatch(with: introduction.fingerprint) {
       return orders + refuse(mismatch.field, mismatch.ours, mismatch.theirs, at: now)
     }
@@ -167,7 +171,7 @@ package struct PeerMachine: Equatable, Sendable {
   package mutating func timePassed(at now: LocalInstant, lateness: Duration) -> [Order] {
     var orders: [Order] = []
     if let known, standing != .living {
-      let since = min(absentSince.map { $0 + max(.zero, lateness) } ?? now, now)
+      let since = lateness >= limits.pauseMin ? now : absentSince ?? now
       absentSince = since
       if now - since >= limits.peerVanishedMax { orders.append(die(known)) }
     } else {

@@ -66,7 +66,7 @@ package struct SlotPool: Sendable {
   package mutating func begin(_ key: BlockKey, after parent: BlockKey?) -> Reservation {
     // Two engines may commit the same block at once; the first is written.
     if has(key) { return .present }
-    if free.isEmpty { evictOldest() }
+    if free.isEmpty, !evictOldest() { evictInner() }
     guard let slot = free.popLast() else { return .full }
     slots[slot.index].generation &+= 1
     slots[slot.index].phase = .writing
@@ -137,6 +137,18 @@ package struct SlotPool: Sendable {
       return true
     }
     return false
+  }
+
+  /// The block used longest ago that no lease pins, though others follow it: every leaf is pinned. What
+  /// follows it can not be found before it is saved again.
+  private mutating func evictInner() {
+    let oldest = slots.indices.filter { slots[$0].phase == .sealed && slots[$0].pins == 0 }
+      .min { slots[$0].lastUse < slots[$1].lastUse }
+    guard let oldest else { return }
+    if let key = slots[oldest].key, slots[oldest].children > 0 {
+      orphans[key] = slots[oldest].children
+    }
+    evict(SlotIndex(oldest))
   }
 
   private func isEvictable(_ slot: SlotIndex) -> Bool {

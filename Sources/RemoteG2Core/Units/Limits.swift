@@ -56,6 +56,9 @@ public struct Limits: Sendable, Equatable {
   /// Fetches from one peer at a time; more would only wait for each other at the source.
   public var fetchesPerPeerMax = 16
   /// Our own timer may be this late before a missed deadline stops to say something about the peer.
+  /// Who looks at a clock this much later than it meant to was stopped, and has heard nobody meanwhile:
+  /// what it waits for gets its whole time again.
+  public var pauseMin: Duration = .milliseconds(100)
   public var timerLatenessMax: Duration = .milliseconds(5)
 
   // Peers.
@@ -79,6 +82,9 @@ public struct Limits: Sendable, Equatable {
 
   // Engine.
   public var stepTokensMax = 128
+  /// Tokens of prompts in a step while another request's prefix is looked for or under way: what has landed
+  /// is taken at the end of a step, and each stage of a pull waits for one.
+  public var stepTokensBesideLoads = 32
   public var requestsMax = 1024
   public var promptTokensMax = 8192
   public var storeSavesInFlightMax = 128
@@ -144,6 +150,8 @@ public struct Limits: Sendable, Equatable {
     precondition(
       metadataBytesMax * 4 * 64 <= groupMessageBytesMax / 2,
       "a source of 64 ranks, written as text, must fit a plan")
+    precondition(
+      stepTokensBesideLoads >= 1, "a prefill must go on beside a load")
     precondition(stepTokensMax >= 1 && promptTokensMax >= 2, "a request must be able to step")
   }
 }
