@@ -13,7 +13,8 @@ extension RemoteG2Connector {
       if let record = activeRecord(of: request.id) {
         if !record.source.isLocal {
           count(
-            isOff ? .connectorOff : .prefixMoved, request.id, peer: record.source.description, at: now)
+            isOff ? .connectorOff : .prefixMoved, request.id, peer: record.source.description,
+            at: now)
         }
         perform(record.machine.cancelled(), record, at: now)
       }

@@ -72,6 +72,31 @@ import Testing
     await second.stop()
   }
 
+  @Test func `an own store of another model is told of by its process`() async throws {
+    let directory = `Bad input`.directory()
+    var other = Self.fingerprint
+    other.modelDigest = "another"
+    let owner = Incarnation(high: 5, low: 5)
+    let pool = try PoolMemory(slotCount: 2, blockBytes: 4096, owner: owner)
+    let service = try LocalService(
+      at: directory + "/T.sock", store: owner, fingerprint: other, pools: [pool],
+      ledger: Guarded(
+        StoreLedger(incarnation: owner, slotCount: 2, rankCount: 1, limits: Limits())),
+      limits: Limits())
+    defer { service.stop() }
+    let told = Guarded<[(Int32, String)]>([])
+    let control = ControlClient(
+      fingerprint: Self.fingerprint, name: "T", incarnation: Incarnation(high: 1, low: 1),
+      limits: Limits(), answers: Mailbox(),
+      onUnusable: { process, reason in told.withLock { $0.append((process, reason)) } })
+    control.followLocalStore(at: directory + "/T.sock")
+    let isTold = await Self.comes(within: .seconds(5)) { told.withLock { !$0.isEmpty } }
+    #expect(isTold && control.localStore == nil)
+    let (process, reason) = told.withLock { $0.first ?? (0, "") }
+    #expect(process == getpid() && reason.contains("another"), "\(reason)")
+    control.stop()
+  }
+
   @Test func `an own store that hangs is not asked any more, and is when it goes on`() async throws
   {
     let directory = `Bad input`.directory()

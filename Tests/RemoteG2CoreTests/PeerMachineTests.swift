@@ -198,6 +198,25 @@ import Testing
     #expect(silent.contains(.declareDead(Self.source(Self.first))))
   }
 
+  @Test func `who could not be attached is declared dead when another lives under its name`() {
+    var life = Self.life("living")
+    life.machine.attachFailed(Self.source(Self.first), at: life.now)
+    let orders = life.answer(Self.introduction(Self.second))
+    #expect(orders.map(Self.words) == ["first is dead", "announce second"])
+  }
+
+  @Test func `an own store gets its whole time again after our own pause, and no more`() {
+    let limits = Limits()
+    var own = OwnStore(
+      engine: Self.first, as: Self.ours, socket: "x", limits: limits, at: Self.start)
+    #expect(own.timePassed(at: Self.start, lateness: .zero) == [.connect])
+    _ = own.connected(at: Self.start)
+    let paused = Self.start + .seconds(60)
+    #expect(own.timePassed(at: paused, lateness: .seconds(59)).isEmpty)
+    let later = own.timePassed(at: paused + limits.ownSilenceMax, lateness: .milliseconds(3))
+    #expect(later.contains(.close))
+  }
+
   @Test func `a source that a rank could not attach is announced again after a while that doubles`()
   {
     var life = Self.life("living")

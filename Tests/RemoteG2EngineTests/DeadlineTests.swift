@@ -89,7 +89,9 @@ import Testing
     `The engine`.expectSame(world.finish(1), try ToyWorld.golden(Self.long, generate: 4))
   }
 
-  @Test func `beside a pull a prefill takes small steps, and whole ones before and after it`() throws {
+  @Test func `beside a pull a prefill takes small steps, and whole ones before and after it`()
+    throws
+  {
     var limits = Limits()
     limits.stepTokensMax = 16
     limits.stepTokensBesideLoads = 4

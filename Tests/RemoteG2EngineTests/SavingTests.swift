@@ -116,6 +116,20 @@ import Testing
     #expect(try world.inLocal(Self.prompts[0]) == (12, []))
   }
 
+  @Test func `a rank whose connection to the store ended is connected again, and saves`() throws {
+    let world = try ToyWorld(hasLocal: true)
+    let link = try #require(world.rankLinks.all.last)
+    link.hangUp()
+    try world.submit(1, Self.prompts[0], hinted: false)
+    _ = world.finish(1)
+    world.run(600)
+    #expect(world.rankLinks.all.count == 2)
+    #expect(try world.inLocal(Self.prompts[0]) == (12, []))
+    let offers = world.control.posted.count { if case .offer = $0 { true } else { false } }
+    #expect(offers < 30, "it was offered \(offers) times")
+    #expect(world.leaks == [])
+  }
+
   @Test func `what was too much at once is saved a little later`() throws {
     var limits = Limits()
     limits.storeSavesInFlightMax = 4

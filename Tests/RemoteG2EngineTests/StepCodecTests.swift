@@ -54,7 +54,8 @@ import Testing
       SavedBlock(save: save, isStaged: true), SavedBlock(save: save, isStaged: false),
     ]
     report.bytesMoved = [
-      peer: .init(bytes: 1 << 40, duration: .seconds(2)), .local(id): .init(bytes: 1, duration: .zero),
+      peer: .init(bytes: 1 << 40, duration: .seconds(2)),
+      .local(id): .init(bytes: 1, duration: .zero),
     ]
     report.unlinked = [id]
     report.attached = [4: true, 5: false]

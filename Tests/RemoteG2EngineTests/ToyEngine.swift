@@ -24,6 +24,9 @@ final class ToyWorld {
   let faulty: FaultyTransport
   let connector: RemoteG2Connector
   let engine: Engine<ToyChannel>
+  /// This rank's connections to own stores, oldest first.
+  let rankLinks = Links()
+  final class Links { var all: [MemoryLink] = [] }
   let worker: ToyWorker
   let pump: PumpCore
   let chain: KeyChain
@@ -68,7 +71,7 @@ final class ToyWorld {
       limits: limits, proof: proof, policy: policy)
     settings.transferBlocks = transferBlocks
     connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
-    let (control, peerStore, peer) = (control, peerStore, peer)
+    let (control, peerStore, peer, rankLinks) = (control, peerStore, peer, rankLinks)
     worker = ToyWorker(pump, clock: clock) { source, address in
       guard case .own = address else {
         return .mapped(peerStore.pools[0].memory.region, owner: peerStore)
@@ -82,6 +85,7 @@ final class ToyWorld {
       let carry = link.carry
       link.carry = { $1() }
       guard store.connect(link) else { return nil }
+      rankLinks.all.append(link)
       _ = link.send(
         .hello(
           LocalHello(

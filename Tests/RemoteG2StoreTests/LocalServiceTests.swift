@@ -275,7 +275,8 @@ import Testing
       })
   }
 
-  @Test func `what is being copied from a rank that goes is sealed, and its memory ends after that`()
+  @Test
+  func `what is being copied from a rank that goes is sealed, and its memory ends after that`()
     throws
   {
     let path = Self.path()

@@ -48,23 +48,32 @@ extension ByteReader {
 
   public mutating func report() throws(WireError) -> RankReport {
     var report = RankReport(rank: try int32(), sequence: try integer())
-    for (fetch, progress) in try all(24, { reader throws(WireError) in
-      (FetchID(try reader.integer()), try reader.progress())
-    }) { report.progress[fetch] = progress }
+    for (fetch, progress) in try all(
+      24,
+      { reader throws(WireError) in
+        (FetchID(try reader.integer()), try reader.progress())
+      })
+    { report.progress[fetch] = progress }
     report.loadErrors = try all(4) { reader throws(WireError) in BlockIndex(try reader.int32()) }
     report.saved = try all(37) { reader throws(WireError) in
       SavedBlock(save: try reader.save(), isStaged: try reader.bool())
     }
     report.unlinked = try all(16) { reader throws(WireError) in try reader.incarnation() }
-    for (source, moved) in try all(33, { reader throws(WireError) in
-      (
-        try reader.source(),
-        RankReport.MovedBytes(bytes: try reader.int64(), duration: try reader.duration())
-      )
-    }) { report.bytesMoved[source] = moved }
-    for (number, isAttached) in try all(9, { reader throws(WireError) in
-      (try reader.integer(UInt64.self), try reader.bool())
-    }) { report.attached[number] = isAttached }
+    for (source, moved) in try all(
+      33,
+      { reader throws(WireError) in
+        (
+          try reader.source(),
+          RankReport.MovedBytes(bytes: try reader.int64(), duration: try reader.duration())
+        )
+      })
+    { report.bytesMoved[source] = moved }
+    for (number, isAttached) in try all(
+      9,
+      { reader throws(WireError) in
+        (try reader.integer(UInt64.self), try reader.bool())
+      })
+    { report.attached[number] = isAttached }
     report.counts.transfersInFlight = try int64()
     report.counts.bytesMoved = try integer()
     report.counts.bytesLate = try integer()

@@ -22,7 +22,8 @@ struct Run: ParsableCommand {
       "UCX transports: 'tcp', or 'auto' for UCX's own choice (cma on one host).",
       discussion: "Over cma a read cannot be interrupted, so faults are shown with tcp."))
   var transport = "tcp"
-  @Option(help: 
+  @Option(
+    help:
       "Comma-separated names of scenes; cold A and cold B always, those of load only when named.")
   var scenes: String?
   @Option(help: "Tokens to generate for each prompt.") var generate = 64

@@ -85,7 +85,8 @@ extension Scenes {
     report.outcome = "given up"
     report.notes.append(
       String(
-        format: "%d of %d given up within 1 s: median %.0f ms, longest %.0f ms", inTime, times.count,
+        format: "%d of %d given up within 1 s: median %.0f ms, longest %.0f ms", inTime,
+        times.count,
         times[times.count / 2] * 1e3, (times.last ?? 0) * 1e3))
     report.expect(inTime == 20, "\(inTime) of 20 were given up within 1 s")
     report.expectIdentical()
@@ -142,17 +143,20 @@ extension Scenes {
         result.computedTokens == long.count, "the prefill computed \(result.computedTokens) tokens")
       // Otherwise it was over before the others came.
       report.expect(
-        (result.ttftSeconds ?? 0) > (beside.suffix(8).max() ?? 0), "the prefill was the first to end")
+        (result.ttftSeconds ?? 0) > (beside.suffix(8).max() ?? 0),
+        "the prefill was the first to end")
     }
     func p95(_ values: [Double]) -> Double { values.sorted()[(values.count * 95 + 99) / 100 - 1] }
     let ratio = p95(beside) / p95(alone)
     report.notes.append(
       String(
-        format: "p95 TTFT of eight pulled prefixes: alone %.0f ms, beside the prefill %.0f ms (%.2f); "
+        format:
+          "p95 TTFT of eight pulled prefixes: alone %.0f ms, beside the prefill %.0f ms (%.2f); "
           + "one by itself %.0f ms",
         p95(alone) * 1e3, p95(beside) * 1e3, ratio, p95(single) * 1e3))
     report.outcome = "pulled first"
-    report.expect(ratio <= 3, String(format: "beside the prefill they took %.2f times as long", ratio))
+    report.expect(
+      ratio <= 3, String(format: "beside the prefill they took %.2f times as long", ratio))
     report.expectIdentical()
     return report
   }
