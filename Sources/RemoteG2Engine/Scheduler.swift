@@ -131,12 +131,12 @@ final class Scheduler {
 
   /// Chooses this step's tokens: every decoding request first, then those with little left of their
   /// prompts, then prompts in order; but a prompt that was overtaken too often goes before the latter.
-  /// Beside loads prompts get less, so that the step is short.
+  /// Beside loads long prompts get less, so that the step is short.
   func choose(at now: LocalInstant) -> [RunningRequest] {
     for request in requests { request.planned = 0 }
     let isBesideLoads = requests.contains { $0.phase != .running }
     var budget = limits.stepTokensMax
-    var promptBudget =
+    var longBudget =
       isBesideLoads ? min(budget, limits.stepTokensBesideLoads) : budget
     var chosen: [RunningRequest] = []
     let running = requests.filter { $0.phase == .running }
@@ -150,12 +150,12 @@ final class Scheduler {
     }
     for request in running.filter({ $0.remaining == 1 }) + overtaken + short + long {
       guard budget > 0, request.phase == .running else { continue }
-      let isPrompt = request.remaining > 1
-      let count = min(request.remaining, isPrompt ? min(budget, promptBudget) : budget)
+      let isLong = request.remaining > limits.stepTokensBesideLoads
+      let count = min(request.remaining, isLong ? min(budget, longBudget) : budget)
       guard count > 0, cover(request, tokens: request.computed + count) else { continue }
       request.planned = count
       budget -= count
-      if isPrompt { promptBudget -= count }
+      if isLong { longBudget -= count }
       chosen.append(request)
     }
     noteOvertaken(running)

@@ -82,7 +82,7 @@ public struct Limits: Sendable, Equatable {
 
   // Engine.
   public var stepTokensMax = 128
-  /// Tokens of prompts in a step while another request's prefix is looked for or under way: what has landed
+  /// Tokens of long prompts in a step while another request's prefix is looked for or under way: what has landed
   /// is taken at the end of a step, and each stage of a pull waits for one.
   public var stepTokensBesideLoads = 32
   public var requestsMax = 1024
