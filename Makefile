@@ -6,8 +6,11 @@ BIN = .build/release
 CHAOS_FAULTS = 22
 # And a minute and a half of rank groups; `remote-g2 run --tp 3` plays all their scenes.
 RANK_SCENES = 'pull,one rank hangs,two of three fail,rank killed'
+# And two of saving; `make load` plays those of a loaded machine.
+SAVING_SCENES = 'right after ready,saved again'
+LOAD_SCENES = 'fifty pulls,twenty stops,six at once,beside a prefill'
 
-.PHONY: all setup build run test check bench format reference sim chaos sanitize mutants clean
+.PHONY: all setup build run test check bench format reference sim chaos load sanitize mutants clean
 
 all: build
 
@@ -31,10 +34,15 @@ sim: build
 chaos: build
 	@$(BIN)/remote-g2 chaos --faults 330 $(CHAOS_FLAGS)
 
+# What a loaded machine does to pulls, and pulls to others.
+load: build
+	@$(BIN)/remote-g2 run --scenes $(LOAD_SCENES)
+
 # All tests, in the same configuration and folder as run and bench.
 test: build
 	@$(BIN)/remote-g2 chaos --if-possible --faults $(CHAOS_FAULTS)
 	@$(BIN)/remote-g2 run --if-possible --tp 3 --scenes $(RANK_SCENES)
+	@$(BIN)/remote-g2 run --if-possible --scenes $(SAVING_SCENES)
 	@swift test -c release --skip-build --no-parallel $(TEST_FLAGS)
 
 # Warnings are errors in every build; here also the format and the tidy tests.

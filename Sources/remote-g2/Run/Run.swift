@@ -24,7 +24,7 @@ struct Run: ParsableCommand {
   var transport = "tcp"
   @Option(
     help:
-      "Comma-separated names of scenes; cold A and cold B always, those of load only when named.")
+      "Comma-separated names of scenes; cold A and cold B always, saving and load only when named.")
   var scenes: String?
   @Option(help: "Tokens to generate for each prompt.") var generate = 64
   @Option(help: "Threads each engine computes with.")
@@ -130,7 +130,7 @@ struct Run: ParsableCommand {
   private func chosenScenes() throws -> [(name: String, scene: Scenes.Scene)] {
     let usual = Scenes.all + Scenes.rankScenes(tp)
     guard let scenes else { return usual }
-    let all = usual + Scenes.load
+    let all = usual + Scenes.saving + Scenes.load
     let names = scenes.split(separator: ",").map { $0.trimmingCharacters(in: .whitespaces) }
     for name in names where !all.contains(where: { $0.name == name }) {
       fail(
