@@ -35,7 +35,7 @@ struct FetchTable {
 
   /// The fetches whose deadline has come, each once.
   mutating func takeDue(at now: LocalInstant) -> [FetchRecord] {
-    guard let first = deadlines.first, first.deadline <= now else { return [] }
+    guard let first = deadlines.firstDue, first.at <= now else { return [] }
     var due: [FetchRecord] = []
     while let entry = deadlines.first, entry.deadline <= now {
       _ = deadlines.popFirst()
@@ -50,10 +50,10 @@ struct FetchTable {
 
   /// Drops what counts no more from the front, so that the first is true.
   mutating func dropStale() {
-    while let entry = deadlines.first, records[entry.value]?.listedDeadline != entry.deadline {
+    while let entry = deadlines.firstDue, records[entry.fetch]?.listedDeadline != entry.at {
       _ = deadlines.popFirst()
     }
   }
 
-  var nextDeadline: LocalInstant? { deadlines.first?.deadline }
+  var nextDeadline: LocalInstant? { deadlines.firstDue?.at }
 }

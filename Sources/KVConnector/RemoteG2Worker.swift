@@ -57,7 +57,8 @@ public final class RemoteG2Worker: WorkerConnector {
     report.saved = news.saved
     report.unlinked = news.unlinked
     report.bytesMoved = news.moved
-    report.attached = news.attached.mapValues { $0 == nil }
+    // An empty dictionary that is mapped is allocated.
+    if !news.attached.isEmpty { report.attached = news.attached.mapValues { $0 == nil } }
     for number in unopened { report.attached[number] = false }
     unopened = []
     report.counts = pump.stats.counts
