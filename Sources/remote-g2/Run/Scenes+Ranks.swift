@@ -6,7 +6,7 @@ import RemoteG2Runtime
 
 /// What only happens to some ranks of a group. All of them must use the same tokens.
 extension Scenes {
-  /// While paced.
+  /// Of a pull in which a transfer fails when half of it has landed.
   private static let blocksPerTransfer = 2
 
   static func rankScenes(_ ranks: Int) -> [(name: String, scene: Scene)] {
@@ -31,7 +31,7 @@ extension Scenes {
     var report = SceneReport(name)
     try stage.fillA()
     try stage.fleet.b.dropCaches()
-    try stage.setPace(true)
+    try stage.setPace(true, transferBlocks: blocksPerTransfer)
     try stage.fleet.b.perform(.fault) {
       $0.fault = TransferFault.halfComplete.rawValue
       $0.ranks = ranks

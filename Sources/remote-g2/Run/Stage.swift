@@ -50,11 +50,11 @@ final class Stage {
   var paceSeconds: Double { min(0.55 * (golden.first?.ttftSeconds ?? 2), 0.03 * Double(blocks)) }
 
   /// - Parameter ranks: Of B, those that are paced; nil: all.
-  func setPace(_ isOn: Bool, ranks: [Int]? = nil) throws {
+  func setPace(_ isOn: Bool, ranks: [Int]? = nil, transferBlocks: Int = 1) throws {
     let rate = Double(bytes) / paceSeconds
     try fleet.b.perform(.pace) {
       $0.bytesPerSecond = isOn ? rate : nil
-      $0.transferBlocks = isOn ? 1 : nil
+      $0.transferBlocks = isOn ? transferBlocks : nil
       $0.ranks = ranks
     }
   }
