@@ -165,7 +165,7 @@ extension Scenes {
   }
 
   /// B holds no block, in its G1 or in its store. What is being saved stays until it is.
-  private static func emptyB(_ stage: Stage) throws {
+  static func emptyB(_ stage: Stage) throws {
     try stage.fleet.poll("B has saved what it computed", seconds: 20) {
       try stage.fleet.b.audit().saving == 0
     }
