@@ -167,8 +167,11 @@ final class WorkerProcess {
     return audit
   }
 
-  /// Empties this worker's caches.
+  /// Empties this worker's caches. A block that is being saved keeps its name until it is saved, so that is
+  /// waited for; where the own store hangs it may stay.
   func dropCaches(store: Bool = true) throws {
+    let deadline = MonotonicClock.now() + .seconds(2)
+    while try audit().saving > 0, MonotonicClock.now() < deadline { usleep(2_000) }
     try perform(.drop) {
       $0.g1 = true
       $0.store = store
