@@ -15,7 +15,7 @@ extension SimWorld {
     }
   }
 
-  /// Four texts, prefixes of them, and prefixes with an end of their own.
+  /// Three texts, prefixes of them, and prefixes with an end of their own.
   private func drawPrompt() -> [Int32] {
     let text = chance.below(3)
     let count = chance.between(6...64)

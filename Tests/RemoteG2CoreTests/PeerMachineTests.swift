@@ -191,7 +191,8 @@ import Testing
     _ = life.machine.timePassed(at: life.now, lateness: .zero)
     // We were stopped for an hour: that is not its silence.
     life.now = life.now + .seconds(3600)
-    let paused = life.machine.timePassed(at: life.now, lateness: .seconds(3599))
+    let paused = life.machine.timePassed(
+      at: life.now, lateness: .seconds(3600) - Limits().peerVanishedMax)
     #expect(!paused.contains(.declareDead(Self.source(Self.first))))
     life.now = life.now + .seconds(181)
     let silent = life.machine.timePassed(at: life.now, lateness: .zero)
@@ -205,6 +206,18 @@ import Testing
     #expect(orders.map(Self.words) == ["first is dead", "announce second"])
   }
 
+  @Test func `who died after it was attached at last is not declared dead again`() {
+    var life = Self.life("living")
+    life.machine.attachFailed(Self.source(Self.first), at: life.now)
+    var orders: [PeerMachine.Order] = []
+    for _ in 0..<50 where orders.isEmpty { orders = life.answer(Self.introduction(Self.first)) }
+    #expect(orders.map(Self.words) == ["announce first"])
+    orders = []
+    for _ in 0..<8 { orders += life.fail(.refused) }
+    #expect(orders.map(Self.words) == ["first is dead"])
+    #expect(life.answer(Self.introduction(Self.second)).map(Self.words) == ["announce second"])
+  }
+
   @Test func `an own store gets its whole time again after our own pause, and no more`() {
     let limits = Limits()
     var own = OwnStore(
@@ -213,7 +226,8 @@ import Testing
     _ = own.connected(at: Self.start)
     let paused = Self.start + .seconds(60)
     #expect(own.timePassed(at: paused, lateness: .seconds(59)).isEmpty)
-    let later = own.timePassed(at: paused + limits.ownSilenceMax, lateness: .milliseconds(3))
+    // However late we are again.
+    let later = own.timePassed(at: paused + .seconds(60), lateness: .seconds(59))
     #expect(later.contains(.close))
   }
 

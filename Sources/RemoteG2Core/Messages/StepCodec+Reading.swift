@@ -101,10 +101,7 @@ extension ByteReader {
 
   private mutating func source() throws(WireError) -> SourceID {
     let id = try incarnation()
-    guard let name = try optional({ reader throws(WireError) in try reader.text() }) else {
-      return .local(id)
-    }
-    return .peer(name: name, id)
+    return try bool() ? .peer(name: try text(), id) : .local(id)
   }
 
   private mutating func address() throws(WireError) -> SourceAddress {

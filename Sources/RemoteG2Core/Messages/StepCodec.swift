@@ -80,7 +80,9 @@ extension ByteWriter {
 
   private mutating func source(_ source: SourceID) {
     incarnation(source.incarnation)
-    if case .peer(let name, _) = source { optional(name) { $0.text($1) } } else { bool(false) }
+    guard case .peer(let name, _) = source else { return bool(false) }
+    bool(true)
+    text(name)
   }
 
   private mutating func address(_ address: SourceAddress) {

@@ -10,7 +10,7 @@ package struct OwnStore: Equatable, Sendable {
   package enum State: Equatable, Sendable {
     case absent
     /// Connected; it has not said who it is.
-    case greeting(since: LocalInstant)
+    case greeting(Silence)
     case attached(Incarnation)
   }
 
@@ -40,8 +40,8 @@ package struct OwnStore: Equatable, Sendable {
   private var questions: [UInt64: Question] = [:]
   private var pingNext: UInt64 = 1
   private var pingAt: LocalInstant?
-  /// A ping without an answer: since when.
-  private var pingedAt: LocalInstant?
+  /// A ping without an answer.
+  private var pinged: Silence?
   private var isUnattached = false
 
   /// - Parameter socket: Where every rank finds the store.
@@ -102,7 +102,7 @@ package struct OwnStore: Equatable, Sendable {
 
   package mutating func connected(at now: LocalInstant) -> [Order] {
     guard state == .absent else { return [.close] }
-    state = .greeting(since: now)
+    state = .greeting(Silence(since: now))
     return [
       .send(
         .hello(
@@ -120,7 +120,7 @@ package struct OwnStore: Equatable, Sendable {
 
   package mutating func received(_ message: LocalMessage, at now: LocalInstant) -> [Order] {
     // Any message is a sign of life.
-    pingedAt = nil
+    pinged = nil
     switch (message, state) {
     // It was read before the connection was closed.
     case (_, .absent): return []
@@ -170,19 +170,20 @@ package struct OwnStore: Equatable, Sendable {
       guard connectAt <= now else { return [] }
       connectAt = now + limits.ownRetryMax
       return [.connect]
-    case .greeting(let since):
-      let since = lateness >= limits.pauseMin ? now : since
-      state = .greeting(since: since)
-      return now - since >= limits.ownSilenceMax ? abandon(at: now) : []
+    case .greeting(var silence):
+      let isOver = silence.isOver(
+        after: limits.ownSilenceMax, lateness: lateness, limits, at: now)
+      state = .greeting(silence)
+      return isOver ? abandon(at: now) : []
     case .attached(let store):
-      if let pinged = pingedAt {
-        let since = lateness >= limits.pauseMin ? now : pinged
-        pingedAt = since
-        return now - since >= limits.ownSilenceMax ? abandon(at: now) : []
+      if let isOver = pinged?.isOver(
+        after: limits.ownSilenceMax, lateness: lateness, limits, at: now)
+      {
+        return isOver ? abandon(at: now) : []
       }
       guard let at = pingAt, at <= now else { return [] }
       pingAt = now + limits.ownHeartbeat
-      pingedAt = now
+      pinged = Silence(since: now)
       pingNext += 1
       var orders: [Order] = [.send(.ping(pingNext))]
       if isUnattached {
@@ -196,8 +197,8 @@ package struct OwnStore: Equatable, Sendable {
   package var nextDeadline: LocalInstant? {
     switch state {
     case .absent: connectAt
-    case .greeting(let since): since + limits.ownSilenceMax
-    case .attached: pingedAt.map { $0 + limits.ownSilenceMax } ?? pingAt
+    case .greeting(let silence): silence.since + limits.ownSilenceMax
+    case .attached: pinged.map { $0.since + limits.ownSilenceMax } ?? pingAt
     }
   }
 
@@ -226,7 +227,7 @@ package struct OwnStore: Equatable, Sendable {
     questions = [:]
     state = .absent
     pingAt = nil
-    pingedAt = nil
+    pinged = nil
     isUnattached = false
     return orders
   }

@@ -35,7 +35,7 @@ package struct PeerMachine: Equatable, Sendable {
   /// The incarnation that was announced and is not known to be dead.
   package private(set) var known: Incarnation?
   /// Since when it is known and does not live: noticed as time passes.
-  private var absentSince: LocalInstant?
+  private var absence: Silence?
   /// Handshakes are numbered. One that was asked before a death says nothing after it.
   private var askNext: UInt64 = 1
   private var asking: UInt64?
@@ -78,7 +78,6 @@ package struct PeerMachine: Equatable, Sendable {
     // One that could not be attached is dead too: some ranks may have attached it.
     if let last = known ?? unattached, last != introduction.incarnation {
       orders = [die(last)]
-      unattached = nil
     }
     if let mismatch = ours.mismatch(with: introduction.fingerprint) {
       return orders + refuse(mismatch.field, mismatch.ours, mismatch.theirs, at: now)
@@ -171,11 +170,13 @@ package struct PeerMachine: Equatable, Sendable {
   package mutating func timePassed(at now: LocalInstant, lateness: Duration) -> [Order] {
     var orders: [Order] = []
     if let known, standing != .living {
-      let since = lateness >= limits.pauseMin ? now : absentSince ?? now
-      absentSince = since
-      if now - since >= limits.peerVanishedMax { orders.append(die(known)) }
+      var silence = absence ?? Silence(since: now)
+      let isOver = silence.isOver(
+        after: limits.peerVanishedMax, lateness: absence == nil ? .zero : lateness, limits, at: now)
+      absence = silence
+      if isOver { orders.append(die(known)) }
     } else {
-      absentSince = nil
+      absence = nil
     }
     if asking == nil, askAt <= now, breaker.mayAsk(at: now) {
       asking = askNext
@@ -192,7 +193,7 @@ package struct PeerMachine: Equatable, Sendable {
     var next: LocalInstant?
     if asking == nil { next = breaker.retryAt.map { max($0, askAt) } ?? askAt }
     if known != nil, standing != .living {
-      let since = absentSince.map { $0 + limits.peerVanishedMax }
+      let since = absence.map { $0.since + limits.peerVanishedMax }
       next = [next, since].compactMap { $0 }.min()
     }
     return next
@@ -227,7 +228,8 @@ package struct PeerMachine: Equatable, Sendable {
 
   private mutating func die(_ incarnation: Incarnation) -> Order {
     known = nil
-    absentSince = nil
+    if unattached == incarnation { unattached = nil }
+    absence = nil
     standing = .unmet
     isAskStale = asking != nil
     return .declareDead(.peer(name: name, incarnation))

@@ -5,18 +5,18 @@ import Synchronization
 final class BusyLoops: Sendable {
   private let isOver = Atomic(false)
 
-  init(_ count: Int) {
-    for index in 0..<count {
-      _ = OSThread.start("busy-\(index)") { [self] in
-        while !isOver.load(ordering: .relaxed) {}
-      }
-    }
-  }
-
   /// Runs something beside `count` busy loops.
   static func beside<Value>(_ count: Int, _ run: () throws -> Value) rethrows -> Value {
-    let loops = BusyLoops(count)
-    defer { loops.isOver.store(true, ordering: .relaxed) }
+    let loops = BusyLoops()
+    let threads = (0..<count).map { index in
+      OSThread.start("busy-\(index)") {
+        while !loops.isOver.load(ordering: .relaxed) {}
+      }
+    }
+    defer {
+      loops.isOver.store(true, ordering: .relaxed)
+      for thread in threads { thread.join() }
+    }
     return try run()
   }
 }

@@ -50,10 +50,10 @@ extension Scenes {
     // Until B has met the store that lives now, it computes: so it is asked for little at first.
     let little = Array(stage.prompts[0].prefix(5 * stage.tokensPerBlock + 1))
     try stage.fleet.poll("B pulls from A's store", seconds: 10) {
-      try emptyB(stage)
+      try stage.fleet.b.dropCaches()
       return try stage.fleet.b.generate(little, generate: 1, hint: "A").keptTokens > 0
     }
-    try emptyB(stage)
+    try stage.fleet.b.dropCaches()
     let result = try stage.fleet.b.generate(
       stage.prompts[0], generate: stage.generate, hint: "A")
     report.add(result, golden: stage.golden[0])
