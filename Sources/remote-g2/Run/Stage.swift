@@ -85,10 +85,19 @@ final class Stage {
   }
   var pullSeconds: Double? { fleet.b.pullSeconds }
 
-  /// Waits until a share of the pull has landed, while the rest is in flight.
+  /// Waits until a share of the pull has landed, while the rest is in flight. Says what became of it when it
+  /// does not come to that.
   func waitForLanded(share: Double) throws {
-    _ = try fleet.b.wait("the pull to be under way", seconds: 30) {
-      landedBytes() >= Int(Double(bytes) * share) && wasInFlight(at: .max) ? true : nil
+    do {
+      _ = try fleet.b.wait("the pull to be under way", seconds: 30) {
+        landedBytes() >= Int(Double(bytes) * share) && wasInFlight(at: .max) ? true : nil
+      }
+    } catch {
+      let events = fleet.b.fetchEvents.map { event in
+        [event.kind, event.peer, event.reason].compactMap { $0 }.joined(separator: " ")
+      }
+      throw SceneFailure(
+        "\(error): \(landedBytes()) of \(bytes) bytes landed; what B told: \(events)")
     }
   }
 
