@@ -152,9 +152,10 @@ public final class RemoteG2Connector: SchedulerConnector {
   }
 
   /// Whether a pull from this peer could start now: handshake done, agent made and connected.
-  public func isReady(_ peer: String) -> Bool {
-    if case .success = readiness(of: peer) { true } else { false }
-  }
+  public func isReady(_ peer: String) -> Bool { readySource(of: peer) != nil }
+
+  /// The peer's incarnation that a pull could start from now.
+  public func readySource(of peer: String) -> SourceID? { try? readiness(of: peer).get() }
 
   /// Whether the local store is mapped.
   public var isLocalReady: Bool { control.localStore.map { sources.isAttached($0) } ?? false }

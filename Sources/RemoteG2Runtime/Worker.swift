@@ -183,7 +183,10 @@ package final class Worker: @unchecked Sendable {
     let open = connector.open
     let pool = engine.poolCounts
     let hasRequests = engine.hasRequests
-    let ready = configuration.peers.map(\.name).filter { connector.isReady($0) }
+    var ready: [String: String] = [:]
+    for peer in configuration.peers {
+      ready[peer.name] = connector.readySource(of: peer.name)?.incarnation.description
+    }
     let isLocalReady = connector.isLocalReady
     let rankCounts = connector.rankCounts
     let fallbacks = Dictionary(

@@ -69,7 +69,8 @@ package struct WorkerAudit: Codable, Equatable, Sendable {
   package var storeIncarnation: String?
   package var storeStarts = 0
   package var blocksCached = 0
-  package var peersReady: [String] = []
+  /// The incarnation, by name, of each peer that a pull could start from as of the last step.
+  package var peersReady: [String: String] = [:]
   package var isLocalReady = false
   /// By rank: the leader's as of now, the others' as of their last step.
   package var ranks: [RankCounts] = []

@@ -74,12 +74,16 @@ final class Fleet {
     try waitUntilConnected(name, peer: peer)
   }
 
+  /// Waits until `name` has its own store and, if asked, the incarnation of `peer`'s store that lives now:
+  /// one that died a moment ago may still count as ready.
   func waitUntilConnected(_ name: String, peer: String?) throws {
     guard let worker = workers[name] else { throw SceneFailure("no worker \(name)") }
     try poll("\(name) is connected", seconds: 30) {
       let audit = try worker.audit()
-      return audit.isLocalReady && audit.storeSealed != nil
-        && (peer.map { audit.peersReady.contains($0) } ?? true)
+      guard audit.isLocalReady, audit.storeSealed != nil else { return false }
+      guard let peer else { return true }
+      guard let known = audit.peersReady[peer] else { return false }
+      return try workers[peer]?.audit().storeIncarnation == known
     }
   }
 
