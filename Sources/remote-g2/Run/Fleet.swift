@@ -212,6 +212,14 @@ final class Fleet {
       leaks.quarantined += audit.quarantined
     }
     leakDetails = []
+    for (name, worker) in workers {
+      let (counted, told) = (try worker.audit().fallbacks, worker.reasonsTold)
+      let reasons = Set(counted.keys).union(told.keys)
+      let apart = reasons.filter { counted[$0, default: 0] != told[$0, default: 0] }
+      guard !apart.isEmpty else { continue }
+      leaks.unaccounted += apart.count
+      leakDetails.append("\(name) counted \(counted), its results told \(told)")
+    }
     leaks.processes = max(0, members().count - settings.processCount * workers.count)
     let now = try footprints()
     for (name, before) in baseline {

@@ -11,8 +11,11 @@ struct SceneReport: Codable {
     var processes = 0
     var descriptors = 0
     var shared_memory = 0
+    /// Fallbacks that an engine counted and no request's result told, or the other way round.
+    var unaccounted = 0
     var total: Int {
       leases + pins + in_flight + quarantined + processes + descriptors + shared_memory
+        + unaccounted
     }
     var isClean: Bool { total == 0 }
   }

@@ -146,7 +146,7 @@ extension Scenes {
     // A's G1 needs the stranger's blocks, to overwrite slots with.
     _ = try stage.fleet.a.generate(stage.stranger, generate: 1)
     try stage.fleet.poll("A saved", seconds: 20) { try stage.fleet.a.audit().saving == 0 }
-    let result = try lateRead(stage, &report, proof: "onFailure")
+    let result = try lateReadToTheEnd(stage, &report, proof: "onFailure")
     report.add(result, golden: stage.golden[0])
     report.outcome = "digests decided"
     report.expect(
@@ -158,7 +158,7 @@ extension Scenes {
     report.expectIdentical()
     // Without proof the same reads give other results: the check above can fail.
     var unproven = SceneReport("late")
-    let wrong = try lateRead(stage, &unproven, proof: "unsafelyTrusting")
+    let wrong = try lateReadToTheEnd(stage, &unproven, proof: "unsafelyTrusting")
     report.expect(
       wrong.kvDigest != stage.golden[0].kvDigest
         && wrong.logitsDigest != stage.golden[0].logitsDigest,
@@ -166,11 +166,32 @@ extension Scenes {
     report.notes.append(
       "without confirm and digests: kept \(wrong.keptTokens) tokens, KV and logits differ"
         + (wrong.tokens != stage.golden[0].tokens ? ", tokens differ" : ""))
+    report.notes += unproven.notes
     try stage.fleet.b.perform(.proof) { $0.policy = "onFailure" }
     try stage.fleet.a.perform(.drop) { $0.store = true }
     try stage.fleet.b.dropCaches()
     try stage.fillA()
     return report
+  }
+
+  /// A read that outlives its lease and goes on to its last block. On a machine with too much to do A may be
+  /// so slow that B rightly gives the read up before; then there was no late read, and it is done again.
+  private static func lateReadToTheEnd(
+    _ stage: Stage, _ report: inout SceneReport, proof: String
+  ) throws -> WireResult {
+    for _ in 1...2 {
+      var attempt = report
+      let result = try lateRead(stage, &attempt, proof: proof)
+      guard result.reasons == ["softDeadline"] else {
+        report = attempt
+        return result
+      }
+      report.notes.append("A was too slow, and the read was given up: done again")
+      try stage.fleet.poll("B's quarantine is empty", seconds: 10) {
+        try stage.fleet.b.audit().quarantined == 0
+      }
+    }
+    return try lateRead(stage, &report, proof: proof)
   }
 
   private static func lateRead(

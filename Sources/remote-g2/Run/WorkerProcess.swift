@@ -20,6 +20,8 @@ final class WorkerProcess {
   /// Every transfer moment since the last ``clearTrace()``.
   private(set) var trace: [WireTransfer] = []
   private(set) var fetchEvents: [WireFetch] = []
+  /// By reason: how often the results of this process's requests named it.
+  private(set) var reasonsTold: [String: Int] = [:]
   private var idNext: UInt64 = 1
 
   /// - Parameters:
@@ -66,6 +68,7 @@ final class WorkerProcess {
       } else if let fetch = event.fetch {
         fetchEvents.append(fetch)
       } else {
+        for reason in event.result?.reasons ?? [] { reasonsTold[reason, default: 0] += 1 }
         pending.append(event)
       }
     }
