@@ -1,7 +1,7 @@
 # Everything a developer or CI runs. Each line does its own set-up; nothing is hidden elsewhere.
 
-SWIFT_BUILD = swift build -c release --build-tests
 BIN = .build/release
+PURE_SUITES = ^(TidyTests|RemoteG2CoreTests|KVTransferTests|RemoteG2EngineTests|SimulationTests)\.
 # About two minutes of chaos come before the tests; `make chaos` is the whole of it.
 CHAOS_FAULTS = 22
 # And a minute and a half of rank groups; `remote-g2 run --tp 3` plays all their scenes.
@@ -10,7 +10,7 @@ RANK_SCENES = 'pull,one rank hangs,two of three fail,rank killed'
 SAVING_SCENES = 'right after ready,saved again'
 LOAD_SCENES = 'fifty pulls,twenty stops,six at once,beside a prefill'
 
-.PHONY: all setup build run test check bench format reference sim chaos load sanitize mutants clean
+.PHONY: all setup build program run unit test check bench format reference sim chaos load sanitize mutants clean
 
 all: build
 
@@ -18,32 +18,43 @@ setup:
 	@scripts/setup
 
 build: setup
-	@$(SWIFT_BUILD)
+	@scripts/build tests
+
+# What `make run` and its kin need, and nothing else.
+program: setup
+	@scripts/build remote-g2
 
 # The main job: two workers, one real model, eleven scenes. RUN_FLAGS adds flags, e.g. --json FILE.
-run: build
+run: program
 	@$(BIN)/remote-g2 run $(RUN_FLAGS)
 	@echo 'the same pull over the transports that UCX chooses (cma on one host):'
 	@$(BIN)/remote-g2 run --transport auto --scenes pull
 
 # Ten thousand seeded worlds; SIM_FLAGS adds flags, e.g. --profile crash.
-sim: build
+sim: program
 	@$(BIN)/remote-g2 sim --seeds 10000 --steps 2000 $(SIM_FLAGS)
 
 # Faults thrown at real workers; CHAOS_FLAGS adds flags, e.g. --faults 22.
-chaos: build
+chaos: program
 	@$(BIN)/remote-g2 chaos --faults 330 $(CHAOS_FLAGS)
 
 # What a loaded machine does to pulls, and pulls to others.
-load: build
+load: program
 	@$(BIN)/remote-g2 run --scenes $(LOAD_SCENES)
 
-# All tests, in the same configuration and folder as run and bench.
+# The pure suites alone: no process is started, nothing but the compiler is needed. The inner loop.
+# UNIT_FLAGS adds flags, e.g. --filter machine.
+unit: setup
+	@scripts/unit $(UNIT_FLAGS)
+
+# All tests, in the same configuration and folder as run and bench: first those that need no process of
+# ours, then those that start some, then faults and scenes with real workers.
 test: build
-	@$(BIN)/remote-g2 chaos --if-possible --faults $(CHAOS_FAULTS)
-	@$(BIN)/remote-g2 run --if-possible --tp 3 --scenes $(RANK_SCENES)
+	@swift test -c release --skip-build --no-parallel --filter '$(PURE_SUITES)'
+	@swift test -c release --skip-build --no-parallel --skip '$(PURE_SUITES)'
 	@$(BIN)/remote-g2 run --if-possible --scenes $(SAVING_SCENES)
-	@swift test -c release --skip-build --no-parallel $(TEST_FLAGS)
+	@$(BIN)/remote-g2 run --if-possible --tp 3 --scenes $(RANK_SCENES)
+	@$(BIN)/remote-g2 chaos --if-possible --faults $(CHAOS_FAULTS)
 
 # Warnings are errors in every build; here also the format and the tidy tests.
 check: build

@@ -31,7 +31,10 @@ let package = Package(
   products: [
     .library(
       name: "RemoteG2",
-      targets: ["RemoteG2Core", "KVLayout", "KVTransfer", "KVConnector", "RemoteG2Engine"]),
+      targets: [
+        "RemoteG2Core", "KVLayout", "KVTransfer", "KVConnector", "KVWorker", "RemoteG2Engine",
+      ]),
+    .library(name: "RemoteG2Library", targets: ["RemoteG2Library"]),
     .library(name: "KVTransferTesting", targets: ["KVTransferTesting"]),
     .executable(name: "remote-g2", targets: ["remote-g2"]),
   ],
@@ -63,8 +66,22 @@ let package = Package(
     .target(name: "CKernels"),
     module("Linear", on: ["CKernels", "OSThreads", "RemoteG2Core"]),
     module("LlamaModel", on: ["Collectives", "KVLayout", "Linear"]),
-    module("KVTransfer", on: ["ContentDigest", "LocalStore", "NIXL", "OSThreads", "RemoteG2Core"]),
-    module("KVConnector", on: ["KVTransfer", "RemoteG2Core"]),
+    module("KVTransfer", on: ["ContentDigest", "LocalStore", "OSThreads", "RemoteG2Core"]),
+    // The scheduler half decides and moves nothing; the worker half moves and decides nothing.
+    module("KVConnector", on: ["RemoteG2Core"]),
+    module(
+      "KVWorker", on: ["KVConnector", "KVTransfer", "LocalStore", "OSThreads", "RemoteG2Core"]),
+    module("EngineControl", on: ["KVConnector", "LocalStore", "OSThreads", "RemoteG2Core"]),
+    // What an engine of somebody else's links: no model, no MPI, no gRPC, no NIXL.
+    module(
+      "RemoteG2Library",
+      on: [
+        "EngineControl", "KVConnector", "KVTransfer", "KVWorker", "OSThreads", "RemoteG2Core",
+      ]),
+    // Slows down, breaks and looks into what ships. Only tools and tests link it.
+    module("TransferRig", on: ["KVConnector", "KVTransfer", "OSThreads", "RemoteG2Core"]),
+    module("Processes", on: ["CLinuxShims", "OSThreads", "RemoteG2Core"]),
+    module("NIXLTransfer", on: ["KVTransfer", "NIXL", "Processes", "RemoteG2Core"]),
 
     module(
       "RemoteG2Engine",
@@ -73,20 +90,20 @@ let package = Package(
     module(
       "Simulation",
       on: [
-        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "LocalStore",
-        "RemoteG2Core", "RemoteG2Engine",
+        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVWorker",
+        "LocalStore", "RemoteG2Core", "RemoteG2Engine", "TransferRig",
       ]),
     module(
       "RemoteG2EngineTesting",
       on: [
-        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "Linear",
-        "LlamaModel", "LlamaModelTesting", "LocalStore", "OSThreads", "RemoteG2Core",
-        "RemoteG2Engine", "Simulation",
+        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVWorker",
+        "Linear", "LlamaModel", "LlamaModelTesting", "LocalStore", "OSThreads", "RemoteG2Core",
+        "RemoteG2Engine", "Simulation", "TransferRig",
       ]),
     .target(
       name: "RemoteG2Control",
       dependencies: [
-        "KVConnector", "OSThreads", "RemoteG2Core",
+        "EngineControl", "KVConnector", "OSThreads", "RemoteG2Core",
         .product(name: "GRPCCore", package: "grpc-swift-2"),
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
         .product(name: "NIOCore", package: "swift-nio"),
@@ -99,20 +116,36 @@ let package = Package(
       on: [
         "CLinuxShims", "LocalStore", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core",
       ]),
+    module(
+      "RankGroups",
+      on: [
+        "CLinuxShims", "Collectives", "OSThreads", "Processes", "RemoteG2Core", "RemoteG2Engine",
+      ]
+    ),
     .target(
       name: "RemoteG2Runtime",
       dependencies: [
-        "CLinuxShims", "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer",
-        "Linear", "LlamaModel", "LocalStore", "NIXL", "OSThreads", "RemoteG2Control",
-        "RemoteG2Core", "RemoteG2Engine", "RemoteG2Store",
+        "CLinuxShims", "Collectives", "ContentDigest", "EngineControl", "KVConnector", "KVLayout",
+        "KVTransfer", "KVWorker", "Linear", "LlamaModel", "LocalStore", "NIXL", "NIXLTransfer",
+        "OSThreads", "Processes", "RankGroups", "RemoteG2Control", "RemoteG2Core", "RemoteG2Engine",
+        "RemoteG2Store",
         .product(name: "Crypto", package: "swift-crypto"),
       ],
       swiftSettings: strict),
+    // A worker that is driven by lines of JSON: what the tools and the tests talk to.
+    module(
+      "WorkerConsole",
+      on: [
+        "Collectives", "EngineControl", "KVConnector", "KVTransfer", "NIXL", "OSThreads",
+        "Processes", "RankGroups", "RemoteG2Core", "RemoteG2Engine", "RemoteG2Runtime",
+        "TransferRig",
+      ]),
     .executableTarget(
       name: "remote-g2",
       dependencies: [
-        "KVConnector", "Linear", "LlamaModel", "LocalStore", "NIXL", "OSThreads", "RemoteG2Core",
-        "RemoteG2Runtime", "RemoteG2Store", "Simulation",
+        "Collectives", "KVConnector", "Linear", "LlamaModel", "LocalStore", "NIXL", "NIXLTransfer",
+        "OSThreads", "Processes", "RankGroups", "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store",
+        "Simulation", "TransferRig", "WorkerConsole",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       resources: [.copy("Resources/text.txt")],
@@ -124,8 +157,8 @@ let package = Package(
       name: "remote-g2-testhost",
       dependencies: [
         "Collectives", "KVConnector", "KVTransfer", "KVTransferTesting", "LocalStore", "NIXL",
-        "OSThreads", "RemoteG2Core", "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime",
-        "RemoteG2Store",
+        "NIXLTransfer", "OSThreads", "Processes", "RankGroups", "RemoteG2Core", "RemoteG2Engine",
+        "RemoteG2EngineTesting", "RemoteG2Runtime", "RemoteG2Store", "TransferRig",
       ],
       swiftSettings: strict),
 
@@ -134,9 +167,10 @@ let package = Package(
     .executableTarget(
       name: "remote-g2-bench",
       dependencies: [
-        "CAllocations", "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer",
-        "KVTransferTesting", "Linear", "LlamaModel", "LocalStore", "NIXL", "OSThreads",
-        "RemoteG2Control", "RemoteG2Core", "RemoteG2Engine", "RemoteG2Runtime", "RemoteG2Store",
+        "CAllocations", "Collectives", "ContentDigest", "EngineControl", "KVConnector", "KVLayout",
+        "KVTransfer", "KVTransferTesting", "KVWorker", "Linear", "LlamaModel", "LocalStore", "NIXL",
+        "NIXLTransfer", "OSThreads", "Processes", "RankGroups", "RemoteG2Control", "RemoteG2Core",
+        "RemoteG2Engine", "RemoteG2Runtime", "RemoteG2Store", "TransferRig",
       ],
       path: "Benchmarks/remote-g2-bench", swiftSettings: strict),
 
@@ -145,14 +179,14 @@ let package = Package(
     tests(
       "KVTransferTests",
       on: [
-        "ContentDigest", "KVTransfer", "KVTransferTesting", "LocalStore", "NIXL", "OSThreads",
-        "RemoteG2Core", "Simulation",
+        "ContentDigest", "KVTransfer", "KVTransferTesting", "LocalStore", "OSThreads",
+        "RemoteG2Core", "Simulation", "TransferRig",
       ]),
     tests(
       "NIXLTests",
       on: [
-        "Collectives", "NIXL", "OSThreads", "RemoteG2Core", "RemoteG2Runtime",
-        "remote-g2-testhost",
+        "Collectives", "NIXL", "NIXLTransfer", "OSThreads", "Processes", "RankGroups",
+        "RemoteG2Core", "RemoteG2Runtime", "remote-g2-testhost",
       ]),
     tests(
       "LlamaModelTests",
@@ -164,23 +198,25 @@ let package = Package(
     tests(
       "RemoteG2EngineTests",
       on: [
-        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "Linear",
-        "LlamaModel", "LlamaModelTesting", "LocalStore", "OSThreads", "RemoteG2Core",
-        "RemoteG2Engine", "RemoteG2EngineTesting", "Simulation",
+        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVWorker",
+        "Linear", "LlamaModel", "LlamaModelTesting", "LocalStore", "OSThreads", "RemoteG2Core",
+        "RemoteG2Engine", "RemoteG2EngineTesting", "Simulation", "TransferRig",
       ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
     tests(
       "RemoteG2StoreTests",
       on: [
-        "LocalStore", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Store",
+        "KVConnector", "KVTransfer", "KVWorker", "LocalStore", "OSThreads", "RemoteG2Control",
+        "RemoteG2Core", "RemoteG2Library", "RemoteG2Store",
         .product(name: "GRPCCore", package: "grpc-swift-2"),
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
       ]),
     tests(
       "CommandLineTests",
       on: [
-        "KVConnector", "LocalStore", "OSThreads", "RemoteG2Control", "RemoteG2Core",
-        "RemoteG2Runtime", "RemoteG2Store", "remote-g2",
+        "EngineControl", "KVConnector", "LocalStore", "OSThreads", "Processes", "RankGroups",
+        "RemoteG2Control", "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store", "WorkerConsole",
+        "remote-g2",
       ]),
   ],
   cLanguageStandard: .c11
@@ -189,8 +225,9 @@ let package = Package(
 // The suites that sanitizers and mutants run need none of the heavy dependencies, nor their builds.
 if Context.environment["REMOTE_G2_SUITES"] == "pure" {
   let heavy: Set<String> = [
-    "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "remote-g2", "remote-g2-testhost",
-    "remote-g2-bench", "CAllocations", "TidyTests", "NIXLTests",
+    "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "RankGroups", "WorkerConsole",
+    "NIXLTransfer", "NIXL", "CNIXL", "remote-g2", "remote-g2-testhost", "remote-g2-bench",
+    "CAllocations", "NIXLTests",
     "LlamaModelTests", "RemoteG2StoreTests", "CommandLineTests",
   ]
   package.dependencies = []

@@ -2,7 +2,9 @@ import CAllocations
 import Foundation
 import KVConnector
 import KVTransfer
+import KVWorker
 import OSThreads
+import Processes
 import RemoteG2Core
 
 /// (b) What the connector costs the step loop a step, with loads that stay in flight: the scheduler
@@ -52,9 +54,10 @@ enum ConnectorBench {
     for loads in [0, 1, 64] {
       let control = Silent()
       let blockBytes = 4096
-      var limits = Limits()
-      limits.fetchesInFlightMax = 128
-      limits.fetchesPerPeerMax = 128
+      let limits = Limits {
+        $0.fetchesInFlightMax = 128
+        $0.fetchesPerPeerMax = 128
+      }
       let settings = try ConnectorSettings(
         blockBytes: blockBytes, tokensPerBlock: 16, targetBlockCount: 2048, limits: limits,
         pullsByCost: false)

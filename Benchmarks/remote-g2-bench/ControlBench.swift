@@ -4,6 +4,7 @@ import Linear
 import LlamaModel
 import LocalStore
 import OSThreads
+import Processes
 import RemoteG2Control
 import RemoteG2Core
 import RemoteG2Runtime

@@ -2,6 +2,7 @@ import Collectives
 import Foundation
 import KVLayout
 import OSThreads
+import RankGroups
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2Runtime

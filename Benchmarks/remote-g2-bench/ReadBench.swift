@@ -2,7 +2,9 @@ import Foundation
 import KVTransfer
 import LocalStore
 import NIXL
+import NIXLTransfer
 import OSThreads
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
 import RemoteG2Store
@@ -78,8 +80,7 @@ enum ReadBench {
     let targets = (0..<count).shuffled(using: &generator)
 
     let peer = SourceID.peer(name: "bench", Incarnation(high: 1, low: UInt64(blockBytes)))
-    var limits = Limits()
-    limits.blocksPerFetchMax = 1 << 15
+    let limits = Limits()
     let pump = PumpCore(
       target: target,
       peers: NIXLTransport(

@@ -24,16 +24,16 @@ public struct ConnectorSettings: Sendable, Equatable {
   public var proof: ProofPolicy
   /// Decides only what a failed load is called here; the coordinator carries it out.
   public var policy: LoadFailurePolicy
-  /// What the pump is held to, so that estimates do not mistake the pace for a stall.
-  public var paceBytesPerSecond: Double?
   /// Whether a pull must look cheaper than computing. Off only where the pull itself is shown.
   public var pullsByCost: Bool
-  /// Blocks one transfer carries.
-  public var transferBlocks: Int
+  /// Blocks one transfer carries at most.
+  public var transferBlocksMax: Int {
+    max(1, min(limits.transferBlocksMax, limits.transferBytesMax / blockBytes))
+  }
 
   public init(
     rankCount: Int = 1, blockBytes: Int, tokensPerBlock: Int, targetBlockCount: Int,
-    limits: Limits = Limits(), proof: ProofPolicy = .proven(.onFailure),
+    limits: Limits = Limits(), proof: ProofPolicy = .onFailure,
     policy: LoadFailurePolicy = .recompute, pullsByCost: Bool = true
   ) throws(Invalid) {
     guard rankCount >= 1, rankCount <= 64 else { throw .ranks(rankCount) }
@@ -47,6 +47,5 @@ public struct ConnectorSettings: Sendable, Equatable {
     self.proof = proof
     self.policy = policy
     self.pullsByCost = pullsByCost
-    transferBlocks = max(1, min(limits.transferBlocksMax, limits.transferBytesMax / blockBytes))
   }
 }

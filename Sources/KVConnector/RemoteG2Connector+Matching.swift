@@ -3,10 +3,10 @@ public import RemoteG2Core
 /// What of a request could be loaded, and from where.
 extension RemoteG2Connector {
   public func match(_ request: RequestView, computed: Int, at now: LocalInstant) -> RemoteMatch {
-    waiting[request.id] = nil
+    requests.stopsWaiting(request.id)
     guard computed < request.blocksMax, computed < request.keys.count, !isOff else {
-      if isOff, let hint = request.hint, history[request.id]?.hasTriedPeer != true {
-        history[request.id, default: LoadHistory()].hasTriedPeer = true
+      if isOff, let hint = request.hint, !requests.hasTriedPeer(request.id) {
+        requests.triesPeer(request.id)
         count(.connectorOff, request.id, peer: hint.store, at: now)
       }
       // What it was fetching was computed meanwhile: the fetch must not outlive its use.
@@ -20,23 +20,25 @@ extension RemoteG2Connector {
       }
       return .none
     }
-    let past = history[request.id] ?? LoadHistory()
-    if let active = past.active, let record = fetches[active] {
+    if let record = activeRecord(of: request.id) {
       let found = matchActive(record, computed: computed, at: now)
       // What the own store has does not fit any more: the hint is still to be followed.
-      guard case .none = found, record.source.isLocal, let hint = request.hint, !past.hasTriedPeer
+      guard case .none = found, record.source.isLocal, let hint = request.hint,
+        !requests.hasTriedPeer(request.id)
       else { return found }
       return matchPeer(request, hint, computed: computed, at: now)
     }
     // Another request is loading the very next block: its settle releases us both.
-    if loading[request.keys[computed]] != nil { return .undecided }
-    if !past.hasTriedLocal, fetches.unsettledCount < settings.limits.fetchesInFlightMax {
-      history[request.id, default: LoadHistory()].hasTriedLocal = true
+    if fetches.loader(of: request.keys[computed]) != nil { return .undecided }
+    if !requests.hasTriedLocal(request.id),
+      fetches.unsettledCount < settings.limits.fetchesInFlightMax
+    {
+      requests.triesLocal(request.id)
       if let local = control.localStore, sources.isAttached(local) {
         return begin(request, from: local, computed: computed, blocksMax: nil, at: now)
       }
     }
-    guard let hint = request.hint, !past.hasTriedPeer else { return .none }
+    guard let hint = request.hint, !requests.hasTriedPeer(request.id) else { return .none }
     return matchPeer(request, hint, computed: computed, at: now)
   }
 
@@ -45,7 +47,7 @@ extension RemoteG2Connector {
     _ request: RequestView, _ hint: Hint, computed: Int, at now: LocalInstant
   ) -> RemoteMatch {
     func decline(_ reason: FallbackReason) -> RemoteMatch {
-      history[request.id, default: LoadHistory()].hasTriedPeer = true
+      requests.triesPeer(request.id)
       count(reason, request.id, peer: hint.store, at: now)
       return .none
     }
@@ -58,17 +60,15 @@ extension RemoteG2Connector {
         if reason == .slower { estimator.declined(source.description) }
         return decline(reason)
       }
-      history[request.id, default: LoadHistory()].hasTriedPeer = true
+      requests.triesPeer(request.id)
       return begin(request, from: source, computed: computed, blocksMax: hint.blocksMax, at: now)
     case .failure(.peerNotReady):
       let recompute = estimator.recomputeTime(
         tokens: (request.blocksMax - computed) * settings.tokensPerBlock)
-      let until =
-        history[request.id]?.notReadyUntil
-        ?? now + min(settings.limits.peerNotReadyWaitMax, recompute / 10)
-      guard now < until else { return decline(.peerNotReady) }
-      history[request.id, default: LoadHistory()].notReadyUntil = until
-      waiting[request.id] = until
+      let limit = min(settings.limits.peerNotReadyWaitMax, recompute / 10)
+      guard requests.waits(request.id, atMost: limit, at: now) else {
+        return decline(.peerNotReady)
+      }
       return .undecided
     case .failure(let reason): return decline(reason)
     }
@@ -78,9 +78,10 @@ extension RemoteG2Connector {
     _ request: RequestView, from source: SourceID, computed: Int, blocksMax: Int?,
     at now: LocalInstant
   ) -> RemoteMatch {
+    let id = fetches.makeID()
     // Known before it is begun, so that whatever it comes to finds its request.
-    history[request.id, default: LoadHistory()].active = FetchID(fetchNext)
-    startFetch(request, from: source, computed: computed, blocksMax: blocksMax, at: now)
+    requests.began(id, for: request.id)
+    start(id, request, from: source, computed: computed, blocksMax: blocksMax, at: now)
     return .undecided
   }
 
@@ -110,13 +111,8 @@ extension RemoteG2Connector {
     case .notReady: return .failure(.peerNotReady)
     case .off: return .failure(.peerOff)
     case .ready(let source):
-      let (limits, blocks) = (settings.limits, Double(settings.targetBlockCount))
-      let isFull =
-        quarantined >= Int(blocks * limits.quarantineFractionMax)
-        || quarantinedBySource[source, default: 0]
-          >= Int(blocks * limits.quarantinePerSourceFractionMax)
       // The peer is off, for this engine, until what it may still write is quiet.
-      if isFull { return .failure(.quarantineFull) }
+      if quarantine.isFull(for: source) { return .failure(.quarantineFull) }
       return sources.isAttached(source) ? .success(source) : .failure(.peerNotReady)
     }
   }
@@ -140,12 +136,10 @@ extension RemoteG2Connector {
       ? .slower : nil
   }
 
-  private func startFetch(
-    _ request: RequestView, from source: SourceID, computed: Int, blocksMax: Int?,
+  private func start(
+    _ id: FetchID, _ request: RequestView, from source: SourceID, computed: Int, blocksMax: Int?,
     at now: LocalInstant
   ) {
-    let id = FetchID(fetchNext)
-    fetchNext += 1
     let most = min(
       request.blocksMax - computed, settings.limits.blocksPerFetchMax, blocksMax ?? .max)
     let keys = Array(request.keys[computed..<computed + most])
@@ -161,7 +155,6 @@ extension RemoteG2Connector {
     fetches.insert(
       FetchRecord(
         machine: machine, request: request.id, source: source, keys: keys, first: computed))
-    for key in keys { loading[key] = loading[key] ?? id }
     emit(
       FetchEvent(
         .planned, at: now, request: request.id, fetch: id, peer: source.description,

@@ -3,30 +3,7 @@ public import RemoteG2Core
 extension RemoteG2Connector {
   // MARK: The step
 
-  public func plan(at now: LocalInstant) -> [RankOrder] {
-    guard !orders.isEmpty else { return [] }
-    // Addresses and digests can be long: a plan has its bound, and the rest comes with the next one.
-    var (announced, named, end) = (0, 0, 0)
-    while end < orders.count {
-      switch orders[end] {
-      case .attach: announced += 1
-      case .load(_, _, let moves, _): named += moves.count
-      case .checkDigests(_, let expected): named += expected.count
-      case .save(let blocks): named += blocks.count
-      default: break
-      }
-      if end > 0, announced > 1 || named > settings.limits.planBlocksMax { break }
-      end += 1
-    }
-    if end == orders.count {
-      let taken = orders
-      orders = []
-      return taken
-    }
-    let taken = Array(orders[..<end])
-    orders.removeSubrange(..<end)
-    return taken
-  }
+  public func plan(at now: LocalInstant) -> [RankOrder] { orders.takePlan() }
 
   /// Absorbs a step in the order: saves done, load failures and landings, answers, deadlines.
   public func absorb(_ reports: [RankReport], at now: LocalInstant) -> ConnectorOutcome {
@@ -38,12 +15,9 @@ extension RemoteG2Connector {
     for report in reports { absorbSaves(report) }
     for report in reports { absorbLoads(report, at: now) }
     for answer in control.drain() { absorb(answer, at: now) }
-    if !abandoned.isEmpty {
-      for fetch in abandoned {
-        guard let record = fetches[fetch] else { continue }
-        perform(record.machine.cancelled(), record, at: now)
-      }
-      abandoned = []
+    for fetch in requests.takeAbandoned() {
+      guard let record = fetches[fetch] else { continue }
+      perform(record.machine.cancelled(), record, at: now)
     }
     // Judged last, so that no deadline fires over a landing that was already in the mailbox.
     for record in fetches.takeDue(at: now) {
@@ -96,7 +70,7 @@ extension RemoteG2Connector {
     let freed = record.unquiet.filter { !kept.contains($0) }
     guard !freed.isEmpty else { return }
     record.unquiet.removeAll { !kept.contains($0) }
-    unquarantine(freed.count, of: record.source)
+    quarantine.remove(freed.count, of: record.source)
     outcome.quieted += freed
   }
 
@@ -242,12 +216,9 @@ extension RemoteG2Connector {
     record.unquiet = result.unquiet.compactMap {
       record.targets.indices.contains($0) ? record.targets[$0] : nil
     }
-    quarantined += record.unquiet.count
-    if !record.unquiet.isEmpty {
-      quarantinedBySource[record.source, default: 0] += record.unquiet.count
-    }
-    for key in record.keys where loading[key] == fetch { loading[key] = nil }
-    if history[record.request]?.active == fetch { history[record.request]?.active = nil }
+    quarantine.add(record.unquiet.count, of: record.source)
+    fetches.settled(record)
+    requests.settled(fetch, for: record.request)
     // A local store that has nothing is an ordinary miss, not a fallback.
     let isMiss = record.source.isLocal && result.reason == .gone
     let isFallback = result.reason != nil && !isCancelled && !isMiss
@@ -258,7 +229,7 @@ extension RemoteG2Connector {
           peer: record.source.description, blocks: failed.count, reason: result.reason,
           outcome: outcome))
     }
-    if isFallback, let reason = result.reason { note(reason, record.request) }
+    if isFallback, let reason = result.reason { requests.note(reason, for: record.request) }
     // A fallback is told before anything is marked valid; a failure that ends its request, after.
     if isFallback, settings.policy == .recompute { emitEnd(.fallback, .localRecompute) }
     if valid > 0 {
@@ -285,18 +256,11 @@ extension RemoteG2Connector {
     }
   }
 
-  private func unquarantine(_ count: Int, of source: SourceID) {
-    quarantined -= count
-    let left = quarantinedBySource[source, default: 0] - count
-    precondition(quarantined >= 0 && left >= 0, "more blocks went quiet than were not")
-    quarantinedBySource[source] = left == 0 ? nil : left
-  }
-
   private func close(_ record: FetchRecord, at now: LocalInstant) {
     let fetch = record.machine.id
     if !record.targets.isEmpty { orders.append(.forget(fetch)) }
     if !record.unquiet.isEmpty {
-      unquarantine(record.unquiet.count, of: record.source)
+      quarantine.remove(record.unquiet.count, of: record.source)
       outcome.quieted += record.unquiet
       emit(event(.quieted, record, at: now, blocks: record.unquiet.count))
     }

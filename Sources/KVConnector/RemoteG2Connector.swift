@@ -1,4 +1,3 @@
-internal import KVTransfer
 public import RemoteG2Core
 
 /// The scheduler half: decides what to fetch from whom, drives each fetch's machine, and tells the
@@ -9,27 +8,19 @@ public final class RemoteG2Connector: SchedulerConnector {
   public internal(set) var estimator = Estimator()
   let emit: (FetchEvent) -> Void
   var fetches = FetchTable()
-  var history: [RequestID: LoadHistory] = [:]
-  /// Requests that wait for a peer's handshake, and until when.
-  var waiting: [RequestID: LocalInstant] = [:]
-  /// Blocks on their way, by key: who else needs one waits for the same settle.
-  var loading: [BlockKey: FetchID] = [:]
-  var orders: [RankOrder] = []
+  var requests = RequestTable()
+  var orders: OrderQueue
   var outcome = ConnectorOutcome()
   var sources: SourceTable
   var saves: SaveTable
+  var quarantine: Quarantine
   /// By rank, as of their last reports.
   public internal(set) var rankCounts: [RankCounts] = []
-  var quarantined = 0
-  var quarantinedBySource: [SourceID: Int] = [:]
   /// A grant to bind or a result to apply came with the last absorb.
   var hasNews = false
-  /// Fetches whose request left while they were open.
-  var abandoned: [FetchID] = []
-  var fetchNext: UInt64 = 1
+  /// Blocks that one transfer carries, and how long it takes at the least.
+  private var expected: (blocks: Int, time: Duration)
   public private(set) var isOff = false
-  /// One per fetch that kept less than it matched.
-  public internal(set) var fallbacks: [FallbackReason: Int] = [:]
 
   /// - Parameter emit: Takes every event; must not block.
   public init(
@@ -39,7 +30,10 @@ public final class RemoteG2Connector: SchedulerConnector {
     self.control = control
     self.settings = settings
     self.emit = emit
+    expected = (settings.transferBlocksMax, .zero)
     sources = SourceTable(rankCount: settings.rankCount)
+    orders = OrderQueue(blocksMax: settings.limits.planBlocksMax)
+    quarantine = Quarantine(blockCount: settings.targetBlockCount, limits: settings.limits)
     saves = SaveTable(
       rankCount: settings.rankCount, inFlightMax: settings.limits.storeSavesInFlightMax,
       unsavedMax: settings.limits.unsavedMax)
@@ -88,11 +82,8 @@ public final class RemoteG2Connector: SchedulerConnector {
   /// silent, only this machine can.
   func stall(of record: FetchRecord) -> Duration? {
     guard !record.source.isLocal else { return nil }
-    let bytes = settings.transferBlocks * settings.blockBytes
-    var one = estimator.moveTime(bytes: bytes, from: record.source.description)
-    if let pace = settings.paceBytesPerSecond {
-      one = max(one, .nanoseconds(Int64(clamping: Double(bytes) / pace * 1e9)))
-    }
+    let bytes = expected.blocks * settings.blockBytes
+    let one = max(estimator.moveTime(bytes: bytes, from: record.source.description), expected.time)
     return min(max(one * 4, settings.limits.stallMin), settings.limits.hardDeadline)
   }
 
@@ -107,15 +98,13 @@ public final class RemoteG2Connector: SchedulerConnector {
     perform(record.machine.cancelled(), record, at: now)
   }
 
-  public func finish(_ request: RequestID) {
-    waiting[request] = nil
-    // Its fetch, if one is still open, is cancelled by the next absorb.
-    if let active = history.removeValue(forKey: request)?.active { abandoned.append(active) }
-  }
+  /// Its fetch, if one is still open, is cancelled by the next absorb.
+  public func finish(_ request: RequestID) { requests.finish(request) }
 
-  public func reasons(of request: RequestID) -> [FallbackReason] {
-    history[request]?.reasons ?? []
-  }
+  public func reasons(of request: RequestID) -> [FallbackReason] { requests.reasons(of: request) }
+
+  /// By reason: how often a request got less than it could have.
+  public var fallbacks: [FallbackReason: Int] { requests.fallbacks }
 
   /// The engine ends: every open load is cancelled and every lease is given back.
   public func shutDown(at now: LocalInstant) {
@@ -130,8 +119,8 @@ public final class RemoteG2Connector: SchedulerConnector {
   public func turnOff() { isOff = true }
 
   public var nextDeadline: LocalInstant? {
-    guard let first = fetches.nextDeadline else { return waiting.values.min() }
-    return waiting.isEmpty ? first : min(first, waiting.values.min() ?? first)
+    guard let waiting = requests.nextDeadline else { return fetches.nextDeadline }
+    return min(waiting, fetches.nextDeadline ?? waiting)
   }
 
   /// What is overdue, in words.
@@ -139,16 +128,16 @@ public final class RemoteG2Connector: SchedulerConnector {
     fetches.records.values.compactMap { record in
       guard let due = record.machine.nextDeadline, due <= now else { return nil }
       return "\(record.machine.id) is \(record.machine.stateName), due \(now - due) ago"
-    } + waiting.filter { $0.value <= now }.map { "\($0.key) waits for a peer" }
+    } + requests.overdue(at: now).map { "\($0) waits for a peer" }
   }
 
-  public var wantsStep: Bool { !orders.isEmpty || hasNews || !abandoned.isEmpty }
+  public var wantsStep: Bool { !orders.isEmpty || hasNews || requests.hasAbandoned }
 
   public var isBusy: Bool { fetches.count > 0 || saves.inFlightCount > 0 || !orders.isEmpty }
 
   /// Open fetches, quarantined blocks and blocks being saved: all zero when nothing is going on.
   public var open: (fetches: Int, quarantined: Int, saving: Int) {
-    (fetches.count, quarantined, saves.inFlightCount)
+    (fetches.count, quarantine.count, saves.inFlightCount)
   }
 
   /// Whether a pull from this peer could start now: handshake done, agent made and connected.
@@ -166,6 +155,16 @@ public final class RemoteG2Connector: SchedulerConnector {
   /// What became of the blocks that every rank had staged.
   public var saveOutcomes: [SaveOutcome.Kind: Int] { saves.outcomes }
 
+  // MARK: Rigs
+
+  /// Passes an order on to the rigs of all ranks, unread.
+  public func orderRigs(_ order: [UInt8]) { orders.append(.rig(order)) }
+
+  /// What a rig holds one transfer to, so that its pace is not taken for a stall.
+  ///
+  /// - Parameter time: At the least.
+  public func expectTransfers(of blocks: Int, toTake time: Duration) { expected = (blocks, time) }
+
   public func setProof(_ policy: ProofPolicy) { settings.proof = policy }
 
   public func observePrefill(tokens: Int, in duration: Duration) {
@@ -179,27 +178,22 @@ public final class RemoteG2Connector: SchedulerConnector {
   }
 
   func activeRecord(of request: RequestID) -> FetchRecord? {
-    history[request]?.active.flatMap { fetches[$0] }
+    requests.active(of: request).flatMap { fetches[$0] }
   }
 
   /// A decision not to ask a peer: counted, told, and remembered for the request's result.
   func count(_ reason: FallbackReason, _ request: RequestID, peer: String, at now: LocalInstant) {
-    note(reason, request)
+    requests.note(reason, for: request)
     emit(
       FetchEvent(
         .fallback, at: now, request: request, peer: peer, reason: reason,
         outcome: .localRecompute))
   }
-
-  func note(_ reason: FallbackReason, _ request: RequestID) {
-    fallbacks[reason, default: 0] += 1
-    history[request, default: LoadHistory()].reasons.append(reason)
-  }
 }
 
 extension Int64 {
   /// The nearest whole number that fits; 0 for what is none.
-  init(clamping value: Double) {
+  package init(clamping value: Double) {
     self = value.isNaN ? 0 : value >= 0x1p63 ? .max : value <= -0x1p63 ? .min : Int64(value)
   }
 }

@@ -27,35 +27,43 @@ public final class PumpCore {
   var report = PumpReport()
   var counts = RankCounts()
   private var lastRun: LocalInstant?
-  private var isTracing = false
   private var postedMax: Int
-  /// Called to set the pace, where the peers' transport has one.
-  private let setPace: (Double?) -> Void
-
-  /// Called to let transfers go wrong, where the peers' transport can.
-  private let setFault: (TransferFault?) -> Void
-  private let faultsInjected: () -> Int
+  /// What a test or a demonstration has fastened to it; nil where it serves.
+  private let rig: (any PumpRig)?
 
   /// - Parameters:
   ///   - target: This rank's G1.
   ///   - peers: Reads peers' pools; the local store's is always copied from its mapping.
+  ///   - transferBlocksMax: Blocks that one transfer carries; nil: as many as the limits let it.
+  ///   - rig: Nil where nothing but the limits holds the pump.
   public init(
     target: BlockRegion, peers: any Transport, rank: Int, limits: Limits,
-    setPace: @escaping (Double?) -> Void = { _ in },
-    setFault: @escaping (TransferFault?) -> Void = { _ in },
-    faultsInjected: @escaping () -> Int = { 0 }
+    transferBlocksMax: Int? = nil, rig: (any PumpRig)? = nil
   ) {
-    self.setFault = setFault
-    self.faultsInjected = faultsInjected
     self.target = target
     self.peers = peers
     self.rank = rank
     self.limits = limits
-    self.setPace = setPace
+    self.rig = rig
     postedMax = limits.transfersPostedMax
     local = MappedTransport(target: target)
-    transferBlocksMax = max(
-      1, min(limits.transferBlocksMax, limits.transferBytesMax / target.blockBytes))
+    self.transferBlocksMax = Self.blocks(transferBlocksMax, limits, target)
+  }
+
+  /// A pump with a rig between it and its peers' transport.
+  public convenience init(
+    target: BlockRegion, peers: any Transport, rank: Int, limits: Limits, rigging: PumpRigging?
+  ) {
+    let made = rigging?.make(peers, target, rank)
+    self.init(
+      target: target, peers: made?.peers ?? peers, rank: rank, limits: limits, rig: made?.rig)
+  }
+
+  /// Blocks of one transfer: as many as are asked for and the limits let it carry.
+  private static func blocks(_ wanted: Int?, _ limits: Limits, _ target: BlockRegion) -> Int {
+    max(
+      1,
+      min(wanted ?? limits.transferBlocksMax, limits.transferBytesMax / target.blockBytes))
   }
 
   // MARK: Orders
@@ -66,14 +74,6 @@ public final class PumpCore {
     case .detach(let source):
       if source.isLocal { stagingFree[source.incarnation] = nil }
       transport(for: source).detach(source)
-    case .pace(let rate):
-      setPace(rate)
-      // One at a time, so that landings come evenly and not a window at a time.
-      postedMax = rate == nil ? limits.transfersPostedMax : 1
-    case .transferBlocksMax(let count):
-      transferBlocksMax = max(1, min(count, limits.transferBytesMax / target.blockBytes))
-    case .trace(let isOn): isTracing = isOn
-    case .inject(let fault): setFault(fault)
     case .rank(let order): handle(order, at: now)
     }
   }
@@ -112,7 +112,11 @@ public final class PumpCore {
     case .sourceDied(let source):
       if source.isLocal { stagingFree[source.incarnation] = nil }
       transport(for: source).fence(source)
-    case .attach, .pace, .trace, .inject:
+    case .rig(let order):
+      guard let tuning = rig?.obey(order) else { return }
+      postedMax = tuning.postedMax ?? limits.transfersPostedMax
+      transferBlocksMax = Self.blocks(tuning.transferBlocksMax, limits, target)
+    case .attach:
       preconditionFailure("the worker half turns \(rankOrder) into an order of the pump's own")
     }
   }
@@ -191,7 +195,7 @@ public final class PumpCore {
       try transport(for: load.source).post(
         id, from: load.source, Array(load.moves[chunk.range]), at: now)
       load.posted(next, at: now)
-      trace(id, .posted, at: now, blocks: chunk.range.count)
+      tell(id, .posted, at: now, blocks: chunk.range.count)
     } catch {
       // Nothing was started, so nothing of this transfer moves.
       load.chunks[next].outcome = .quiet
@@ -204,11 +208,10 @@ public final class PumpCore {
     loads.values.reduce(0) { $0 + ($1.source == source ? $1.postedCount : 0) }
   }
 
-  private func trace(
+  private func tell(
     _ transfer: TransferID, _ moment: TransferTrace.Moment, at: LocalInstant, blocks: Int
   ) {
-    guard isTracing else { return }
-    report.trace.append(
+    rig?.saw(
       TransferTrace(
         transfer: transfer, moment: moment, at: at, bytes: blocks * target.blockBytes))
   }
@@ -225,7 +228,7 @@ public final class PumpCore {
       precondition(chunk.outcome == .posted, "\(id) landed in state \(chunk.outcome)")
       load.chunks[ordinal].outcome = .landed
       load.landed(at: at)
-      trace(id, .landed, at: at, blocks: chunk.range.count)
+      tell(id, .landed, at: at, blocks: chunk.range.count)
       let bytes = chunk.range.count * target.blockBytes
       counts.bytesMoved += UInt64(bytes)
       if load.isStopped { counts.bytesLate += UInt64(bytes) }
@@ -234,12 +237,12 @@ public final class PumpCore {
       moved.duration += at - chunk.postedAt
       report.moved[load.source] = moved
     case .failed(_, let failure, let at):
-      trace(id, .failed, at: at, blocks: chunk.range.count)
+      tell(id, .failed, at: at, blocks: chunk.range.count)
       precondition(chunk.outcome == .posted, "\(id) failed in state \(chunk.outcome)")
       load.chunks[ordinal].outcome = .failed
       load.failure = load.failure ?? failure
     case .quiet(_, let at):
-      trace(id, .quiet, at: at, blocks: chunk.range.count)
+      tell(id, .quiet, at: at, blocks: chunk.range.count)
       precondition(chunk.outcome == .failed, "\(id) went quiet in state \(chunk.outcome)")
       load.chunks[ordinal].outcome = .quiet
     }
@@ -291,7 +294,7 @@ public final class PumpCore {
     stats.loads = loads.count
     stats.counts = counts
     stats.counts.transfersInFlight = local.inFlightCount + peers.inFlightCount
-    stats.counts.faultsInjected = faultsInjected()
+    stats.counts.rigCount = rig?.count ?? 0
     stats.blocksUnquiet = loads.values.reduce(0) { $0 + $1.unquiet.count }
     stats.savesQueued = saves.count
     return stats

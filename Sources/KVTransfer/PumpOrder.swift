@@ -6,24 +6,6 @@ public enum PumpOrder: Sendable {
   case attach(UInt64, SourceID, SourceDescription)
   case detach(SourceID)
   case rank(RankOrder)
-  /// Nil: as fast as it goes.
-  case pace(bytesPerSecond: Double?)
-  /// From now on, at most this many blocks a transfer.
-  case transferBlocksMax(Int)
-  /// Only where the pump was made for it; nil: nothing goes wrong any more.
-  case inject(TransferFault?)
-  /// Report every transfer's posting and end, with its time.
-  case trace(Bool)
-}
-
-/// One moment in a transfer's life, by the pump's clock.
-public struct TransferTrace: Equatable, Sendable {
-  public enum Moment: String, Sendable { case posted, landed, failed, quiet }
-
-  public let transfer: TransferID
-  public let moment: Moment
-  public let at: LocalInstant
-  public let bytes: Int
 }
 
 /// What a pump has to tell, gathered since it was last asked.
@@ -35,10 +17,8 @@ public struct PumpReport: Equatable, Sendable {
   public var moved: [SourceID: RankReport.MovedBytes] = [:]
   /// By the order's number: whether a source could be attached; the reason when not.
   public var attached: [UInt64: TransferFailure?] = [:]
-  /// Only while tracing.
-  public var trace: [TransferTrace] = []
   public var isEmpty: Bool {
-    trace.isEmpty && progress.isEmpty && loadErrors.isEmpty && saved.isEmpty && moved.isEmpty
+    progress.isEmpty && loadErrors.isEmpty && saved.isEmpty && moved.isEmpty
       && unlinked.isEmpty && attached.isEmpty
   }
 
@@ -54,7 +34,6 @@ public struct PumpReport: Equatable, Sendable {
       .init(bytes: $0.bytes + $1.bytes, duration: $0.duration + $1.duration)
     }
     attached.merge(later.attached) { $1 }
-    trace += later.trace
   }
 }
 

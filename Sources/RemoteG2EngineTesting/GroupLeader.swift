@@ -33,7 +33,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
   private var idNext: UInt64 = 1000
 
   package init(
-    _ member: GroupMember, channel: Channel, proof: ProofPolicy = .proven(.onFailure),
+    _ member: GroupMember, channel: Channel, proof: ProofPolicy = .onFailure,
     limits: Limits = Limits()
   ) throws {
     self.member = member
@@ -72,7 +72,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
       policy: .recompute, limits: limits, clock: { [clock = member.clock] in clock.now })
     control.peers["P"] = .ready(GroupMember.peer)
     rankCount = channel.rankCount
-    connector.setPace(nil, transferBlocks: GroupFault.blocksPerTransfer)
+    connector.expectTransfers(of: GroupFault.blocksPerTransfer, toTake: .zero)
     control.followOwnStore(at: path)
     // The store answers on a thread of its own.
     for _ in 0..<2000 where control.localStore == nil { waitAndRun() }

@@ -1,6 +1,6 @@
 package import Collectives
 package import KVLayout
-package import KVTransfer
+internal import KVTransfer
 internal import Linear
 package import LlamaModel
 package import LlamaModelTesting
@@ -9,6 +9,7 @@ internal import OSThreads
 package import RemoteG2Core
 package import RemoteG2Engine
 package import Simulation
+package import TransferRig
 
 /// A sharded model, as the engine takes it.
 package final class ShardForward: ForwardPass {
@@ -116,7 +117,9 @@ package final class GroupMember: @unchecked Sendable {
     faulty = FaultyTransport(
       MemoryTransport(target: memory.region, fabric: fabric, blocksPerPoll: 1),
       target: memory.region, fault: { fault?.of($0, rank: rank) })
-    let pump = PumpCore(target: memory.region, peers: faulty, rank: rank, limits: limits)
+    let pump = PumpCore(
+      target: memory.region, peers: faulty, rank: rank, limits: limits,
+      transferBlocksMax: GroupFault.blocksPerTransfer)
     let clock = ToyClock()
     self.clock = clock
     self.error = error

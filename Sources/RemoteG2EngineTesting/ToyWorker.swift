@@ -1,5 +1,6 @@
 internal import KVConnector
 package import KVTransfer
+internal import KVWorker
 package import RemoteG2Core
 
 /// The shipped worker half over a pump core without a thread, which works when it is asked for news.

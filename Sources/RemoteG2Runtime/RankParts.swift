@@ -1,12 +1,13 @@
 package import Collectives
 internal import Glibc
-package import KVConnector
+internal import KVConnector
 internal import KVLayout
 package import KVTransfer
+package import KVWorker
 internal import Linear
 package import LlamaModel
-internal import LocalStore
 package import NIXL
+internal import NIXLTransfer
 package import OSThreads
 package import RemoteG2Core
 
@@ -24,10 +25,10 @@ package struct RankParts {
   /// - Parameters:
   ///   - library: Nil: nothing is pulled from peers.
   ///   - bell: Rung when the pump has news.
+  ///   - rigging: Nil where the worker serves.
   package init(
     _ configuration: WorkerConfiguration, library: NIXLLibrary?, incarnation: Incarnation,
-    reducer: any TensorReducer, ringing bell: any Bell,
-    onTrace: @escaping @Sendable (TransferTrace) -> Void
+    reducer: any TensorReducer, ringing bell: any Bell, rigging: PumpRigging?
   ) throws(WorkerError) {
     let rank = reducer.rank
     let team = WorkerTeam(threads: configuration.threads)
@@ -57,59 +58,11 @@ package struct RankParts {
       } else {
         peers = MappedTransport(target: region)
       }
-      let injection = Injection()
-      let faulty =
-        configuration.injectsFaults
-        ? FaultyTransport(peers, target: region) { injection.fault(of: $0) } : nil
-      let paced = PacedTransport(faulty ?? peers, blockBytes: layout.blockBytes)
       return PumpCore(
-        target: region, peers: paced, rank: rank, limits: limits,
-        setPace: { paced.bytesPerSecond = $0 }, setFault: { injection.kind = $0 },
-        faultsInjected: { faulty?.appliedCount ?? 0 })
+        target: region, peers: peers, rank: rank, limits: limits, rigging: rigging)
     }
-    let fingerprint = identity.fingerprint()
-    worker = RemoteG2Worker(
-      pump: pump, rank: rank,
-      open: {
-        Self.open($0, $1, rank: rank, as: fingerprint, stagingSlots: limits.stagingSlotsMax)
-      }, onTrace: onTrace)
-  }
-
-  /// Which transfer of a fetch goes wrong, where one is told to: in the middle of a paced pull, and the
-  /// same on every rank, since a group that has seen a failure posts nothing more.
-  package static let injectedTransfer = 8
-
-  /// Nil for a store that died between its answer and our mapping; the next visit meets its successor.
-  private static func open(
-    _ source: SourceID, _ address: SourceAddress, rank: Int, as fingerprint: Fingerprint,
-    stagingSlots: Int
-  ) -> SourceDescription? {
-    switch address {
-    case .remote(let metadata, let address, let slotCount, let blockBytes):
-      return .nixl(
-        metadata: metadata, address: address, slotCount: slotCount, blockBytes: blockBytes)
-    case .own(let socket, let engine):
-      let hello = LocalHello(
-        engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: stagingSlots)
-      guard
-        let own = OwnPool.open(
-          socket: socket, store: source.incarnation, hello: hello, now: MonotonicClock.now,
-          nap: { OSThread.nap($0) })
-      else { return nil }
-      let shape = own.mapping.shape
-      return .mapped(
-        BlockRegion(
-          base: own.mapping.base, blockBytes: shape.blockBytes, blockCount: shape.slotCount),
-        words: own.mapping.words, link: own.link, owner: own.mapping)
-    }
-  }
-}
-
-/// What a demonstration lets go wrong on this rank. Used by its pump's thread only.
-private final class Injection {
-  var kind: TransferFault?
-
-  func fault(of transfer: TransferID) -> TransferFault? {
-    transfer.ordinal == RankParts.injectedTransfer ? kind : nil
+    let opener = SourceOpener(
+      rank: rank, fingerprint: identity.fingerprint(), stagingSlots: limits.stagingSlotsMax)
+    worker = RemoteG2Worker(pump: pump, rank: rank, open: opener.open)
   }
 }

@@ -1,6 +1,7 @@
 internal import Glibc
 internal import LocalStore
 internal import OSThreads
+internal import Processes
 package import RemoteG2Core
 internal import RemoteG2Store
 internal import Synchronization
@@ -176,15 +177,5 @@ package final class StoreSupervisor: Sendable {
       state.withLock { $0.failure = "\(error)" }
       return false
     }
-  }
-}
-
-extension String {
-  /// Where a symbolic link points, or the path itself.
-  package var resolved: String {
-    var buffer = [CChar](repeating: 0, count: 4096)
-    let count = readlink(self, &buffer, buffer.count - 1)
-    guard count > 0 else { return self }
-    return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 }

@@ -1,5 +1,6 @@
 internal import CLinuxShims
 package import Collectives
+package import EngineControl
 internal import Glibc
 package import KVConnector
 internal import KVLayout
@@ -8,6 +9,8 @@ package import Linear
 package import LlamaModel
 package import NIXL
 internal import OSThreads
+internal import Processes
+package import RankGroups
 internal import RemoteG2Control
 package import RemoteG2Core
 package import RemoteG2Engine
@@ -46,8 +49,8 @@ package final class Worker: @unchecked Sendable {
   package let pump: TransferPump
   package let supervisor: StoreSupervisor
   let model: LlamaModel
-  let engine: WorkerEngine
-  let connector: RemoteG2Connector
+  package let engine: WorkerEngine
+  package let connector: RemoteG2Connector
   let bell: EventBell
   private let group: MPIGroup?
   let commands: Mailbox<@Sendable (Worker) -> Void>
@@ -62,13 +65,12 @@ package final class Worker: @unchecked Sendable {
   ///   - library: Nil: nothing is pulled from peers.
   ///   - group: This process's ranks mates; nil for a worker of one rank.
   ///   - onResult: Told every request's result, on the step thread.
-  ///   - onTrace: Told every transfer's moments while tracing, on the step thread.
+  ///   - rigging: What a demonstration fastens to it; nil where it serves.
   ///   - onEvent: Told every event of a fetch, on the step thread.
   package init(
     _ configuration: WorkerConfiguration, library: NIXLLibrary?, group: MPIGroup? = nil,
     onResult: @escaping @Sendable (RequestResult) -> Void,
-    onTrace: @escaping @Sendable (TransferTrace) -> Void = { _ in },
-    onEvent: @escaping @Sendable (FetchEvent) -> Void = { _ in }
+    onEvent: @escaping @Sendable (FetchEvent) -> Void = { _ in }, rigging: WorkerRigging? = nil
   ) throws(WorkerError) {
     self.configuration = configuration
     self.onResult = onResult
@@ -82,7 +84,7 @@ package final class Worker: @unchecked Sendable {
     let parts = try RankParts(
       configuration, library: library, incarnation: incarnation,
       reducer: group.map { MPITensorReducer($0) } ?? SoloTensorReducer(), ringing: bell,
-      onTrace: onTrace)
+      rigging: rigging?.pump)
     (identity, pump, model) = (parts.identity, parts.pump, parts.model)
     let supervisor = StoreSupervisor(
       StoreLaunch(
@@ -98,7 +100,7 @@ package final class Worker: @unchecked Sendable {
       onUnusable: { supervisor.replace($0, because: $1) })
     do throws(ConnectorSettings.Invalid) {
       connector = RemoteG2Connector(
-        control: control,
+        control: rigging?.control(control) ?? control,
         settings: try ConnectorSettings(
           rankCount: model.layout.rankCount, blockBytes: model.layout.blockBytes,
           tokensPerBlock: model.layout.tokensPerBlock, targetBlockCount: configuration.blockCount,
@@ -123,7 +125,11 @@ package final class Worker: @unchecked Sendable {
     supervisor.start()
     control.followLocalStore(at: supervisor.socketPath)
     do throws(CallError) {
-      for peer in configuration.peers { try control.addPeer(peer) }
+      for peer in configuration.peers {
+        control.addPeer(
+          peer.name,
+          through: try StoreClient(StoreAddress(host: peer.host, port: peer.port)))
+      }
     } catch { throw .control("\(error)") }
     let started = OSThread.start("step-0") { [self] in loop() }
     thread.withLock { $0 = started }

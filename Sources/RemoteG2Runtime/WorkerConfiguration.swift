@@ -18,15 +18,13 @@ package struct WorkerConfiguration: Sendable {
   package var proof: ProofPolicy
   package var policy: LoadFailurePolicy
   package var pullsByCost: Bool
-  /// A demonstration may let its transfers go wrong.
-  package var injectsFaults: Bool
   package var limits: Limits
 
   package init(
     name: String, modelPath: String, host: String, port: Int, directory: String,
     peers: [PeerAddress], blockCount: Int, slotCount: Int, threads: Int, linger: Duration,
     nixlPath: String?, isInsecure: Bool, proof: ProofPolicy, policy: LoadFailurePolicy,
-    pullsByCost: Bool = true, injectsFaults: Bool = false, limits: Limits
+    pullsByCost: Bool = true, limits: Limits
   ) {
     self.name = name
     self.modelPath = modelPath
@@ -43,7 +41,6 @@ package struct WorkerConfiguration: Sendable {
     self.proof = proof
     self.policy = policy
     self.pullsByCost = pullsByCost
-    self.injectsFaults = injectsFaults
     self.limits = limits
   }
 }

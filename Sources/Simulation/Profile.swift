@@ -1,5 +1,6 @@
 import KVTransfer
 import RemoteG2Core
+import TransferRig
 
 /// How bad the world is. Every run draws which faults it has and how often (swarm testing): a run
 /// with everything at once hides what two of them do together.

@@ -2,8 +2,10 @@ import ContentDigest
 import KVConnector
 import KVLayout
 import KVTransfer
+import KVWorker
 import RemoteG2Core
 import RemoteG2Engine
+import TransferRig
 
 /// One engine process: a rank group's memory, pumps and control client, and the shipped engine over
 /// them. It ends with its process; another one takes its place.
@@ -91,21 +93,23 @@ final class SimEngine {
           target: memories[rank].region, fabric: fabrics[rank], blocksPerPoll: 1)
         let faulty = FaultyTransport(memory, target: memories[rank].region, fault: fault)
         let core = PumpCore(
-          target: memories[rank].region, peers: faulty, rank: rank, limits: configuration.limits)
-        core.handle(
-          .transferBlocksMax(configuration.transferBlocks), at: LocalInstant(nanoseconds: 0))
+          target: memories[rank].region, peers: faulty, rank: rank, limits: configuration.limits,
+          transferBlocksMax: configuration.transferBlocks)
         return SimPump(core: core, memory: memory, faulty: faulty)
       }
-      var settings = try ConnectorSettings(
+      let believes = configuration.bug == .sealBeforeProof
+      let settings = try ConnectorSettings(
         rankCount: configuration.rankCount, blockBytes: bytes, tokensPerBlock: 4,
         targetBlockCount: configuration.blockCount, limits: configuration.limits,
-        proof: configuration.bug == .sealBeforeProof ? .unsafelyTrusting : configuration.proof,
+        proof: believes ? .off : configuration.proof,
         policy: configuration.policy)
-      settings.transferBlocks = configuration.transferBlocks
       let (clock, log) = (Clock(), Log())
       self.clock = clock
       self.log = log
-      connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
+      connector = RemoteG2Connector(
+        control: TrustingControl(control, isTrusting: believes), settings: settings
+      ) { log.events.append($0) }
+      connector.expectTransfers(of: configuration.transferBlocks, toTake: .zero)
       spy = SpyConnector(connector, bug: configuration.bug)
       let halves = pumps.enumerated().map { rank, pump in
         RemoteG2Worker(pump: pump, rank: rank, open: { opener.open(rank, $0, $1) })

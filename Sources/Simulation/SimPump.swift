@@ -1,5 +1,6 @@
 import KVTransfer
 import RemoteG2Core
+import TransferRig
 
 /// A rank's pump: the shipped core, turned by the world instead of by a thread.
 final class SimPump: PumpPort, @unchecked Sendable {

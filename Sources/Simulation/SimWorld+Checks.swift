@@ -3,6 +3,7 @@ import KVConnector
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import TransferRig
 
 /// The checkers.
 extension SimWorld {

@@ -2,6 +2,7 @@ import KVConnector
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import TransferRig
 
 /// Requests arrive, faults happen, and at the end everything heals.
 extension SimWorld {

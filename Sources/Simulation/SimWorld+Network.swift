@@ -1,5 +1,6 @@
 import KVTransfer
 import RemoteG2Core
+import TransferRig
 
 /// Calls cross a network that loses, delays, repeats, cuts and lies.
 extension SimWorld {

@@ -3,6 +3,7 @@ import KVLayout
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import TransferRig
 
 /// Processes start, step, are turned, and die.
 extension SimWorld {

@@ -3,6 +3,7 @@ import KVConnector
 import KVTransfer
 import RemoteG2Core
 import RemoteG2Engine
+import TransferRig
 
 /// Some workers, their stores and the network between them, moved by one queue of events.
 final class SimWorld {
@@ -50,8 +51,7 @@ final class SimWorld {
     // Corruption in flight is what `always` is for: the other policies do not promise to see it.
     let corrupts = weights.transferFault.contains { $0.fault == .corrupt }
     let lies = weights.hostile > 0
-    proof = .proven(
-      corrupts || lies ? .always : chance.pick([.onFailure, .onFailure, .always, .off]))
+    proof = corrupts || lies ? .always : chance.pick([.onFailure, .onFailure, .always, .off])
     policy = chance.happens(0.9) ? .recompute : .fail
     chain = Self.makeChain()
     fingerprint = Fingerprint(
@@ -76,37 +76,37 @@ final class SimWorld {
 
   /// Short enough for every deadline to matter within a run.
   private static func drawLimits(_ chance: inout Chance) -> Limits {
-    var limits = Limits()
-    limits.leaseTTL = chance.duration(.milliseconds(300)...(.milliseconds(1200)))
-    limits.leaseTTLMax = .seconds(4)
-    limits.hardDeadline = chance.duration(.milliseconds(300)...(.milliseconds(2000)))
-    limits.resolveMin = .milliseconds(10)
-    limits.resolveMax = .milliseconds(80)
-    limits.stallMin = .milliseconds(15)
-    limits.pumpGapMax = .milliseconds(12)
-    limits.pumpLateCharge = .milliseconds(3)
-    limits.hardDeadlineMin = min(.milliseconds(200), limits.hardDeadline)
-    limits.handshakeTimeout = .milliseconds(100)
-    limits.breakerSilence = .milliseconds(200)
-    limits.breakerBackoffMax = .milliseconds(800)
-    limits.ownHeartbeat = .milliseconds(25)
-    limits.ownSilenceMax = .milliseconds(100)
-    limits.ownRetryMin = .milliseconds(2)
-    limits.ownRetryMax = .milliseconds(20)
-    limits.stagingWaitMax = .milliseconds(100)
-    limits.stagingSlotsMax = chance.pick([1, 4, 32])
-    limits.storeSavesInFlightMax = chance.pick([2, 16, 128])
-    limits.peerHeartbeat = .milliseconds(50)
-    limits.peerRefusedPause = .milliseconds(50)
-    limits.deathRefusalsSpan = .milliseconds(15)
-    limits.peerVanishedMax = .milliseconds(2500)
-    limits.overtakenStepsMax = chance.pick([1, 8])
-    limits.transfersPostedMax = chance.between(1...4)
-    limits.stepTokensMax = chance.pick([8, 32, 128])
-    limits.leasesMax = chance.pick([2, 8, 1024])
-    limits.pinnedFractionMax = chance.pick([0.3, 0.75])
-    limits.fetchesPerPeerMax = chance.pick([1, 4, 16])
-    limits.check()
+    let limits = Limits {
+      $0.leaseTTL = chance.duration(.milliseconds(300)...(.milliseconds(1200)))
+      $0.leaseTTLMax = .seconds(4)
+      $0.hardDeadline = chance.duration(.milliseconds(300)...(.milliseconds(2000)))
+      $0.resolveMin = .milliseconds(10)
+      $0.resolveMax = .milliseconds(80)
+      $0.stallMin = .milliseconds(15)
+      $0.pumpGapMax = .milliseconds(12)
+      $0.pumpLateCharge = .milliseconds(3)
+      $0.hardDeadlineMin = min(.milliseconds(200), $0.hardDeadline)
+      $0.handshakeTimeout = .milliseconds(100)
+      $0.breakerSilence = .milliseconds(200)
+      $0.breakerBackoffMax = .milliseconds(800)
+      $0.ownHeartbeat = .milliseconds(25)
+      $0.ownSilenceMax = .milliseconds(100)
+      $0.ownRetryMin = .milliseconds(2)
+      $0.ownRetryMax = .milliseconds(20)
+      $0.stagingWaitMax = .milliseconds(100)
+      $0.stagingSlotsMax = chance.pick([1, 4, 32])
+      $0.storeSavesInFlightMax = chance.pick([2, 16, 128])
+      $0.peerHeartbeat = .milliseconds(50)
+      $0.peerRefusedPause = .milliseconds(50)
+      $0.deathRefusalsSpan = .milliseconds(15)
+      $0.peerVanishedMax = .milliseconds(2500)
+      $0.overtakenStepsMax = chance.pick([1, 8])
+      $0.transfersPostedMax = chance.between(1...4)
+      $0.stepTokensMax = chance.pick([8, 32, 128])
+      $0.leasesMax = chance.pick([2, 8, 1024])
+      $0.pinnedFractionMax = chance.pick([0.3, 0.75])
+      $0.fetchesPerPeerMax = chance.pick([1, 4, 16])
+    }
     return limits
   }
 

@@ -3,10 +3,12 @@ import Foundation
 import KVConnector
 import KVTransfer
 import OSThreads
+import RankGroups
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
 import RemoteG2Runtime
+import TransferRig
 
 /// One rank of a group of processes that mpirun started: `group RANKS KIND FAILING [SILENCE]`. Or the
 /// start of one: `start RANKS group …`.
@@ -78,7 +80,7 @@ enum GroupHost {
     if group.rank == 0 {
       let leader = try GroupLeader(
         member, channel: channel,
-        proof: fault?.kind == .isCorrupt ? .proven(.always) : .proven(.onFailure))
+        proof: fault?.kind == .isCorrupt ? .always : .onFailure)
       failures += try lead(leader, fault)
       var id: UInt64 = 2
       while goesOn {

@@ -3,7 +3,9 @@ import KVTransfer
 import KVTransferTesting
 import LocalStore
 import NIXL
+import NIXLTransfer
 import OSThreads
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
 import RemoteG2Store
@@ -255,8 +257,7 @@ enum TestHost {
   /// Room for one agent, and two sources: the idle one makes room, the busy one does not.
   static func agents(_ library: NIXLLibrary) throws -> [String] {
     let (first, second) = (try Pair(library), try Pair(library))
-    var limits = Limits()
-    limits.agentsMax = 1
+    let limits = Limits { $0.agentsMax = 1 }
     let transport = NIXLTransport(
       target: first.target, library: library, name: "few-\(getpid())", limits: limits)
     let names = ["a", "b"].map { SourceID.peer(name: $0, Incarnation(high: 1, low: 1)) }

@@ -4,6 +4,8 @@ import Foundation
 import Linear
 import LlamaModel
 import NIXL
+import NIXLTransfer
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
 

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import OSThreads
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
 import Simulation

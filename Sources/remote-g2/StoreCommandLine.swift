@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import NIXL
+import NIXLTransfer
 import RemoteG2Core
 import RemoteG2Runtime
 import RemoteG2Store

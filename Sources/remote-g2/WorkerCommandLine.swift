@@ -4,8 +4,13 @@ import Foundation
 import KVConnector
 import LlamaModel
 import NIXL
+import NIXLTransfer
+import Processes
+import RankGroups
 import RemoteG2Core
 import RemoteG2Runtime
+import TransferRig
+import WorkerConsole
 
 /// `name=host:port`.
 struct PeerArgument: ExpressibleByArgument {
@@ -80,7 +85,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
     guard let policy = LoadFailurePolicy(rawValue: loadFailure) else {
       fail("--load-failure '\(loadFailure)' is not one of: recompute, fail")
     }
-    guard let digestPolicy = DigestPolicy(rawValue: digests) else {
+    guard let digestPolicy = ProofPolicy(rawValue: digests) else {
       fail("--digests '\(digests)' is not one of: off, onFailure, always")
     }
     guard ["byCost", "always"].contains(pull) else {
@@ -104,23 +109,21 @@ struct WorkerCommandLine: AsyncParsableCommand {
       FileHandle.standardError.write(
         Data("remote-g2: not pulling from peers. \(discovery.explanation)\n".utf8))
     }
-    var limits = Limits()
-    limits.stepTokensMax = stepTokens
-    limits.check()
+    let limits = Limits { $0.stepTokensMax = stepTokens }
     let configuration = WorkerConfiguration(
       name: name, modelPath: ModelLocation.find(model), host: host, port: port,
       directory: runDirectory(runDir), peers: peers.map(\.address), blockCount: g1Blocks,
       slotCount: slots, threads: max(1, threads / tp), linger: .nanoseconds(Int64(linger * 1e9)),
       nixlPath: transport.nixlPath, isInsecure: transport.insecure,
-      proof: .proven(digestPolicy), policy: policy, pullsByCost: pull == "byCost",
-      injectsFaults: inject,
+      proof: digestPolicy, policy: policy, pullsByCost: pull == "byCost",
       limits: limits)
     do throws(WorkerError) {
       if let group, group.rank > 0 {
         try RankFollower.run(
-          configuration, library: discovery.library, group: group, watchdog: watchdog)
+          configuration, library: discovery.library, group: group, watchdog: watchdog,
+          rigging: TransferRig.rigging(breaks: inject) { _ in })
       } else {
-        try await WorkerConsole(limits: limits).run(
+        try await WorkerConsole(limits: limits, breaks: inject).run(
           configuration, library: discovery.library, group: group, watchdog: watchdog)
       }
     } catch { fail("\(error)") }

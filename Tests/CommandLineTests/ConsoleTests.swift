@@ -1,8 +1,10 @@
 import Foundation
 import OSThreads
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
 import Testing
+import WorkerConsole
 
 @Suite struct `A worker's output` {
   @Test func `a reader that does not read holds up nobody, and misses no answer`() throws {
@@ -15,11 +17,10 @@ import Testing
     try #require(fcntl(ends[1], F_SETFL, 0) == 0)
     let output = ConsoleOutput(ends[1], waitingMax: 1000)
     // Many times what a pipe holds: a post that waited for the reader would never return.
-    var moment = WorkerEvent(.fetch)
-    moment.fetch = WireFetch(
-      FetchEvent(.planned, at: LocalInstant(nanoseconds: 1), request: RequestID(1)))
+    let moment = WorkerEvent.fetch(
+      WireFetch(FetchEvent(.planned, at: LocalInstant(nanoseconds: 1), request: RequestID(1))))
     for id in 0..<20_000 {
-      output.post(WorkerEvent(.done, id: UInt64(id)))
+      output.post(.done(UInt64(id)))
       output.post(moment)
     }
     #expect(output.droppedCount > 10_000)
@@ -51,7 +52,7 @@ import Testing
     defer { close(ends[1]) }
     close(ends[0])
     let output = ConsoleOutput(ends[1], waitingMax: 10)
-    for id in 0..<100 { output.post(WorkerEvent(.done, id: UInt64(id))) }
+    for id in 0..<100 { output.post(.done(UInt64(id))) }
     #expect(output.end(patience: .seconds(30)))
   }
 
@@ -60,7 +61,7 @@ import Testing
     try #require(pipe(&ends) == 0)
     try #require(fcntl(ends[1], F_SETFL, O_NONBLOCK) == 0)
     let output = ConsoleOutput(ends[1], waitingMax: 1 << 20)
-    for id in 0..<20_000 { output.post(WorkerEvent(.done, id: UInt64(id))) }
+    for id in 0..<20_000 { output.post(.done(UInt64(id))) }
     let reading = ends[0]
     let answers = Mailbox<UInt64>()
     let reader = OSThread.start("reader") {

@@ -1,7 +1,9 @@
+import EngineControl
 import Foundation
 import KVConnector
 import LocalStore
 import OSThreads
+import Processes
 import RemoteG2Control
 import RemoteG2Core
 import RemoteG2Runtime
@@ -50,7 +52,8 @@ import Testing
     }
     let first = try await serve(0)
     let control = Self.client()
-    try control.addPeer(PeerAddress(name: "S", host: "127.0.0.1", port: first.port))
+    control.addPeer(
+      "S", through: try StoreClient(StoreAddress(host: "127.0.0.1", port: first.port)))
     let source = SourceID.peer(name: "S", owner)
     let wasReady = await Self.comes(within: .seconds(5)) {
       control.state(ofPeer: "S") == .ready(source)

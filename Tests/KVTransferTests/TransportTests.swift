@@ -5,6 +5,7 @@ import KVTransferTesting
 import OSThreads
 import RemoteG2Core
 import Testing
+import TransferRig
 
 /// A patterned source and an empty target in this process.
 final class MemoryWorld: @unchecked Sendable {
@@ -96,12 +97,23 @@ final class MemoryWorld: @unchecked Sendable {
     var now = LocalInstant(nanoseconds: 1)
     var report = PumpReport()
 
+    let watcher = Watcher()
+
+    /// Sees every transfer's moments, and holds the pump to nothing.
+    final class Watcher: PumpRig {
+      private(set) var seen: [TransferTrace] = []
+      var count: Int { 0 }
+      func obey(_ order: [UInt8]) -> PumpTuning { PumpTuning() }
+      func saw(_ moment: TransferTrace) { seen.append(moment) }
+    }
+
     init(transferBlocks: Int = 4, fault: @escaping (TransferID) -> TransferFault? = { _ in nil }) {
       let inner = MemoryTransport(target: world.target, fabric: world.fabric, blocksPerPoll: 2)
       faulty = FaultyTransport(inner, target: world.target, fault: fault)
-      pump = PumpCore(target: world.target, peers: faulty, rank: 0, limits: Limits())
+      pump = PumpCore(
+        target: world.target, peers: faulty, rank: 0, limits: Limits(),
+        transferBlocksMax: transferBlocks, rig: watcher)
       pump.handle(.attach(1, world.source, world.description), at: now)
-      pump.handle(.transferBlocksMax(transferBlocks), at: now)
     }
 
     mutating func load(_ fetch: Int, blocks: Int, at first: Int = 0) {
@@ -285,11 +297,10 @@ final class MemoryWorld: @unchecked Sendable {
 
   @Test func `fetches of one source take turns`() {
     var rig = Rig(transferBlocks: 1) { _ in .slow }
-    rig.pump.handle(.trace(true), at: rig.now)
     rig.load(1, blocks: 20)
     rig.load(2, blocks: 20, at: 32)
     rig.run(1)
-    let posted = rig.report.trace.filter { $0.moment == .posted }.map(\.transfer.fetch.value)
+    let posted = rig.watcher.seen.filter { $0.moment == .posted }.map(\.transfer.fetch.value)
     #expect(posted == [1, 2, 1, 2])
   }
 

@@ -1,6 +1,8 @@
 import Collectives
 import Foundation
 import OSThreads
+import Processes
+import RankGroups
 import RemoteG2Core
 import RemoteG2Runtime
 import Testing

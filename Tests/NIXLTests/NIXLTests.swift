@@ -1,5 +1,7 @@
 import Foundation
 import NIXL
+import NIXLTransfer
+import Processes
 import RemoteG2Runtime
 import Testing
 

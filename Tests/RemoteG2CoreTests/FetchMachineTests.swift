@@ -16,7 +16,7 @@ struct FetchStage: CustomStringConvertible {
     recomputePerBlock: .milliseconds(500), regret: 0.1, hard: .seconds(30),
     proof: .milliseconds(100))
 
-  func machine(policy: ProofPolicy = .proven(.onFailure), ranks: Int = 1) -> FetchMachine {
+  func machine(policy: ProofPolicy = .onFailure, ranks: Int = 1) -> FetchMachine {
     var fetch = FetchMachine(
       id: FetchID(1), request: RequestID(1), lease: Self.lease, rankCount: ranks, policy: policy,
       at: FetchStage.start, resolveTimeout: .milliseconds(50), lateAfter: .milliseconds(5))
@@ -129,10 +129,29 @@ struct FetchEventCase: Sendable {
   ]
 }
 
+extension FetchAction {
+  /// As the table says it.
+  var words: String {
+    switch self {
+    case .bind(let blocks): return "ask the engine for \(blocks) blocks"
+    case .start(let blocks): return "read \(blocks) blocks"
+    case .stopPosting: return "post nothing more"
+    case .confirm(let lease): return "ask what \(lease) still holds"
+    case .checkDigests(let leading): return "check the digests of \(leading) blocks"
+    case .release(let lease): return "release \(lease)"
+    case .settle(let result):
+      let unquiet = result.unquiet.isEmpty ? "" : ", \(result.unquiet) may still be written"
+      let reason = result.reason.map { ", because of \($0.rawValue)" } ?? ""
+      return "settle with \(result.valid) of \(result.matched) blocks\(unquiet)\(reason)"
+    case .close: return "close"
+    }
+  }
+}
+
 @Suite struct `Fetch machine` {
   @Test func `every event in every state does what the table says`() throws {
     var lines: [String] = []
-    for policy in [ProofPolicy.proven(.onFailure), .proven(.always), .proven(.off)] {
+    for policy in [ProofPolicy.onFailure, .always, .off] {
       for name in FetchStage.names {
         for event in FetchEventCase.all {
           let prefix = "\(policy) | \(name) | \(event.name) | "
@@ -143,7 +162,7 @@ struct FetchEventCase: Sendable {
           var machine = FetchStage(description: name).machine(policy: policy)
           let actions = event.apply(&machine)
           lines.append(
-            prefix + "\(machine.stateName) | \(actions.map { "\($0)" }.joined(separator: ", "))")
+            prefix + "\(machine.stateName) | \(actions.map(\.words).joined(separator: "; "))")
           drain(&machine)
         }
       }
@@ -157,7 +176,7 @@ struct FetchEventCase: Sendable {
       let ranks = Int.random(in: 1...3, using: &generator)
       var fetch = FetchMachine(
         id: FetchID(1), request: RequestID(1), lease: FetchStage.lease, rankCount: ranks,
-        policy: .proven(.onFailure), at: FetchStage.start, resolveTimeout: .milliseconds(50),
+        policy: .onFailure, at: FetchStage.start, resolveTimeout: .milliseconds(50),
         lateAfter: .milliseconds(5))
       var (settles, closes, releases) = (0, 0, 0)
       var now = FetchStage.start
@@ -241,7 +260,7 @@ struct FetchEventCase: Sendable {
       actions.contains(.settle(FetchResult(valid: 2, matched: 4, reason: .transferFailed))))
     drain(&fetch)
     // The same where digests decide, and prove different prefixes.
-    var proved = FetchStage(description: "moving").machine(policy: .proven(.always), ranks: 3)
+    var proved = FetchStage(description: "moving").machine(policy: .always, ranks: 3)
     func report(_ rank: Int, _ prefix: Int?) -> [FetchAction] {
       proved.rankReported(
         rank,
@@ -298,10 +317,10 @@ struct FetchEventCase: Sendable {
 
   @Test
   func `what was read from a mapping is proved by its words, and digested when always is asked`() {
-    for (digests, settles) in [(DigestPolicy.onFailure, true), (.off, true), (.always, false)] {
+    for (digests, settles) in [(ProofPolicy.onFailure, true), (.off, true), (.always, false)] {
       var fetch = FetchMachine(
         id: FetchID(1), request: RequestID(1), lease: FetchStage.lease, rankCount: 1,
-        policy: .proven(digests), isMapped: true, at: FetchStage.start,
+        policy: digests, isMapped: true, at: FetchStage.start,
         resolveTimeout: .milliseconds(50), lateAfter: .milliseconds(5))
       _ = fetch.resolveGranted(blocks: 4)
       _ = fetch.bound(blocks: 4, at: FetchStage.start, deadlines: FetchStage.deadlines)

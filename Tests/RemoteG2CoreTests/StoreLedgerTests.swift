@@ -154,9 +154,10 @@ import Testing
   }
 
   @Test func `over budget the answer is shorter, and then a typed refusal`() throws {
-    var limits = Limits()
-    limits.pinnedFractionMax = 0.5
-    limits.leasesMax = 2
+    let limits = Limits {
+      $0.pinnedFractionMax = 0.5
+      $0.leasesMax = 2
+    }
     var ledger = Self.ledger(slots: 8, sealed: 8, limits: limits)
     let grant = try Self.granted(ledger.resolve(Self.keys(0..<8), ttl: nil, at: Self.start))
     #expect(grant.blocks.count == 4)

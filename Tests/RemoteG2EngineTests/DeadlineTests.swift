@@ -4,14 +4,14 @@ import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
 import Testing
+import TransferRig
 
 /// Whom a deadline blames.
 @Suite struct `Deadlines` {
   static let prompts = samplePrompts(2, tokens: 50)
 
   @Test func `a fetch that waits behind another of the same peer is not given up`() throws {
-    var limits = Limits()
-    limits.transfersPostedMax = 1
+    let limits = Limits { $0.transfersPostedMax = 1 }
     let world = try ToyWorld(limits: limits) { _ in .slow }
     for prompt in Self.prompts { try world.fillPeer(prompt) }
     for (index, prompt) in Self.prompts.enumerated() {
@@ -26,8 +26,7 @@ import Testing
 
   @Test func `a pump that comes late is not taken for a silent source`() throws {
     // The bound on a whole pull is the leader's own clock's, and another matter.
-    var limits = Limits()
-    limits.hardDeadlineMin = .seconds(20)
+    let limits = Limits { $0.hardDeadlineMin = .seconds(20) }
     let world = try ToyWorld(limits: limits)
     try world.fillPeer(Self.prompts[0])
     try world.submit(1, Self.prompts[0])
@@ -74,8 +73,7 @@ import Testing
   @Test func `a request whose prefix was pulled does not wait for another's whole prefill`()
     throws
   {
-    var limits = Limits()
-    limits.stepTokensMax = 8
+    let limits = Limits { $0.stepTokensMax = 8 }
     let world = try ToyWorld(blocks: 128, limits: limits)
     try world.fillPeer(Self.short)
     try world.submit(1, Self.long, generate: 4, hinted: false)
@@ -92,9 +90,10 @@ import Testing
   @Test func `beside a pull a prefill takes small steps, and whole ones before and after it`()
     throws
   {
-    var limits = Limits()
-    limits.stepTokensMax = 16
-    limits.stepTokensBesideLoads = 4
+    let limits = Limits {
+      $0.stepTokensMax = 16
+      $0.stepTokensBesideLoads = 4
+    }
     let world = try ToyWorld(blocks: 128, limits: limits)
     try world.fillPeer(Self.short)
     try world.submit(1, Self.long, generate: 1, hinted: false)
@@ -115,8 +114,7 @@ import Testing
   }
 
   @Test func `a long prompt is overtaken in a bounded number of steps in a row`() throws {
-    var limits = Limits()
-    limits.stepTokensMax = 8
+    let limits = Limits { $0.stepTokensMax = 8 }
     let world = try ToyWorld(blocks: 512, limits: limits)
     try world.submit(1, Self.long, generate: 4, hinted: false)
     world.run(1)

@@ -1,5 +1,6 @@
 import KVConnector
 import KVTransfer
+import Processes
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
@@ -33,8 +34,7 @@ import Testing
   }
 
   @Test func `a fetch that is settled does not keep another from starting`() throws {
-    var limits = Limits()
-    limits.fetchesInFlightMax = 1
+    let limits = Limits { $0.fetchesInFlightMax = 1 }
     var desk = try Desk(limits: limits)
     defer { desk.connector.shutDown(at: desk.now) }
     let other = SourceID.peer(name: "Q", Incarnation(high: 2, low: 2))

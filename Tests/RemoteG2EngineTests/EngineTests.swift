@@ -4,6 +4,7 @@ import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
 import Testing
+import TransferRig
 
 @Suite struct `The engine` {
   static let prompt = (0..<50).map { Int32($0 % 90) }
@@ -46,7 +47,7 @@ import Testing
   func `whatever goes wrong with a transfer, the tokens are those it would produce alone`(
     fault: TransferFault, ordinal: Int
   ) throws {
-    let world = try ToyWorld(proof: .proven(.always)) { $0.ordinal == ordinal ? fault : nil }
+    let world = try ToyWorld(proof: .always) { $0.ordinal == ordinal ? fault : nil }
     try world.fillPeer(Self.prompt)
     try world.submit(1, Self.prompt)
     let result = world.finish(1)
@@ -70,7 +71,7 @@ import Testing
   @Test func `without proof a corrupt block gives other tokens, so the tests above can fail`()
     throws
   {
-    let world = try ToyWorld(proof: .unsafelyTrusting) { $0.ordinal == 2 ? .corrupt : nil }
+    let world = try ToyWorld(proof: .off) { $0.ordinal == 2 ? .corrupt : nil }
     try world.fillPeer(Self.prompt)
     try world.submit(1, Self.prompt)
     #expect(world.finish(1)?.generated != (try ToyWorld.golden(Self.prompt)).generated)

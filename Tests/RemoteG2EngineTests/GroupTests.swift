@@ -5,6 +5,7 @@ import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
 import Testing
+import TransferRig
 
 /// Any rank, at any moment, in any way: the group uses the same tokens.
 @Suite(.serialized) struct `A rank group` {

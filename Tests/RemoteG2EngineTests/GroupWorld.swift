@@ -4,6 +4,7 @@ import OSThreads
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
+import TransferRig
 
 /// A rank group in this process, one thread a rank.
 final class GroupWorld {
@@ -28,7 +29,7 @@ final class GroupWorld {
     }
     leader = try GroupLeader(
       members[0], channel: group.channel(0),
-      proof: fault?.kind == .isCorrupt ? .proven(.always) : .proven(.onFailure))
+      proof: fault?.kind == .isCorrupt ? .always : .onFailure)
   }
 
   /// Ends the group and returns what anybody still holds.

@@ -1,4 +1,5 @@
 import KVConnector
+import Processes
 import RemoteG2Core
 import Testing
 

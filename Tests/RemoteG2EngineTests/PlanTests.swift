@@ -1,10 +1,12 @@
 import KVConnector
 import KVTransfer
+import Processes
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
 import Simulation
 import Testing
+import TransferRig
 
 /// What a connector makes of a grant that does not fit the request it was asked for.
 @Suite struct `Lease and plan decisions` {
@@ -251,8 +253,7 @@ import Testing
 
   @Test func `a store over its budget refuses, and the request does not wait`() throws {
     let prompt = (0..<50).map { Int32($0 % 90) }
-    var limits = Limits()
-    limits.leasesMax = 1
+    let limits = Limits { $0.leasesMax = 1 }
     let world = try ToyWorld(limits: limits)
     try world.fillPeer(prompt)
     _ = world.peerStore.ledger.resolve(
@@ -301,8 +302,7 @@ import Testing
   }
 
   @Test func `a peer that serves enough of our fetches is not asked for more`() throws {
-    var limits = Limits()
-    limits.fetchesPerPeerMax = 1
+    let limits = Limits { $0.fetchesPerPeerMax = 1 }
     let desk = try Desk(limits: limits)
     _ = try desk.match(0, id: 1, blocksMax: 6)
     let other = RequestView(

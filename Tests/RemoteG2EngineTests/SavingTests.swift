@@ -5,6 +5,7 @@ import RemoteG2Engine
 import RemoteG2EngineTesting
 import Simulation
 import Testing
+import TransferRig
 
 /// What an engine puts into its own store: right bytes under right names, and in the end all of them.
 @Suite struct `Saving` {
@@ -131,8 +132,7 @@ import Testing
   }
 
   @Test func `what was too much at once is saved a little later`() throws {
-    var limits = Limits()
-    limits.storeSavesInFlightMax = 4
+    let limits = Limits { $0.storeSavesInFlightMax = 4 }
     let world = try ToyWorld(hasLocal: true, limits: limits)
     try world.submit(1, Self.prompts[0], hinted: false)
     _ = world.finish(1)

@@ -6,6 +6,7 @@ import RemoteG2Engine
 import RemoteG2EngineTesting
 import Simulation
 import Testing
+import TransferRig
 
 /// Abort, completion, failure, expiry and restart, in every order, as scripts that can be read; what
 /// each led to is recorded beside it.
@@ -127,8 +128,7 @@ import Testing
   }
 
   @Test func `a full quarantine turns a peer off, and serving goes on`() throws {
-    var limits = Limits()
-    limits.quarantinePerSourceFractionMax = 0.05
+    let limits = Limits { $0.quarantinePerSourceFractionMax = 0.05 }
     let world = try ToyWorld(limits: limits) { _ in .hang }
     let prompts = samplePrompts(3, tokens: 50)
     for prompt in prompts { try world.fillPeer(prompt) }

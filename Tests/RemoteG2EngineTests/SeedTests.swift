@@ -1,11 +1,13 @@
 import Collectives
 import KVConnector
 import KVTransfer
+import Processes
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
 import Simulation
 import Testing
+import TransferRig
 
 /// The behaviours of the change this project grew from, in its words. Where ours differs is said in
 /// docs/failures.md.
@@ -31,9 +33,10 @@ import Testing
 
   @Test func `timeout releases transfer and lease once`() throws {
     // The 30 s bound alone: neither the stall nor the cost of the span may end it before.
-    var limits = Limits()
-    limits.stallMin = .seconds(100)
-    limits.hardDeadlineMin = .seconds(30)
+    let limits = Limits {
+      $0.stallMin = .seconds(30)
+      $0.hardDeadlineMin = .seconds(30)
+    }
     let world = try ToyWorld(limits: limits) { $0.ordinal == 1 ? .hang : nil }
     try world.fillPeer(Self.prompt)
     try world.submit(1, Self.prompt)

@@ -29,11 +29,7 @@ import Testing
         .remote(metadata: [0, 255, 7], address: .max, slotCount: 4, blockBytes: 1 << 21),
         .own(socket: "/run/a.sock", engine: id),
       ]),
-    .pace(bytesPerSecond: 1.5e9, transferBlocks: 2, ranks: [0, 2]),
-    .pace(bytesPerSecond: nil, transferBlocks: 32, ranks: nil),
-    .inject(fault: "hang", ranks: [1]),
-    .inject(fault: nil, ranks: []),
-    .trace(true), .trace(false),
+    .rig([]), .rig([0, 255, 7]),
   ]
 
   static func report() -> RankReport {
@@ -62,7 +58,7 @@ import Testing
     report.counts.transfersInFlight = 6
     report.counts.bytesMoved = 7
     report.counts.bytesLate = 8
-    report.counts.faultsInjected = 9
+    report.counts.rigCount = 9
     report.counts.savesDropped = 10
     report.at = LocalInstant(nanoseconds: 77)
     report.kvDigests = [Digest128(high: 1, low: .max)]

@@ -9,6 +9,7 @@ import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
 import Simulation
+import TransferRig
 
 /// One engine over the shipped scheduler, connector, pump core and store ledgers, with a clock that
 /// the test moves.
@@ -38,7 +39,7 @@ final class ToyWorld {
   final class Log { var events: [FetchEvent] = [] }
 
   init(
-    blocks: Int = 64, hasLocal: Bool = false, proof: ProofPolicy = .proven(.onFailure),
+    blocks: Int = 64, hasLocal: Bool = false, proof: ProofPolicy = .onFailure,
     policy: LoadFailurePolicy = .recompute, blocksPerPoll: Int = 1, transferBlocks: Int = 2,
     limits: Limits = Limits(),
     fault: @escaping (TransferID) -> TransferFault? = { _ in nil }
@@ -64,13 +65,15 @@ final class ToyWorld {
     let inner = MemoryTransport(
       target: memory.region, fabric: fabric, blocksPerPoll: blocksPerPoll)
     faulty = FaultyTransport(inner, target: memory.region, fault: fault)
-    pump = PumpCore(target: memory.region, peers: faulty, rank: 0, limits: limits)
+    pump = PumpCore(
+      target: memory.region, peers: faulty, rank: 0, limits: limits,
+      transferBlocksMax: transferBlocks)
     let (clock, log) = (clock, log)
-    var settings = try ConnectorSettings(
+    let settings = try ConnectorSettings(
       blockBytes: bytes, tokensPerBlock: model.layout.tokensPerBlock, targetBlockCount: blocks,
       limits: limits, proof: proof, policy: policy)
-    settings.transferBlocks = transferBlocks
     connector = RemoteG2Connector(control: control, settings: settings) { log.events.append($0) }
+    connector.expectTransfers(of: transferBlocks, toTake: .zero)
     let (control, peerStore, peer, rankLinks) = (control, peerStore, peer, rankLinks)
     worker = ToyWorker(pump, clock: clock) { source, address in
       guard case .own = address else {
@@ -105,7 +108,6 @@ final class ToyWorld {
     control.answers.append(
       .announced(
         peer, [.remote(metadata: [], address: 0, slotCount: 64, blockBytes: bytes)]))
-    pump.handle(.transferBlocksMax(transferBlocks), at: clock.now)
     if hasLocal { replaceLocal(2) }
     run(4)
   }

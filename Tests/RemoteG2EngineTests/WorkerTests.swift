@@ -1,7 +1,10 @@
 import KVConnector
 import KVTransfer
+import KVWorker
 import RemoteG2Core
+import Simulation
 import Testing
+import TransferRig
 
 @Suite struct `A rank's worker half` {
   private final class Listener: PumpPort, @unchecked Sendable {
@@ -13,30 +16,37 @@ import Testing
   }
 
   @Test(arguments: [0, 1, 2])
-  func `obeys what is ordered of its rank, and of all, and nothing else`(
-    rank: Int
-  ) {
+  func `has a rig that obeys what is ordered of its rank, and of all, and nothing else`(rank: Int) {
+    let memory = BlockMemory(blockBytes: 64, blockCount: 16)
+    let rig = TransferRig(
+      MappedTransport(target: memory.region), target: memory.region, rank: rank, breaks: true
+    ) { _ in }
+    func obeys(_ order: RigOrder) -> PumpTuning { rig.obey(order.bytes) }
+    let paced = PumpTuning(postedMax: 1, transferBlocksMax: 2)
+    #expect(obeys(.pace(bytesPerSecond: 5, transferBlocks: 2, ranks: nil)) == paced)
+    #expect(rig.bytesPerSecond == 5)
+    let some = obeys(.pace(bytesPerSecond: 5, transferBlocks: 2, ranks: [1, 2]))
+    #expect(some == (rank == 0 ? PumpTuning(transferBlocksMax: 2) : paced))
+    #expect(rig.bytesPerSecond == (rank == 0 ? nil : 5))
+    _ = obeys(.inject(.hang, ranks: [0, 2]))
+    #expect(rig.fault == (rank == 1 ? nil : .hang))
+    _ = obeys(.inject(nil, ranks: [0, 1, 2]))
+    #expect(rig.fault == nil)
+  }
+
+  @Test func `hands an order to a rig on as it is, and a pump without one ignores it`() {
     let pump = Listener()
-    let worker = RemoteG2Worker(pump: pump, rank: rank)
-    // Nil: no such order was given to the pump.
-    func obeyed(_ order: RankOrder) -> (pace: Double??, fault: TransferFault??) {
-      pump.orders = []
-      worker.begin([order])
-      var found: (Double??, TransferFault??) = (nil, nil)
-      for order in pump.orders {
-        if case .pace(let rate) = order { found.0 = .some(rate) }
-        if case .inject(let fault) = order { found.1 = .some(fault) }
-      }
-      return found
+    RemoteG2Worker(pump: pump, rank: 1).begin([.rig([7, 7])])
+    guard case .rank(.rig([7, 7]))? = pump.orders.first else {
+      Issue.record("the pump was told \(pump.orders)")
+      return
     }
-    #expect(obeyed(.pace(bytesPerSecond: 5, transferBlocks: 2, ranks: nil)).pace == .some(5))
-    #expect(
-      obeyed(.pace(bytesPerSecond: 5, transferBlocks: 2, ranks: [1, 2])).pace
-        == .some(rank == 0 ? nil : 5))
-    #expect(
-      obeyed(.inject(fault: TransferFault.hang.rawValue, ranks: [0, 2])).fault
-        == .some(rank == 1 ? nil : .hang))
-    #expect(obeyed(.inject(fault: nil, ranks: [0, 1, 2])).fault == .some(nil))
+    let memory = BlockMemory(blockBytes: 64, blockCount: 16)
+    let core = PumpCore(
+      target: memory.region, peers: MappedTransport(target: memory.region), rank: 1,
+      limits: Limits())
+    core.handle(.rank(.rig([7, 7])), at: LocalInstant(nanoseconds: 0))
+    #expect(core.isIdle && core.stats == PumpStats())
   }
 
   @Test
@@ -57,7 +67,7 @@ import Testing
     let pump = Listener()
     pump.stats.counts.transfersInFlight = 3
     pump.stats.counts.bytesLate = 7
-    pump.stats.counts.faultsInjected = 2
+    pump.stats.counts.rigCount = 2
     let report = RemoteG2Worker(pump: pump, rank: 0).end(rank: 0, sequence: 9)
     #expect(report.counts == pump.stats.counts && report.sequence == 9)
   }

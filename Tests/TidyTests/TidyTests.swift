@@ -58,7 +58,9 @@ import Testing
     let wrappers = [
       "CMPI": ["Collectives"], "CKernels": ["Linear"], "CNIXL": ["NIXL"],
       "CXXHash": ["ContentDigest"],
-      "CLinuxShims": ["LocalStore", "OSThreads", "RemoteG2Store", "RemoteG2Runtime"],
+      "CLinuxShims": [
+        "LocalStore", "OSThreads", "Processes", "RankGroups", "RemoteG2Store", "RemoteG2Runtime",
+      ],
     ]
     for source in Self.sources("Sources") {
       for name in Self.imports(source) {
@@ -70,12 +72,11 @@ import Testing
 
   @Test func `arrows point down only`() {
     let order = [
-      "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "LocalStore", "NIXL", "Linear",
-      "Collectives",
-      "LlamaModel", "LlamaModelTesting",
-      "KVTransfer", "KVTransferTesting", "KVConnector", "RemoteG2Engine",
-      "Simulation", "RemoteG2EngineTesting", "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime",
-      "remote-g2",
+      "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "LocalStore", "NIXL", "Processes",
+      "Linear", "Collectives", "LlamaModel", "LlamaModelTesting", "KVTransfer", "NIXLTransfer",
+      "KVTransferTesting", "KVConnector", "KVWorker", "EngineControl", "RemoteG2Library",
+      "TransferRig", "RemoteG2Engine", "Simulation", "RemoteG2EngineTesting", "RemoteG2Control",
+      "RemoteG2Store", "RankGroups", "RemoteG2Runtime", "WorkerConsole", "remote-g2",
       "remote-g2-testhost",
     ]
     let rank = Dictionary(uniqueKeysWithValues: order.enumerated().map { ($1, $0) })
@@ -91,11 +92,49 @@ import Testing
     }
   }
 
+  /// Every module that a module reaches by its imports, itself included.
+  static func closure(of module: String) -> Set<String> {
+    let all = Dictionary(grouping: sources("Sources"), by: \.module)
+    var (found, open): (Set<String>, [String]) = ([module], [module])
+    while let next = open.popLast() {
+      for name in (all[next] ?? []).flatMap(imports) where found.insert(name).inserted {
+        open.append(name)
+      }
+    }
+    return found
+  }
+
+  @Test(arguments: [
+    // What an engine of somebody else's links.
+    (
+      "RemoteG2Library",
+      [
+        "GRPCCore", "NIOCore", "SwiftProtobuf", "NIXL", "CNIXL", "CMPI", "Collectives", "Linear",
+        "LlamaModel", "RemoteG2Engine", "RemoteG2Control", "RemoteG2Store", "Crypto",
+      ]
+    ),
+    // Who decides moves nothing.
+    ("KVConnector", ["KVTransfer", "LocalStore", "OSThreads", "NIXL"]),
+    ("EngineControl", ["GRPCCore", "NIOCore", "KVTransfer", "NIXL"]),
+    ("KVTransfer", ["NIXL", "CNIXL"]),
+    // Demonstrations are for tools and tests.
+    ("RemoteG2Library", ["TransferRig", "WorkerConsole", "Simulation"]),
+    ("RemoteG2Runtime", ["TransferRig", "WorkerConsole", "Simulation"]),
+    ("RemoteG2Store", ["TransferRig", "WorkerConsole", "Simulation", "LlamaModel"]),
+  ])
+  func `no module reaches what it must never need`(module: String, never: [String]) {
+    let reached = Self.closure(of: module)
+    #expect(reached.count > 1, "\(module) was not found")
+    for name in never where reached.contains(name) {
+      Issue.record("\(module) reaches \(name): put what needs it into a module above both")
+    }
+  }
+
   @Test func `nothing but the step loop and the forward pass can reach a collective`() {
     // Whoever else could enter one could enter it on some ranks only.
     let wired: Set<String> = [
-      "Collectives", "LlamaModel", "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime",
-      "Simulation", "remote-g2", "remote-g2-testhost",
+      "Collectives", "LlamaModel", "RankGroups", "RemoteG2Engine", "RemoteG2EngineTesting",
+      "RemoteG2Runtime", "Simulation", "WorkerConsole", "remote-g2", "remote-g2-testhost",
     ]
     let callers = [
       ".broadcast(": ["RemoteG2Engine/Engine.swift", "RemoteG2Engine/RankLoop.swift"],
@@ -160,9 +199,9 @@ import Testing
 
   @Test func `no clock or chance is read outside the shells`() {
     let shells: Set<String> = [
-      "Collectives", "LocalStore", "OSThreads", "RemoteG2Store", "RemoteG2Runtime", "remote-g2",
-      "remote-g2-testhost",
-      "KVTransferTesting",
+      "Collectives", "EngineControl", "KVTransferTesting", "LocalStore", "OSThreads", "Processes",
+      "RankGroups", "RemoteG2Library", "RemoteG2Runtime", "RemoteG2Store", "WorkerConsole",
+      "remote-g2", "remote-g2-testhost",
     ]
     let reads = ["MonotonicClock.now()", "SystemRandomNumberGenerator", ".random(in:", "Date()"]
     for source in Self.sources("Sources") where !shells.contains(source.module) {

@@ -187,12 +187,12 @@ extension FetchMachine {
         case .intact(let count): intact = min(max(count, 0), landed)
         case .gone, nil: intact = 0
         }
-        if intact == landed, policy == .proven(.off) || policy == .proven(.onFailure) {
+        if intact == landed, policy == .off || policy == .onFailure {
           let reason = landed == blocks ? nil : proving.reason
           return Self.settled(proving.lease, valid: landed, of: blocks, reason, ranks)
         }
         let reason = proving.reason ?? (intact == landed ? nil : .notIntact)
-        if policy == .proven(.off) {
+        if policy == .off {
           return Self.settled(proving.lease, valid: intact, of: blocks, reason, ranks)
         }
         return Self.askDigests(
@@ -219,30 +219,25 @@ extension FetchMachine {
     if landed == 0 {
       return settled(lease, valid: 0, of: blocks, reason ?? .transferFailed, ranks, before: before)
     }
-    switch policy {
-    case .unsafelyTrusting:
-      return settled(
-        lease, valid: landed, of: blocks, landed == blocks ? nil : reason, ranks, before: before)
     // The words said at every copy what confirm would say now.
-    case .proven(let digests) where isMapped && digests != .always:
+    if isMapped, policy != .always {
       return settled(
         lease, valid: landed, of: blocks, landed == blocks ? nil : reason, ranks, before: before)
-    case .proven(let digests):
-      if sourceAnswers, !isMapped {
-        let id = lease.id
-        let proving = Proving(
-          lease: lease, blocks: blocks, landed: landed, awaiting: .confirm,
-          waiting: Waiting(until: now + timeout, grace: timeout), proofTimeout: timeout,
-          reason: reason)
-        return Step(.proving(proving), before + [.confirm(id)])
-      }
-      if digests == .off {
-        return settled(lease, valid: 0, of: blocks, reason ?? .notIntact, ranks, before: before)
-      }
-      return askDigests(
-        lease, blocks: blocks, landed: landed, reason, timeout: timeout, at: now, ranks,
-        before: before)
     }
+    if sourceAnswers, !isMapped {
+      let id = lease.id
+      let proving = Proving(
+        lease: lease, blocks: blocks, landed: landed, awaiting: .confirm,
+        waiting: Waiting(until: now + timeout, grace: timeout), proofTimeout: timeout,
+        reason: reason)
+      return Step(.proving(proving), before + [.confirm(id)])
+    }
+    if policy == .off {
+      return settled(lease, valid: 0, of: blocks, reason ?? .notIntact, ranks, before: before)
+    }
+    return askDigests(
+      lease, blocks: blocks, landed: landed, reason, timeout: timeout, at: now, ranks,
+      before: before)
   }
 
   static func askDigests(

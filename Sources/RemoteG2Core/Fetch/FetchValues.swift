@@ -100,11 +100,14 @@ public struct FetchResult: Equatable, Sendable {
   }
 }
 
-/// How a fetch proves what landed.
-public enum ProofPolicy: Equatable, Sendable {
-  case proven(DigestPolicy)
-  /// Believes every landing. It exists to show what goes wrong without proof; never use it to serve.
-  case unsafelyTrusting
+/// When a target compares what landed with the grant's digests.
+public enum ProofPolicy: String, Sendable, CaseIterable {
+  /// Never: what the source does not confirm is not kept.
+  case off
+  /// When the source did not vouch for every block: it could not, or it is gone.
+  case onFailure
+  /// Always, also when the source vouches.
+  case always
 }
 
 /// What a move is held to, and what its rest is weighed against.

@@ -12,11 +12,3 @@ public struct Digest128: Hashable, Codable, Sendable, CustomStringConvertible {
 
   public var description: String { hexText(high) + hexText(low) }
 }
-
-/// When a target compares what landed with the grant's digests.
-public enum DigestPolicy: String, Sendable, CaseIterable {
-  case off
-  /// When confirm did not vouch for every block: it failed, or the source is gone.
-  case onFailure
-  case always
-}

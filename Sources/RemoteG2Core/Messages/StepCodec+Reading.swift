@@ -29,19 +29,7 @@ extension ByteReader {
     case 6:
       return .attach(
         number, try source(), try all(21) { reader throws(WireError) in try reader.address() })
-    case 7:
-      return .pace(
-        bytesPerSecond: try optional { reader throws(WireError) in
-          Double(bitPattern: try reader.integer())
-        }, transferBlocks: Int(clamping: number),
-        ranks: try optional { reader throws(WireError) in
-          try reader.all(4) { reader throws(WireError) in try reader.int32() }
-        })
-    case 8:
-      return .inject(
-        fault: try optional { reader throws(WireError) in try reader.text() },
-        ranks: try all(4) { reader throws(WireError) in try reader.int32() })
-    case 9: return .trace(number != 0)
+    case 7: return .rig(try raw(max: Int(Int32.max)))
     case let other: throw .unknown("order \(other)")
     }
   }
@@ -77,7 +65,7 @@ extension ByteReader {
     report.counts.transfersInFlight = try int64()
     report.counts.bytesMoved = try integer()
     report.counts.bytesLate = try integer()
-    report.counts.faultsInjected = try int64()
+    report.counts.rigCount = try int64()
     report.counts.savesDropped = try integer()
     report.at = try instant()
     report.kvDigests = try all(16) { reader throws(WireError) in try reader.digest() }

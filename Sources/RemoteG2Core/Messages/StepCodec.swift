@@ -30,15 +30,9 @@ extension ByteWriter {
       tag(6, number)
       self.source(source)
       list(addresses) { $0.address($1) }
-    case .pace(let rate, let blocks, let ranks):
-      tag(7, UInt64(blocks))
-      optional(rate) { $0.integer($1.bitPattern) }
-      optional(ranks) { writer, ranks in writer.list(ranks) { $0.integer(Int32($1)) } }
-    case .inject(let fault, let ranks):
-      tag(8, 0)
-      optional(fault) { $0.text($1) }
-      list(ranks) { $0.integer(Int32($1)) }
-    case .trace(let isOn): tag(9, isOn ? 1 : 0)
+    case .rig(let order):
+      tag(7, 0)
+      raw(order)
     }
   }
 
@@ -67,7 +61,7 @@ extension ByteWriter {
     integer(Int64(report.counts.transfersInFlight))
     integer(report.counts.bytesMoved)
     integer(report.counts.bytesLate)
-    integer(Int64(report.counts.faultsInjected))
+    integer(Int64(report.counts.rigCount))
     integer(report.counts.savesDropped)
     optional(report.at) { $0.integer($1.nanoseconds) }
     list(report.kvDigests) { $0.digest($1) }

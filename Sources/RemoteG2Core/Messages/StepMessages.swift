@@ -71,12 +71,9 @@ public enum RankOrder: Equatable, Codable, Sendable {
   /// the same number: a source that was given up may be attached again, and an answer to the first order
   /// is none to the second.
   case attach(UInt64, SourceID, [SourceAddress])
-  /// Hold the peers' transfers of these ranks (nil: of all) to a rate, for demonstrations; nil: none.
-  case pace(bytesPerSecond: Double?, transferBlocks: Int, ranks: [Int]?)
-  /// Let transfers of these ranks go wrong in a named way, for demonstrations; nil: none does.
-  case inject(fault: String?, ranks: [Int])
-  /// Tell every transfer's moments, or stop to.
-  case trace(Bool)
+  /// An order to the rig that a test or a demonstration has fastened to each rank's pump; it alone knows
+  /// what the bytes mean. A rank without a rig ignores it.
+  case rig([UInt8])
 }
 
 /// One sealed G1 block to copy into this rank's staging memory.
@@ -111,8 +108,8 @@ public struct RankCounts: Equatable, Codable, Sendable {
   public var bytesMoved: UInt64 = 0
   /// Of those, landed after their load was given up: nobody reads them.
   public var bytesLate: UInt64 = 0
-  /// Transfers that went wrong because they were told to.
-  public var faultsInjected = 0
+  /// What this rank's rig counts; 0 where there is none.
+  public var rigCount = 0
   /// Blocks that were not staged: the store was away, or took nothing for too long.
   public var savesDropped: UInt64 = 0
 

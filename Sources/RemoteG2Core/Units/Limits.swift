@@ -1,119 +1,144 @@
 /// Every bound in one place. A queue, table, loop, retry or message without an entry here is a bug.
+///
+/// Limits never change. Other ones are made from these, and whatever is made has its relations checked:
+/// `Limits { $0.leasesMax = 2 }`.
+@dynamicMemberLookup
 public struct Limits: Sendable, Equatable {
-  // Store.
-  public var leasesMax = 1024
-  /// Of the pool's slots, how many leases may pin at once.
-  public var pinnedFractionMax = 0.75
-  public var leaseTTL: Duration = .seconds(30)
-  public var leaseTTLMax: Duration = .seconds(120)
-  /// A finished lease still answers confirm and release for one TTL; this many at most.
-  public var leasesRememberedMax = 4096
+  @usableFromInline let values: Values
 
-  // The local protocol.
-  public var localConnectionsMax = 256
-  public var localEnginesMax = 16
-  /// Blocks that one rank can have staged at once.
-  public var stagingSlotsMax = 32
-  /// How long a block waits for a staging slot before its save is dropped.
-  public var stagingWaitMax: Duration = .seconds(1)
-  public var ownHeartbeat: Duration = .milliseconds(250)
-  /// An own store that says nothing for this long is not asked any more until it answers again.
-  public var ownSilenceMax: Duration = .seconds(1)
-  /// How long a worker that starts waits for its store before it says that it is ready without.
-  public var storeAttachMax: Duration = .seconds(10)
-  public var ownRetryMin: Duration = .milliseconds(20)
-  public var ownRetryMax: Duration = .milliseconds(250)
-  /// Blocks an engine remembers that its store lacked when they were used.
-  public var unsavedMax = 4096
+  /// - Parameter change: What is to be other than it is by default. Values that contradict each other are
+  ///   our bug.
+  public init(_ change: (inout Values) -> Void = { _ in }) {
+    var values = Values()
+    change(&values)
+    values.check()
+    self.values = values
+  }
 
-  // Fetch.
-  public var fetchesInFlightMax = 64
-  public var blocksPerFetchMax = 4096
-  public var transferBlocksMax = 16
-  public var transferBytesMax = 4 << 20
-  /// Posted to one source at a time. More of them make a dying reader more dangerous to a source.
-  public var transfersPostedMax = 4
-  public var resolveMin: Duration = .milliseconds(50)
-  public var resolveMax: Duration = .milliseconds(500)
-  /// Nothing has landed for this long, while our own pump ran on time: the source is given up.
-  public var stallMin: Duration = .milliseconds(150)
-  /// A pump that comes later than this was late itself: the source is charged `pumpLateCharge` only.
-  public var pumpGapMax: Duration = .milliseconds(30)
-  public var pumpLateCharge: Duration = .milliseconds(10)
-  /// By how much the rest of a pull may take longer than computing it.
-  public var regretMax = 0.1
-  /// However a pull goes on, it is given up after this many times what computing it would take, but
-  /// not before `hardDeadlineMin` and not after `hardDeadline`.
-  public var hardDeadlineFactor = 3.0
-  public var hardDeadlineMin: Duration = .seconds(2)
-  public var hardDeadline: Duration = .seconds(30)
-  public var handshakeTimeout: Duration = .seconds(1)
-  public var peerNotReadyWaitMax: Duration = .milliseconds(100)
-  /// Target blocks that may sit in quarantine, as a share of G1: in all, and for one source.
-  public var quarantineFractionMax = 0.5
-  public var quarantinePerSourceFractionMax = 0.25
-  public var agentsMax = 64
-  /// Fetches from one peer at a time; more would only wait for each other at the source.
-  public var fetchesPerPeerMax = 16
-  /// Our own timer may be this late before a missed deadline stops to say something about the peer.
-  /// Who looks at a clock this much later than it meant to was stopped, and has heard nobody meanwhile:
-  /// what it waits for gets its whole time again.
-  public var pauseMin: Duration = .milliseconds(100)
-  public var timerLatenessMax: Duration = .milliseconds(5)
+  @inlinable
+  public subscript<Value>(dynamicMember path: KeyPath<Values, Value>) -> Value {
+    values[keyPath: path]
+  }
+}
 
-  // Peers.
-  public var peerHeartbeat: Duration = .milliseconds(500)
-  /// How long a peer that may not share with us is left alone.
-  public var peerRefusedPause: Duration = .seconds(1)
-  /// A peer is dead when its address refused this often, over at least this long.
-  public var deathRefusalsMin = 3
-  public var deathRefusalsSpan: Duration = .milliseconds(150)
-  /// A peer that neither answers nor refuses for this long is given up: what it could still write is
-  /// fenced.
-  public var peerVanishedMax: Duration = .seconds(180)
-  /// A release that is not answered is sent again this often; then the lease's deadline ends it.
-  public var releaseAttemptsMax = 3
+extension Limits {
+  /// The bounds by name, while they are being set.
+  public struct Values: Sendable, Equatable {
+    // Store.
+    public var leasesMax = 1024
+    /// Of the pool's slots, how many leases may pin at once.
+    public var pinnedFractionMax = 0.75
+    public var leaseTTL: Duration = .seconds(30)
+    public var leaseTTLMax: Duration = .seconds(120)
+    /// A finished lease still answers confirm and release for one TTL; this many at most.
+    public var leasesRememberedMax = 4096
 
-  // Breaker, one per peer.
-  public var breakerMissesMax = 3
-  public var breakerSilence: Duration = .seconds(1)
-  public var breakerBackoffMin: Duration = .milliseconds(50)
-  public var breakerBackoffMax: Duration = .seconds(10)
+    // The local protocol.
+    public var localConnectionsMax = 256
+    public var localEnginesMax = 16
+    /// Blocks that one rank can have staged at once.
+    public var stagingSlotsMax = 32
+    /// How long a block waits for a staging slot before its save is dropped.
+    public var stagingWaitMax: Duration = .seconds(1)
+    public var ownHeartbeat: Duration = .milliseconds(250)
+    /// An own store that says nothing for this long is not asked any more until it answers again.
+    public var ownSilenceMax: Duration = .seconds(1)
+    /// How long a worker that starts waits for its store before it says that it is ready without.
+    public var storeAttachMax: Duration = .seconds(10)
+    public var ownRetryMin: Duration = .milliseconds(20)
+    public var ownRetryMax: Duration = .milliseconds(250)
+    /// Blocks an engine remembers that its store lacked when they were used.
+    public var unsavedMax = 4096
 
-  // Engine.
-  public var stepTokensMax = 128
-  /// Tokens of long prompts in a step while another request's prefix is looked for or under way: what has landed
-  /// is taken at the end of a step, and each stage of a pull waits for one.
-  public var stepTokensBesideLoads = 32
-  public var requestsMax = 1024
-  public var promptTokensMax = 8192
-  public var storeSavesInFlightMax = 128
-  /// Steps in a row in which a prompt may be overtaken by those with less left to compute.
-  public var overtakenStepsMax = 8
+    // Fetch.
+    public var fetchesInFlightMax = 64
+    public var blocksPerFetchMax = 4096
+    public var transferBlocksMax = 16
+    public var transferBytesMax = 4 << 20
+    /// Posted to one source at a time. More of them make a dying reader more dangerous to a source.
+    public var transfersPostedMax = 4
+    public var resolveMin: Duration = .milliseconds(50)
+    public var resolveMax: Duration = .milliseconds(500)
+    /// Nothing has landed for this long, while our own pump ran on time: the source is given up.
+    public var stallMin: Duration = .milliseconds(150)
+    /// A pump that comes later than this was late itself: the source is charged `pumpLateCharge` only.
+    public var pumpGapMax: Duration = .milliseconds(30)
+    public var pumpLateCharge: Duration = .milliseconds(10)
+    /// By how much the rest of a pull may take longer than computing it.
+    public var regretMax = 0.1
+    /// However a pull goes on, it is given up after this many times what computing it would take, but
+    /// not before `hardDeadlineMin` and not after `hardDeadline`.
+    public var hardDeadlineFactor = 3.0
+    public var hardDeadlineMin: Duration = .seconds(2)
+    public var hardDeadline: Duration = .seconds(30)
+    public var handshakeTimeout: Duration = .seconds(1)
+    public var peerNotReadyWaitMax: Duration = .milliseconds(100)
+    /// Target blocks that may sit in quarantine, as a share of G1: in all, and for one source.
+    public var quarantineFractionMax = 0.5
+    public var quarantinePerSourceFractionMax = 0.25
+    public var agentsMax = 64
+    /// Fetches from one peer at a time; more would only wait for each other at the source.
+    public var fetchesPerPeerMax = 16
+    /// Our own timer may be this late before a missed deadline stops to say something about the peer.
+    /// Who looks at a clock this much later than it meant to was stopped, and has heard nobody meanwhile:
+    /// what it waits for gets its whole time again.
+    public var pauseMin: Duration = .milliseconds(100)
+    public var timerLatenessMax: Duration = .milliseconds(5)
 
-  // Wire.
-  public var messageBytesMax = 4 << 20
-  public var metadataBytesMax = 64 << 10
-  /// Slots a peer may announce.
-  public var slotsMax = 1 << 20
-  public var peersMax = 64
-  public var hintBytesMax = 4096
-  public var commandBytesMax = 1 << 20
-  /// A worker's events that wait for their reader.
-  public var eventsWaitingMax = 1 << 16
-  /// Blocks that the orders of one plan may name, over all fetches; the rest is told with the next plan.
-  public var planBlocksMax = 16 << 10
-  /// One step's plan, or one rank's report, between processes.
-  public var groupMessageBytesMax = 64 << 20
-  /// How long a rank waits for its group before it ends: while they load the model, and later. mpirun
-  /// then takes about two seconds to end the others, and a broken group is to be gone within ten.
-  public var groupStartMax: Duration = .seconds(120)
-  public var groupSilenceMax: Duration = .seconds(6)
+    // Peers.
+    public var peerHeartbeat: Duration = .milliseconds(500)
+    /// How long a peer that may not share with us is left alone.
+    public var peerRefusedPause: Duration = .seconds(1)
+    /// A peer is dead when its address refused this often, over at least this long.
+    public var deathRefusalsMin = 3
+    public var deathRefusalsSpan: Duration = .milliseconds(150)
+    /// A peer that neither answers nor refuses for this long is given up: what it could still write is
+    /// fenced.
+    public var peerVanishedMax: Duration = .seconds(180)
+    /// A release that is not answered is sent again this often; then the lease's deadline ends it.
+    public var releaseAttemptsMax = 3
 
-  public init() { check() }
+    // Breaker, one per peer.
+    public var breakerMissesMax = 3
+    public var breakerSilence: Duration = .seconds(1)
+    public var breakerBackoffMin: Duration = .milliseconds(50)
+    public var breakerBackoffMax: Duration = .seconds(10)
 
+    // Engine.
+    public var stepTokensMax = 128
+    /// Tokens of long prompts in a step while another request's prefix is looked for or under way: what has landed
+    /// is taken at the end of a step, and each stage of a pull waits for one.
+    public var stepTokensBesideLoads = 32
+    public var requestsMax = 1024
+    public var promptTokensMax = 8192
+    public var storeSavesInFlightMax = 128
+    /// Steps in a row in which a prompt may be overtaken by those with less left to compute.
+    public var overtakenStepsMax = 8
+
+    // Wire.
+    public var messageBytesMax = 4 << 20
+    public var metadataBytesMax = 64 << 10
+    /// Slots a peer may announce.
+    public var slotsMax = 1 << 20
+    public var peersMax = 64
+    public var hintBytesMax = 4096
+    public var commandBytesMax = 1 << 20
+    /// A worker's events that wait for their reader.
+    public var eventsWaitingMax = 1 << 16
+    /// Blocks that the orders of one plan may name, over all fetches; the rest is told with the next plan.
+    public var planBlocksMax = 16 << 10
+    /// One step's plan, or one rank's report, between processes.
+    public var groupMessageBytesMax = 64 << 20
+    /// How long a rank waits for its group before it ends: while they load the model, and later. mpirun
+    /// then takes about two seconds to end the others, and a broken group is to be gone within ten.
+    public var groupStartMax: Duration = .seconds(120)
+    public var groupSilenceMax: Duration = .seconds(6)
+  }
+}
+
+extension Limits.Values {
   /// The relations between limits, each with its reason.
-  public func check() {
+  fileprivate func check() {
     precondition(leaseTTL <= leaseTTLMax, "a default lease must be grantable")
     precondition(
       resolveMin <= resolveMax && resolveMax < leaseTTL,

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import LlamaModel
+import NIXLTransfer
 import OSThreads
 import RemoteG2Core
 import RemoteG2Runtime

@@ -1,7 +1,9 @@
 import Foundation
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
 import Simulation
+import WorkerConsole
 
 /// The faults themselves, and what each must have led to.
 extension ChaosStage {
@@ -58,7 +60,7 @@ extension ChaosStage {
       let sealed = try fleet.a.audit().storeSealed ?? 0
       let at = now()
       for _ in 0..<10 {
-        try fleet.a.perform(.drop) { $0.store = true }
+        try fleet.a.perform(.drop(.init(store: true)))
         Self.wait(seconds: 0.02)
       }
       // Leased blocks stay, everything else goes: there must have been something else.
@@ -151,7 +153,7 @@ extension ChaosStage {
     let cut = results.count { $0.tokens.count < generate }
     round.expect(cut > 0 && results[0].tokens.isEmpty, "nothing was cancelled in time")
     prove(&round, prompt, at: at)
-    try fleet.b.perform(.pace)
+    try fleet.b.perform(.pace(.init()))
     let result = try fleet.b.generate(prompt, generate: generate, hint: "A")
     round.identical = result.tokens == golden[index(of: prompt)].tokens
     round.expect(round.identical, "B's tokens are wrong after the storm")

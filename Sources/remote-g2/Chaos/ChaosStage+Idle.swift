@@ -1,6 +1,8 @@
 import Foundation
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
+import WorkerConsole
 
 /// What an engine costs that has nothing to do but to wait for a source that neither answers nor dies.
 extension ChaosStage {
@@ -18,7 +20,7 @@ extension ChaosStage {
     }
     let quarantined = try fleet.b.audit().quarantined
     // Pacing means not listening: nobody paces in earnest.
-    try fleet.b.perform(.pace)
+    try fleet.b.perform(.pace(.init()))
     let before = Self.processorSeconds(fleet.b.process.pid)
     usleep(UInt32(seconds * 1e6))
     let after = Self.processorSeconds(fleet.b.process.pid)

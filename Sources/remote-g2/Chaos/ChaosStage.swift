@@ -1,8 +1,10 @@
 import Foundation
 import OSThreads
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
 import Simulation
+import WorkerConsole
 
 /// Plays one fault after another on two real workers: a clean recompute, then a paced pull of the same
 /// prompt in whose middle the fault happens.
@@ -49,7 +51,7 @@ final class ChaosStage {
       golden.append(try fleet.b.generate(prompt, generate: generate))
     }
     for prompt in prompts { try fill(prompt) }
-    try fleet.b.perform(.ttl) { $0.seconds = Self.leaseTTL }
+    try fleet.b.perform(.leaseTTL(seconds: Self.leaseTTL))
     try noteProcesses()
   }
 
@@ -60,7 +62,7 @@ final class ChaosStage {
     guard wanted.tokens.first == golden[index(of: prompt)].tokens.first else {
       throw SceneFailure("A's own tokens are wrong")
     }
-    try fleet.a.perform(.save) { $0.prompt = prompt }
+    try fleet.a.perform(.save(prompt: prompt))
     // Twice, because what an audit says may be a step old.
     var quiet = 0
     try fleet.poll("A's store is filled", seconds: 20) {
@@ -124,11 +126,9 @@ final class ChaosStage {
     let victims = Victims(
       storeA: try fleet.storeProcess("A"), storeB: try fleet.storeProcess("B"),
       incarnationB: try fleet.b.audit().storeIncarnation)
-    try fleet.b.perform(.pace) {
-      $0.bytesPerSecond = Double(bytes) / pace
-      $0.transferBlocks = 1
-    }
-    try fleet.b.perform(.trace) { $0.on = true }
+    try fleet.b.perform(
+      .pace(.init(bytesPerSecond: Double(bytes) / pace, transferBlocks: 1)))
+    try fleet.b.perform(.trace(true))
     fleet.b.clearTrace()
     let id = try fleet.b.begin(prompt, generate: generate, hint: "A")
     let share = 0.05 + 0.7 * chance.unit()
@@ -144,8 +144,8 @@ final class ChaosStage {
     }
     try fleet.waitUntilConnected("A", peer: "B")
     try fleet.waitUntilConnected("B", peer: "A")
-    try fleet.b.perform(.pace)
-    try fleet.b.perform(.ttl) { $0.seconds = Self.leaseTTL }
+    try fleet.b.perform(.pace(.init()))
+    try fleet.b.perform(.leaseTTL(seconds: Self.leaseTTL))
     let leaks = try fleet.leaks(seconds: 6)
     round.leaks = leaks.total
     round.expect(leaks.isClean, "leaks: \(leaks.total) \(fleet.leakDetails)")
@@ -159,11 +159,10 @@ final class ChaosStage {
     try fill(prompt)
     try fleet.b.dropCaches()
     let bytes = blocks(prompt) * blockBytes
-    try fleet.b.perform(.pace) {
-      $0.bytesPerSecond = Double(bytes) / (0.6 * (golden[index(of: prompt)].ttftSeconds ?? 1))
-      $0.transferBlocks = 1
-    }
-    try fleet.b.perform(.trace) { $0.on = true }
+    let seconds = 0.6 * (golden[index(of: prompt)].ttftSeconds ?? 1)
+    try fleet.b.perform(
+      .pace(.init(bytesPerSecond: Double(bytes) / seconds, transferBlocks: 1)))
+    try fleet.b.perform(.trace(true))
     fleet.b.clearTrace()
     let id = try fleet.b.begin(prompt, generate: fleet.settings.generate, hint: "A")
     _ = try fleet.b.wait("the pull to be under way", seconds: 30) {

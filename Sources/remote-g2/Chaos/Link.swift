@@ -1,4 +1,5 @@
 import Foundation
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
 

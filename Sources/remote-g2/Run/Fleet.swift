@@ -1,5 +1,6 @@
 import Foundation
 import OSThreads
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
 

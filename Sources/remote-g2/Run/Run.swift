@@ -1,8 +1,10 @@
 import ArgumentParser
 import Foundation
 import LlamaModel
+import NIXLTransfer
 import RemoteG2Core
 import RemoteG2Runtime
+import WorkerConsole
 
 struct Run: ParsableCommand {
   static let configuration = CommandConfiguration(

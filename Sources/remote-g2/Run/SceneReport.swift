@@ -1,5 +1,6 @@
 import Foundation
 import RemoteG2Runtime
+import WorkerConsole
 
 /// What one scene showed. The names are those of the JSON file.
 struct SceneReport: Codable {

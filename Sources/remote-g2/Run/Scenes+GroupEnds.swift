@@ -1,6 +1,8 @@
 import Foundation
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
+import WorkerConsole
 
 /// One rank of a group dies or stops: the group ends, its store serves on, its leases come back.
 extension Scenes {
@@ -19,7 +21,7 @@ extension Scenes {
     let alone = try fleet.b.generate(own, generate: 1)
     try fleet.poll("B saved its blocks", seconds: 20) { try fleet.b.audit().saving == 0 }
     let logged = text(of: fleet, "B").utf8.count
-    try fleet.b.perform(.ttl) { $0.seconds = leaseSeconds }
+    try fleet.b.perform(.leaseTTL(seconds: leaseSeconds))
     let incarnation = try fleet.b.audit().storeIncarnation
     try beginPull(stage, share: 0.2, dropsCaches: false)
     let leases = try fleet.a.audit().storeLeases ?? 0

@@ -1,5 +1,7 @@
 import Foundation
+import Processes
 import RemoteG2Runtime
+import WorkerConsole
 
 /// The scenes that show what a loaded machine does to pulls, and pulls to others. They are played when
 /// they are named.
@@ -50,10 +52,8 @@ extension Scenes {
     report.fault_proved = true
     try stage.fillA()
     try stage.startTrace()
-    try stage.fleet.b.perform(.pace) {
-      $0.bytesPerSecond = Double(stage.blockBytes) / 0.015
-      $0.transferBlocks = 1
-    }
+    try stage.fleet.b.perform(
+      .pace(.init(bytesPerSecond: Double(stage.blockBytes) / 0.015, transferBlocks: 1)))
     try BusyLoops.beside(loopCount) {
       for round in 1...20 {
         try stage.fleet.b.dropCaches()

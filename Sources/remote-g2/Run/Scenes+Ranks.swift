@@ -1,8 +1,10 @@
 import Foundation
-import KVTransfer
 import LocalStore
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
+import TransferRig
+import WorkerConsole
 
 /// What only happens to some ranks of a group. All of them must use the same tokens.
 extension Scenes {
@@ -32,23 +34,21 @@ extension Scenes {
     try stage.fillA()
     try stage.fleet.b.dropCaches()
     try stage.setPace(true, transferBlocks: blocksPerTransfer)
-    try stage.fleet.b.perform(.fault) {
-      $0.fault = TransferFault.halfComplete.rawValue
-      $0.ranks = ranks
-    }
-    let counted = try stage.fleet.b.audit().ranks.map(\.faultsInjected)
+    try stage.fleet.b.perform(
+      .fault(.init(TransferFault.halfComplete.rawValue, ranks: ranks)))
+    let counted = try stage.fleet.b.audit().ranks.map(\.rigCount)
     let result = try stage.fleet.b.generate(
       stage.prompts[0], generate: stage.generate, hint: "A")
-    try stage.fleet.b.perform(.fault)
+    try stage.fleet.b.perform(.fault(.init()))
     try stage.setPace(false)
-    let faults = zip(try stage.fleet.b.audit().ranks.map(\.faultsInjected), counted).map(-)
+    let faults = zip(try stage.fleet.b.audit().ranks.map(\.rigCount), counted).map(-)
     let wanted = (0..<stage.fleet.settings.rankCount).map { ranks.contains($0) ? 1 : 0 }
     report.fault_proved = faults == wanted
     report.expect(
       faults == wanted, "faults by rank were \(faults), and \(wanted) were asked for")
     report.add(result, golden: stage.golden[0])
     // What the failing ranks had before it is what the group keeps.
-    let before = RankParts.injectedTransfer * blocksPerTransfer * stage.tokensPerBlock
+    let before = TransferRig.brokenTransfer * blocksPerTransfer * stage.tokensPerBlock
     report.expect(
       result.reasons == ["transferFailed"] && result.keptTokens == before
         && result.pulledTokens == stage.blocks * stage.tokensPerBlock,
@@ -121,7 +121,7 @@ extension Scenes {
     var report = SceneReport("source rank's pool corrupt")
     try stage.fillA()
     try stage.fleet.b.dropCaches()
-    try stage.fleet.b.perform(.proof) { $0.policy = "always" }
+    try stage.fleet.b.perform(.proof(policy: "always"))
     let turned = try turnBytes(stage, rank: rank)
     let result = try stage.fleet.b.generate(
       stage.prompts[0], generate: stage.generate, hint: "A")
@@ -133,8 +133,8 @@ extension Scenes {
       "\(turned) bytes were turned, \(result.keptTokens) tokens kept: \(result.reasons)")
     report.outcome = "digests decided"
     report.expectIdentical()
-    try stage.fleet.b.perform(.proof) { $0.policy = "onFailure" }
-    try stage.fleet.a.perform(.drop) { $0.store = true }
+    try stage.fleet.b.perform(.proof(policy: "onFailure"))
+    try stage.fleet.a.perform(.drop(.init(store: true)))
     try stage.fillA()
     return report
   }

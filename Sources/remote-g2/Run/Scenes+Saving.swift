@@ -1,5 +1,7 @@
 import Foundation
+import Processes
 import RemoteG2Runtime
+import WorkerConsole
 
 /// The scenes that show that what a worker computes is soon in its store, whatever became of the store.
 /// They are played when they are named.

@@ -1,6 +1,8 @@
 import Foundation
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
+import WorkerConsole
 
 /// The scenes without a fault, and the table of all of them.
 enum Scenes {
@@ -22,7 +24,7 @@ enum Scenes {
     let stranger = try a.generate(stage.stranger, generate: 1)
     report.expect(stranger.computedTokens == stage.stranger.count, "the stranger was not computed")
     try stage.fleet.poll("A saved the stranger", seconds: 20) { try a.audit().saving == 0 }
-    try a.perform(.drop) { $0.store = true }
+    try a.perform(.drop(.init(store: true)))
     for prompt in stage.prompts {
       let result = try a.generate(prompt, generate: stage.generate)
       stage.firstResults.append(result)
@@ -154,7 +156,7 @@ enum Scenes {
   static func gone(_ stage: Stage) throws -> SceneReport {
     var report = SceneReport("gone")
     try stage.fleet.b.dropCaches()
-    try stage.fleet.a.perform(.drop) { $0.store = true }
+    try stage.fleet.a.perform(.drop(.init(store: true)))
     let audit = try stage.fleet.a.audit()
     report.fault_proved = audit.storeSealed == 0
     report.expect(report.fault_proved == true, "A still holds \(audit.storeSealed ?? -1) blocks")

@@ -2,6 +2,7 @@ import Foundation
 import OSThreads
 import RemoteG2Core
 import RemoteG2Runtime
+import WorkerConsole
 
 /// The prompts, the golden results and the fleet that the scenes act on.
 final class Stage {
@@ -52,11 +53,11 @@ final class Stage {
   /// - Parameter ranks: Of B, those that are paced; nil: all.
   func setPace(_ isOn: Bool, ranks: [Int]? = nil, transferBlocks: Int = 1) throws {
     let rate = Double(bytes) / paceSeconds
-    try fleet.b.perform(.pace) {
-      $0.bytesPerSecond = isOn ? rate : nil
-      $0.transferBlocks = isOn ? transferBlocks : nil
-      $0.ranks = ranks
-    }
+    try fleet.b.perform(
+      .pace(
+        .init(
+          bytesPerSecond: isOn ? rate : nil, transferBlocks: isOn ? transferBlocks : nil,
+          ranks: ranks)))
   }
 
   /// Waits until A's store holds the first prompt, saving it again from A's G1 if need be.
@@ -65,7 +66,7 @@ final class Stage {
     try fleet.poll("A's store is filled", seconds: 20) {
       let audit = try fleet.a.audit()
       if audit.storeSealed ?? 0 >= blocks, audit.saving == 0 { return true }
-      try fleet.a.perform(.save) { $0.prompt = prompts[0] }
+      try fleet.a.perform(.save(prompt: prompts[0]))
       return false
     }
     try fleet.waitUntilConnected("B", peer: "A")
@@ -85,12 +86,14 @@ final class Stage {
   }
   var pullSeconds: Double? { fleet.b.pullSeconds }
 
-  /// Waits until a share of the pull has landed, while the rest is in flight. Says what became of it when it
-  /// does not come to that.
-  func waitForLanded(share: Double) throws {
+  /// Waits until a share of the pull has landed, while the rest is in flight.
+  ///
+  /// - Returns: false when the pull was given up before.
+  func waitForLanded(share: Double) throws -> Bool {
     do {
-      _ = try fleet.b.wait("the pull to be under way", seconds: 30) {
-        landedBytes() >= Int(Double(bytes) * share) && wasInFlight(at: .max) ? true : nil
+      return try fleet.b.wait("the pull to be under way", seconds: 30) {
+        if landedBytes() >= Int(Double(bytes) * share), wasInFlight(at: .max) { return true }
+        return fleet.b.fetchEvents.contains { $0.kind == "fallback" } ? false : nil
       }
     } catch {
       let events = fleet.b.fetchEvents.map { event in
@@ -103,7 +106,7 @@ final class Stage {
 
   /// Traces B's transfers from here on.
   func startTrace() throws {
-    try fleet.b.perform(.trace) { $0.on = true }
+    try fleet.b.perform(.trace(true))
     fleet.b.clearTrace()
     movedBefore = try fleet.b.audit().ranks
   }

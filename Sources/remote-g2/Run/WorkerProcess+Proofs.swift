@@ -1,4 +1,5 @@
 import RemoteG2Runtime
+import WorkerConsole
 
 /// What a worker's traced transfers prove, on the one clock that all processes of a machine share.
 extension WorkerProcess {

@@ -1,7 +1,9 @@
 import Foundation
 import OSThreads
+import Processes
 import RemoteG2Core
 import RemoteG2Runtime
+import WorkerConsole
 
 /// What a scene cannot go on after.
 struct SceneFailure: Error, CustomStringConvertible {
@@ -17,6 +19,7 @@ final class WorkerProcess {
   private let inbox: Mailbox<WorkerEvent>
   private let doorbell = Doorbell()
   private var pending: [WorkerEvent] = []
+  private var isReady = false
   /// Every transfer moment since the last ``clearTrace()``.
   private(set) var trace: [WireTransfer] = []
   private(set) var fetchEvents: [WireFetch] = []
@@ -63,13 +66,14 @@ final class WorkerProcess {
   /// Takes in what the worker has written so far.
   func collect() {
     for event in inbox.drain() {
-      if let transfer = event.transfer {
-        trace.append(transfer)
-      } else if let fetch = event.fetch {
-        fetchEvents.append(fetch)
-      } else {
-        for reason in event.result?.reasons ?? [] { reasonsTold[reason, default: 0] += 1 }
+      switch event {
+      case .transfer(let transfer): trace.append(transfer)
+      case .fetch(let fetch): fetchEvents.append(fetch)
+      case .ready: isReady = true
+      case .result(_, let result):
+        for reason in result.reasons { reasonsTold[reason, default: 0] += 1 }
         pending.append(event)
+      case .done, .error, .audit: pending.append(event)
       }
     }
   }
@@ -94,18 +98,15 @@ final class WorkerProcess {
     try wait(what, seconds: seconds) {
       guard let index = pending.firstIndex(where: { $0.id == id }) else { return nil }
       let event = pending.remove(at: index)
-      if event.event == .error {
-        throw SceneFailure("worker \(name), \(what): \(event.message ?? "unknown error")")
+      if case .error(_, let message) = event {
+        throw SceneFailure("worker \(name), \(what): \(message)")
       }
       return event
     }
   }
 
   func waitUntilReady() throws {
-    _ = try wait("start", seconds: 60) { () -> WorkerEvent? in
-      guard let index = pending.firstIndex(where: { $0.event == .ready }) else { return nil }
-      return pending.remove(at: index)
-    }
+    try wait("start", seconds: 60) { isReady ? () : nil }
   }
 
   func clearTrace() {
@@ -122,39 +123,38 @@ final class WorkerProcess {
     try input.write(contentsOf: bytes)
   }
 
-  private func command(_ name: WorkerCommand.Name, _ set: (inout WorkerCommand) -> Void = { _ in })
-    throws -> UInt64
-  {
-    var command = WorkerCommand(name, id: idNext)
-    idNext += 1
-    set(&command)
-    try send(command)
-    return command.id
+  private func begin(_ action: WorkerCommand.Action) throws -> UInt64 {
+    defer { idNext += 1 }
+    try send(WorkerCommand(action, id: idNext))
+    return idNext
   }
 
+  /// Has a command carried out, and waits until it is.
+  ///
+  /// - Returns: What it counted, where it counts something.
   @discardableResult
-  func perform(
-    _ name: WorkerCommand.Name, _ set: (inout WorkerCommand) -> Void = { _ in }
-  ) throws -> WorkerEvent {
-    try event(try command(name, set), name.rawValue, seconds: 20)
+  func perform(_ action: WorkerCommand.Action) throws -> Int? {
+    guard case .done(_, let count) = try event(try begin(action), "\(action)", seconds: 20) else {
+      throw SceneFailure("worker \(name): no answer to \(action)")
+    }
+    return count
   }
 
   /// Starts a generation; its id is given to ``result(of:)``.
   func begin(_ prompt: [Int32], generate: Int, hint: String?) throws -> UInt64 {
-    try command(.generate) {
-      $0.prompt = prompt
-      $0.max = generate
-      $0.ignoreEnd = true
-      $0.hint = hint.map { .init(store: $0) }
-    }
+    try begin(
+      .generate(
+        .init(
+          prompt: prompt, max: generate, hint: hint.map { .init(store: $0) }, ignoreEnd: true)))
   }
 
   /// Not answered by itself: the request's result follows.
   func cancel(_ id: UInt64) throws { try send(WorkerCommand(.cancel, id: id)) }
 
   func result(of id: UInt64) throws -> WireResult {
-    let event = try event(id, "result", seconds: 180)
-    guard let result = event.result else { throw SceneFailure("worker \(name): an empty result") }
+    guard case .result(_, let result) = try event(id, "result", seconds: 180) else {
+      throw SceneFailure("worker \(name): no result")
+    }
     if let error = result.error { throw SceneFailure("worker \(name): \(error)") }
     return result
   }
@@ -164,8 +164,8 @@ final class WorkerProcess {
   }
 
   func audit() throws -> WorkerAudit {
-    guard let audit = try perform(.audit).audit else {
-      throw SceneFailure("worker \(name): an empty audit")
+    guard case .audit(_, let audit) = try event(try begin(.audit), "audit", seconds: 20) else {
+      throw SceneFailure("worker \(name): no audit")
     }
     return audit
   }
@@ -175,10 +175,7 @@ final class WorkerProcess {
   func dropCaches(store: Bool = true) throws {
     let deadline = MonotonicClock.now() + .seconds(2)
     while try audit().saving > 0, MonotonicClock.now() < deadline { usleep(2_000) }
-    try perform(.drop) {
-      $0.g1 = true
-      $0.store = store
-    }
+    try perform(.drop(.init(g1: true, store: store)))
   }
 
   /// Ends the engine in an orderly way; its store lingers.

@@ -1,3 +1,4 @@
+public import KVConnector
 public import KVTransfer
 public import RemoteG2Core
 
@@ -6,7 +7,6 @@ public final class RemoteG2Worker: WorkerConnector {
   private let pump: any PumpPort
   private let rank: Int
   private let open: (SourceID, SourceAddress) -> SourceDescription?
-  private let onTrace: (TransferTrace) -> Void
   private var loadErrors: [BlockIndex] = []
   /// Numbers of the orders whose address could not be opened, since the last report.
   private var unopened: [UInt64] = []
@@ -14,16 +14,13 @@ public final class RemoteG2Worker: WorkerConnector {
   /// - Parameters:
   ///   - rank: Which of an order's addresses are its own.
   ///   - open: Makes a source's address readable in this process; nil when it is gone already.
-  ///   - onTrace: Told every transfer's moments while the pump traces.
   public init(
     pump: any PumpPort, rank: Int = 0,
-    open: @escaping (SourceID, SourceAddress) -> SourceDescription? = { _, _ in nil },
-    onTrace: @escaping (TransferTrace) -> Void = { _ in }
+    open: @escaping (SourceID, SourceAddress) -> SourceDescription? = { _, _ in nil }
   ) {
     self.pump = pump
     self.rank = rank
     self.open = open
-    self.onTrace = onTrace
   }
 
   public func begin(_ orders: [RankOrder]) {
@@ -35,14 +32,7 @@ public final class RemoteG2Worker: WorkerConnector {
         } else {
           unopened.append(number)
         }
-      case .pace(let rate, let transferBlocks, let ranks):
-        pump.post(.pace(bytesPerSecond: ranks?.contains(rank) ?? true ? rate : nil))
-        pump.post(.transferBlocksMax(transferBlocks))
-      case .inject(let fault, let ranks):
-        pump.post(
-          .inject(ranks.contains(rank) ? fault.flatMap(TransferFault.init(rawValue:)) : nil))
-      case .trace(let isOn): pump.post(.trace(isOn))
-      case .load, .stopPosting, .checkDigests, .forget, .save, .sourceDied:
+      case .load, .stopPosting, .checkDigests, .forget, .save, .sourceDied, .rig:
         pump.post(.rank(order))
       }
     }
@@ -50,7 +40,6 @@ public final class RemoteG2Worker: WorkerConnector {
 
   public func end(rank: Int, sequence: UInt64) -> RankReport {
     let news = pump.takeReport()
-    for moment in news.trace { onTrace(moment) }
     var report = RankReport(rank: rank, sequence: sequence)
     report.progress = news.progress
     loadErrors += news.loadErrors

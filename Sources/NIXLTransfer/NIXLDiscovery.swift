@@ -1,5 +1,6 @@
 internal import Foundation
 package import NIXL
+internal import Processes
 
 /// Finds `libnixl_capi.so`. Each place that was looked at is remembered with what was found there.
 package struct NIXLDiscovery: Sendable {

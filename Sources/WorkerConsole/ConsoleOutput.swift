@@ -32,7 +32,7 @@ package final class ConsoleOutput: Sendable {
 
   package func post(_ event: WorkerEvent) {
     state.withLock { state in
-      if state.waiting.count >= waitingMax, event.transfer != nil || event.fetch != nil {
+      if state.waiting.count >= waitingMax, event.isMoment {
         state.dropped += 1
       } else {
         state.waiting.append(event)

@@ -161,28 +161,3 @@ package final class ChildProcess: @unchecked Sendable {
     }
   }
 }
-
-/// Small files of the kernel's.
-package enum ProcFile {
-  package static func text(_ path: String) -> String? {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else { return nil }
-    defer { close(descriptor) }
-    var bytes: [UInt8] = []
-    while let chunk = readSome(descriptor), !chunk.isEmpty { bytes += chunk }
-    return String(decoding: bytes, as: UTF8.self)
-  }
-
-  package static func names(in directory: String) -> [String] {
-    guard let handle = opendir(directory) else { return [] }
-    defer { closedir(handle) }
-    var names: [String] = []
-    while let entry = readdir(handle) {
-      let name = withUnsafePointer(to: &entry.pointee.d_name) {
-        $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-      }
-      if name != "." && name != ".." { names.append(name) }
-    }
-    return names
-  }
-}

@@ -1,5 +1,6 @@
 internal import CLinuxShims
 internal import Glibc
+internal import Processes
 
 /// The folder of shared memory that the ranks of one group talk through.
 ///

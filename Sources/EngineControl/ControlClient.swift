@@ -1,22 +1,7 @@
-internal import Glibc
 internal import KVConnector
 internal import LocalStore
 package import OSThreads
-package import RemoteG2Control
 package import RemoteG2Core
-
-/// A member of the fleet, as configured.
-package struct PeerAddress: Sendable, Equatable {
-  package let name: String
-  package let host: String
-  package let port: Int
-
-  package init(name: String, host: String, port: Int) {
-    self.name = name
-    self.host = host
-    self.port = port
-  }
-}
 
 /// The engine's client of its own store and of its peers' stores: the shell of a ``ControlCore``.
 ///
@@ -26,7 +11,7 @@ package struct PeerAddress: Sendable, Equatable {
 package final class ControlClient: SourceControl {
   private struct State {
     var core: ControlCore
-    var clients: [String: StoreClient] = [:]
+    var callers: [String: any PeerCaller] = [:]
     var ownPath: String?
     var isStopping = false
     /// Messages that the core does not know: housekeeping, by number.
@@ -67,11 +52,12 @@ package final class ControlClient: SourceControl {
   // MARK: Members
 
   /// Starts to know a peer.
-  package func addPeer(_ peer: PeerAddress) throws(CallError) {
-    let client = try StoreClient(StoreAddress(host: peer.host, port: peer.port))
+  ///
+  /// - Parameter caller: Makes the calls to it; stopped with this client.
+  package func addPeer(_ name: String, through caller: any PeerCaller) {
     state.withLock { state in
-      state.clients[peer.name] = client
-      state.core.addPeer(peer.name, at: MonotonicClock.now())
+      state.callers[name] = caller
+      state.core.addPeer(name, at: MonotonicClock.now())
     }
     bell.ring()
   }
@@ -113,7 +99,7 @@ package final class ControlClient: SourceControl {
   }
 
   /// By peer, with what they have counted.
-  var breakers: [String: PeerBreaker] {
+  package var breakers: [String: PeerBreaker] {
     state.withLock { $0.core.peers.mapValues(\.breaker) }
   }
 
@@ -128,11 +114,11 @@ package final class ControlClient: SourceControl {
 
   /// Stops the thread and every connection.
   package func stop() {
-    let (clients, asked) = state.withLock { state in
+    let (callers, asked) = state.withLock { state in
       state.isStopping = true
       let asked = state.asked.values
       state.asked = [:]
-      return (Array(state.clients.values), Array(asked))
+      return (Array(state.callers.values), Array(asked))
     }
     for answer in asked { answer(nil) }
     bell.ring()
@@ -140,7 +126,7 @@ package final class ControlClient: SourceControl {
       defer { thread = nil }
       return thread
     }?.join()
-    for client in clients { client.stop() }
+    for caller in callers { caller.stop() }
   }
 
   // MARK: The own store's housekeeping
@@ -192,20 +178,19 @@ package final class ControlClient: SourceControl {
   }
 
   private func make(_ id: CallID, _ peer: String, _ call: PeerCall, _ timeout: Duration) {
-    guard let client = state.withLock({ $0.clients[peer] }) else { return }
+    guard let caller = state.withLock({ $0.callers[peer] }) else { return }
     Task { [self] in
-      do throws(CallError) {
+      do throws(CallFailure) {
         // The core judges the deadline; the call itself may go on a little longer, for nobody.
-        let reply = try await client.reply(
+        let reply = try await caller.reply(
           to: call, as: fingerprint, name: name, incarnation: incarnation,
           timeout: timeout + limits.handshakeTimeout)
         advance { core, now in
           core.answered(id, reply, at: now, chance: Double.random(in: 0...1))
         }
       } catch {
-        let failure = error.failure(at: client.address)
         advance { core, now in
-          core.failed(id, failure, at: now, chance: Double.random(in: 0...1))
+          core.failed(id, error, at: now, chance: Double.random(in: 0...1))
         }
       }
     }
@@ -281,38 +266,5 @@ package final class ControlClient: SourceControl {
     }
     for answer in asked { answer(nil) }
     if tells { advance { core, now in core.ownDisconnected(at: now) } }
-  }
-}
-
-extension StoreClient {
-  /// Makes a call of the core's.
-  func reply(
-    to call: PeerCall, as fingerprint: Fingerprint, name: String, incarnation: Incarnation,
-    timeout: Duration
-  ) async throws(CallError) -> PeerReply {
-    switch call {
-    case .handshake:
-      .introduction(
-        try await handshake(
-          as: fingerprint, name: name, incarnation: incarnation, timeout: timeout))
-    case .resolve(let lease, let keys, let ttl):
-      .resolved(try await resolve(keys, as: lease, ttl: ttl, timeout: timeout))
-    case .renew(let lease, let ttl):
-      .renewed(try await renew(lease, ttl: ttl, timeout: timeout))
-    case .confirm(let lease): .confirmed(try await confirm(lease, timeout: timeout))
-    case .release(let lease): .released(try await release(lease, timeout: timeout))
-    }
-  }
-}
-
-extension CallError {
-  /// What it means to whoever asked. A broken connection is only a refusal if the address refuses.
-  func failure(at address: StoreAddress) -> CallFailure {
-    switch self {
-    case .timedOut: .timedOut
-    case .starting: .starting
-    case .invalid: .invalid
-    case .unavailable: EndpointProbe.look(at: address) == .refused ? .refused : .unavailable
-    }
   }
 }

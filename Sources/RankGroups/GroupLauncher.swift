@@ -1,5 +1,6 @@
 package import Collectives
 internal import Glibc
+internal import Processes
 
 /// How a rank group of processes is started.
 package enum GroupLauncher {

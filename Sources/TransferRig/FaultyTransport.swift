@@ -1,3 +1,4 @@
+public import KVTransfer
 public import RemoteG2Core
 
 /// What goes wrong with one transfer.

@@ -1,3 +1,4 @@
+public import KVTransfer
 public import RemoteG2Core
 
 /// Slows another transport down to a rate, by polling it less often.

@@ -1,10 +1,8 @@
-import RemoteG2Core
-
 /// Which ranks can read which source. A source is asked once all of them can.
 ///
 /// Every order to attach has a number, so that a rank's late answer to an earlier one, before the source
 /// was given up and came back, is taken for none.
-struct SourceTable {
+package struct SourceTable {
   private struct Entry {
     let number: UInt64
     var ranks: Set<Int> = []
@@ -16,10 +14,10 @@ struct SourceTable {
   private var numbers: [UInt64: SourceID] = [:]
   private var numberNext: UInt64 = 1
 
-  init(rankCount: Int) { self.rankCount = rankCount }
+  package init(rankCount: Int) { self.rankCount = rankCount }
 
   /// - Returns: The number of the order to attach it.
-  mutating func announced(_ source: SourceID) -> UInt64 {
+  package mutating func announced(_ source: SourceID) -> UInt64 {
     if let old = entries[source] { numbers[old.number] = nil }
     let number = numberNext
     numberNext += 1
@@ -29,7 +27,7 @@ struct SourceTable {
   }
 
   /// - Returns: The source, when it has just turned out that some rank cannot read it.
-  mutating func reported(_ number: UInt64, _ isAttached: Bool, by rank: Int) -> SourceID? {
+  package mutating func reported(_ number: UInt64, _ isAttached: Bool, by rank: Int) -> SourceID? {
     // It died, or was announced again, while the rank opened it.
     guard let source = numbers[number] else { return nil }
     if isAttached {
@@ -44,17 +42,17 @@ struct SourceTable {
   /// A rank lost its connection to an own store.
   ///
   /// - Returns: Whether it was attached until now, and has to be announced again.
-  mutating func unlinked(_ source: SourceID) -> Bool {
+  package mutating func unlinked(_ source: SourceID) -> Bool {
     guard isAttached(source) else { return false }
     entries[source]?.hasFailed = true
     return true
   }
 
-  mutating func died(_ source: SourceID) {
+  package mutating func died(_ source: SourceID) {
     if let old = entries.removeValue(forKey: source) { numbers[old.number] = nil }
   }
 
-  func isAttached(_ source: SourceID) -> Bool {
+  package func isAttached(_ source: SourceID) -> Bool {
     guard let entry = entries[source] else { return false }
     return !entry.hasFailed && entry.ranks.count == rankCount
   }

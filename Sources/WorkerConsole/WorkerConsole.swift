@@ -2,11 +2,16 @@ package import Collectives
 internal import Foundation
 internal import Glibc
 internal import KVConnector
+internal import KVTransfer
 package import NIXL
 internal import OSThreads
+internal import Processes
+package import RankGroups
 package import RemoteG2Core
 internal import RemoteG2Engine
+package import RemoteG2Runtime
 internal import Synchronization
+internal import TransferRig
 
 /// Drives a worker from its standard input, one JSON command a line, and writes what happens to its
 /// standard output, one JSON event a line.
@@ -22,9 +27,15 @@ package final class WorkerConsole: Sendable {
   /// Requests in the engine are numbered here; callers' ids come back with the result.
   let callers = Mutex<[UInt64: UInt64]>([:])
   let requestNext = Mutex<UInt64>(1)
+  /// Whether the command `fault` is obeyed.
+  let breaks: Bool
+  /// Stands between the worker's connector and its control client.
+  let trusting = Mutex<TrustingControl?>(nil)
 
-  package init(limits: Limits) {
+  /// - Parameter breaks: Whether the command `fault` lets transfers go wrong.
+  package init(limits: Limits, breaks: Bool = false) {
     self.limits = limits
+    self.breaks = breaks
     output = ConsoleOutput(STDOUT_FILENO, waitingMax: limits.eventsWaitingMax)
   }
 
@@ -37,47 +48,35 @@ package final class WorkerConsole: Sendable {
       configuration, library: library, group: group,
       onResult: { [self] result in
         let caller = callers.withLock { $0.removeValue(forKey: result.id.value) }
-        var event = WorkerEvent(.result, id: caller)
-        event.result = WireResult(result)
-        write(event)
+        write(.result(caller, WireResult(result)))
       },
-      onTrace: { [self] trace in
-        var event = WorkerEvent(.transfer)
-        event.transfer = WireTransfer(trace)
-        write(event)
-      },
-      onEvent: { [self] fetched in
-        var event = WorkerEvent(.fetch)
-        event.fetch = WireFetch(fetched)
-        write(event)
-      })
+      onEvent: { [self] event in write(.fetch(WireFetch(event))) }, rigging: rigging)
     watchdog?.groupHasStarted()
     try worker.start()
     let absence = await worker.waitForStore()
-    write(WorkerEvent(.ready, message: absence.map { "without a store: \($0)" }))
+    write(.ready(absence: absence.map { "without a store: \($0)" }))
     for await line in Self.lines(limits.commandBytesMax) {
       guard let line else {
-        write(
-          WorkerEvent(
-            .error, message: "a command is longer than \(limits.commandBytesMax) bytes"))
+        write(.error(nil, "a command is longer than \(limits.commandBytesMax) bytes"))
         continue
       }
       if line.isEmpty { continue }
       do {
         let command = try JSONDecoder().decode(WorkerCommand.self, from: line)
-        if command.cmd != .cancel, command.cmd != .stop {
+        switch command.action {
+        case .stop:
+          end(worker)
+          return
+        case .cancel: cancel(command.id, worker)
+        default:
           // Counted from when it became full, over all commands that wait.
           while let full = output.fullSince, MonotonicClock.now() < full + Self.drainMax {
             try? await Task.sleep(for: .milliseconds(5))
           }
+          await perform(command, worker)
         }
-        if command.cmd == .stop {
-          end(worker)
-          return
-        }
-        await perform(command, worker)
       } catch {
-        write(WorkerEvent(.error, message: "not a command: \(Self.words(of: error))"))
+        write(.error(nil, "not a command: \(Self.words(of: error))"))
       }
     }
     // The input ended: what was accepted is still answered, within a bound.
@@ -86,6 +85,19 @@ package final class WorkerConsole: Sendable {
       try? await Task.sleep(for: .milliseconds(5))
     }
     end(worker)
+  }
+
+  /// What the commands `pace`, `fault`, `trace` and `proof` need in the worker.
+  private var rigging: WorkerRigging {
+    WorkerRigging(
+      pump: TransferRig.rigging(breaks: breaks) { [self] trace in
+        write(.transfer(WireTransfer(trace)))
+      },
+      control: { [self] control in
+        let made = TrustingControl(control)
+        trusting.withLock { $0 = made }
+        return made
+      })
   }
 
   // MARK: Lines
@@ -124,19 +136,6 @@ package final class WorkerConsole: Sendable {
       let path = context.codingPath.map(\.stringValue).joined(separator: ".")
       return path.isEmpty ? context.debugDescription : "\(path): \(context.debugDescription)"
     @unknown default: return "\(error)"
-    }
-  }
-}
-
-extension ProofPolicy {
-  /// The policy of a name on the command line.
-  package init?(named name: String) {
-    if name == "unsafelyTrusting" {
-      self = .unsafelyTrusting
-    } else if let digests = DigestPolicy(rawValue: name) {
-      self = .proven(digests)
-    } else {
-      return nil
     }
   }
 }

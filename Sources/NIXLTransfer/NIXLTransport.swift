@@ -1,4 +1,5 @@
 internal import Glibc
+public import KVTransfer
 package import NIXL
 public import RemoteG2Core
 

@@ -1,5 +1,3 @@
-import RemoteG2Core
-
 /// The blocks that are on their way into the own store, and those that still should be.
 ///
 ///     offered ─wanted─▶ staging ─every rank has staged it─▶ committed ─the store says what became of it─▶
@@ -7,7 +5,7 @@ import RemoteG2Core
 ///
 /// Everything belongs to the store it was begun with: what another says of it is nobody's, and what its
 /// death interrupts is begun anew with its successor.
-struct SaveTable {
+package struct SaveTable {
   private enum Phase {
     case offered
     /// Ranks that have still to say, and whether any could not.
@@ -32,21 +30,21 @@ struct SaveTable {
   private var unsaved: [BlockKey: BlockKey?] = [:]
   private var unsavedOrder: [BlockKey] = []
   /// What became of blocks that were committed.
-  private(set) var outcomes: [SaveOutcome.Kind: Int] = [:]
+  package private(set) var outcomes: [SaveOutcome.Kind: Int] = [:]
 
-  init(rankCount: Int, inFlightMax: Int, unsavedMax: Int) {
+  package init(rankCount: Int, inFlightMax: Int, unsavedMax: Int) {
     self.rankCount = rankCount
     self.inFlightMax = inFlightMax
     self.unsavedMax = unsavedMax
   }
 
-  var inFlightCount: Int { entries.count }
+  package var inFlightCount: Int { entries.count }
   /// What is on its way, in words.
-  var description: String {
+  package var description: String {
     entries.values.map { "\($0.block.block) for \($0.source.incarnation): \($0.phase)" }.sorted()
       .joined(separator: ", ")
   }
-  var unsavedCount: Int { unsaved.count }
+  package var unsavedCount: Int { unsaved.count }
 
   // MARK: Offering
 
@@ -54,7 +52,7 @@ struct SaveTable {
   ///
   /// - Parameter source: Nil: the store is away.
   /// - Returns: The blocks that are held from now on, and the offer to make.
-  mutating func offer(
+  package mutating func offer(
     _ blocks: [SealedBlock], to source: SourceID?
   ) -> (held: [BlockIndex], batch: UInt64, keys: [BlockKey]) {
     var taken: [SealedBlock] = []
@@ -76,7 +74,7 @@ struct SaveTable {
   }
 
   /// Keys to be offered again, if the engine still has them.
-  mutating func takeUnsaved() -> [(key: BlockKey, parent: BlockKey?)] {
+  package mutating func takeUnsaved() -> [(key: BlockKey, parent: BlockKey?)] {
     let room = inFlightMax - entries.count
     guard room > 0, !unsavedOrder.isEmpty else { return [] }
     let taken = unsavedOrder.prefix(room).map { ($0, unsaved.removeValue(forKey: $0) ?? nil) }
@@ -87,7 +85,7 @@ struct SaveTable {
   /// The store said which of a batch it lacks.
   ///
   /// - Returns: What the ranks are to stage, and the blocks that are held no more.
-  mutating func wanted(
+  package mutating func wanted(
     _ batch: UInt64, _ source: SourceID, _ places: [Int]
   ) -> (saves: [BlockSave], released: [BlockIndex]) {
     guard let offered = batches[batch], offered.source == source else { return ([], []) }
@@ -110,7 +108,7 @@ struct SaveTable {
 
   // MARK: Staging
 
-  enum Staged {
+  package enum Staged {
     case waiting
     /// Every rank has it.
     case commit(SourceID, CommittedBlock, BlockIndex)
@@ -119,7 +117,7 @@ struct SaveTable {
   }
 
   /// One rank has staged a block, or could not.
-  mutating func staged(_ saved: SavedBlock) -> Staged {
+  package mutating func staged(_ saved: SavedBlock) -> Staged {
     let key = saved.save.key
     guard let entry = entries[key], case .staging(let left, let wasLost) = entry.phase,
       entry.source.incarnation == saved.save.store
@@ -145,7 +143,7 @@ struct SaveTable {
   }
 
   /// The store said what became of committed blocks.
-  mutating func ended(_ source: SourceID, _ results: [SaveOutcome]) {
+  package mutating func ended(_ source: SourceID, _ results: [SaveOutcome]) {
     for result in results {
       guard let entry = entries[result.key], entry.source == source, case .committed = entry.phase
       else { continue }
@@ -157,7 +155,7 @@ struct SaveTable {
   }
 
   /// - Returns: The blocks that are held no more. What ranks were told to stage is held until they say.
-  mutating func died(_ source: SourceID) -> [BlockIndex] {
+  package mutating func died(_ source: SourceID) -> [BlockIndex] {
     var released: [BlockIndex] = []
     for batch in batches.keys where batches[batch]?.source == source { batches[batch] = nil }
     let keys = entries.filter { $0.value.source == source }.keys.sorted()

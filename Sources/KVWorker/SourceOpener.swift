@@ -1,0 +1,44 @@
+public import KVTransfer
+internal import LocalStore
+internal import OSThreads
+public import RemoteG2Core
+
+/// Makes the sources that a rank is told of readable in its process.
+public struct SourceOpener: Sendable {
+  private let rank: Int
+  private let fingerprint: Fingerprint
+  private let stagingSlots: Int
+
+  /// - Parameters:
+  ///   - fingerprint: Of the rank's engine; an own store checks it.
+  ///   - stagingSlots: Blocks of staging memory to ask an own store for.
+  public init(rank: Int, fingerprint: Fingerprint, stagingSlots: Int) {
+    self.rank = rank
+    self.fingerprint = fingerprint
+    self.stagingSlots = stagingSlots
+  }
+
+  /// Waits for an own store's welcome, up to 100 ms.
+  ///
+  /// - Returns: Nil for a store that died between its answer and our mapping; its successor is announced.
+  public func open(_ source: SourceID, _ address: SourceAddress) -> SourceDescription? {
+    switch address {
+    case .remote(let metadata, let address, let slotCount, let blockBytes):
+      return .nixl(
+        metadata: metadata, address: address, slotCount: slotCount, blockBytes: blockBytes)
+    case .own(let socket, let engine):
+      let hello = LocalHello(
+        engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: stagingSlots)
+      guard
+        let own = OwnPool.open(
+          socket: socket, store: source.incarnation, hello: hello, now: MonotonicClock.now,
+          nap: { OSThread.nap($0) })
+      else { return nil }
+      let shape = own.mapping.shape
+      return .mapped(
+        BlockRegion(
+          base: own.mapping.base, blockBytes: shape.blockBytes, blockCount: shape.slotCount),
+        words: own.mapping.words, link: own.link, owner: own.mapping)
+    }
+  }
+}
