@@ -2,7 +2,7 @@
 
 BIN = .build/release
 PURE_SUITES = ^(TidyTests|RemoteG2CoreTests|KVTransferTests|RemoteG2EngineTests|SimulationTests)\.
-# About two minutes of chaos come before the tests; `make chaos` is the whole of it.
+# About two minutes of chaos come after the tests; `make chaos` is the whole of it.
 CHAOS_FAULTS = 22
 # And a minute and a half of rank groups; `remote-g2 run --tp 3` plays all their scenes.
 RANK_SCENES = 'pull,one rank hangs,two of three fail,rank killed'
@@ -42,13 +42,13 @@ chaos: program
 load: program
 	@$(BIN)/remote-g2 run --scenes $(LOAD_SCENES)
 
-# The pure suites alone: no process is started, nothing but the compiler is needed. The inner loop.
+# The pure suites alone, in a build folder of their own: no process of ours is started. The inner loop.
 # UNIT_FLAGS adds flags, e.g. --filter machine.
 unit: setup
 	@scripts/unit $(UNIT_FLAGS)
 
-# All tests, in the same configuration and folder as run and bench: first those that need no process of
-# ours, then those that start some, then faults and scenes with real workers.
+# All tests, in the same configuration and folder as run and bench: first the pure suites, then those that
+# need the model, NIXL or processes, then faults and scenes with real workers.
 test: build
 	@swift test -c release --skip-build --no-parallel --filter '$(PURE_SUITES)'
 	@swift test -c release --skip-build --no-parallel --skip '$(PURE_SUITES)'

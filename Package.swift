@@ -85,7 +85,7 @@ let package = Package(
 
     module(
       "RemoteG2Engine",
-      on: ["Collectives", "ContentDigest", "KVConnector", "KVLayout", "OSThreads", "RemoteG2Core"]),
+      on: ["Collectives", "ContentDigest", "KVConnector", "KVLayout", "RemoteG2Core"]),
     // The shipped code in a seeded world.
     module(
       "Simulation",
@@ -103,7 +103,7 @@ let package = Package(
     .target(
       name: "RemoteG2Control",
       dependencies: [
-        "EngineControl", "KVConnector", "OSThreads", "RemoteG2Core",
+        "EngineControl", "RemoteG2Core",
         .product(name: "GRPCCore", package: "grpc-swift-2"),
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
         .product(name: "NIOCore", package: "swift-nio"),
@@ -167,15 +167,15 @@ let package = Package(
     .executableTarget(
       name: "remote-g2-bench",
       dependencies: [
-        "CAllocations", "Collectives", "ContentDigest", "EngineControl", "KVConnector", "KVLayout",
+        "CAllocations", "Collectives", "ContentDigest", "KVConnector", "KVLayout",
         "KVTransfer", "KVTransferTesting", "KVWorker", "Linear", "LlamaModel", "LocalStore", "NIXL",
         "NIXLTransfer", "OSThreads", "Processes", "RankGroups", "RemoteG2Control", "RemoteG2Core",
-        "RemoteG2Engine", "RemoteG2Runtime", "RemoteG2Store", "TransferRig",
+        "RemoteG2Engine", "RemoteG2Runtime", "RemoteG2Store",
       ],
       path: "Benchmarks/remote-g2-bench", swiftSettings: strict),
 
     tests("TidyTests"),
-    tests("RemoteG2CoreTests", on: ["RemoteG2Core", "KVLayout"], exclude: ["Snapshots"]),
+    tests("RemoteG2CoreTests", on: ["RemoteG2Core"], exclude: ["Snapshots"]),
     tests(
       "KVTransferTests",
       on: [
@@ -199,23 +199,23 @@ let package = Package(
       "RemoteG2EngineTests",
       on: [
         "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVWorker",
-        "Linear", "LlamaModel", "LlamaModelTesting", "LocalStore", "OSThreads", "RemoteG2Core",
-        "RemoteG2Engine", "RemoteG2EngineTesting", "Simulation", "TransferRig",
+        "LocalStore", "OSThreads", "RemoteG2Core", "RemoteG2Engine", "RemoteG2EngineTesting",
+        "Simulation", "TransferRig",
       ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
     tests(
       "RemoteG2StoreTests",
       on: [
-        "KVConnector", "KVTransfer", "KVWorker", "LocalStore", "OSThreads", "RemoteG2Control",
-        "RemoteG2Core", "RemoteG2Library", "RemoteG2Store",
+        "ContentDigest", "KVConnector", "KVTransfer", "KVWorker", "LocalStore", "OSThreads",
+        "RemoteG2Control", "RemoteG2Core", "RemoteG2Library", "RemoteG2Store",
         .product(name: "GRPCCore", package: "grpc-swift-2"),
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
       ]),
     tests(
       "CommandLineTests",
       on: [
-        "EngineControl", "KVConnector", "LocalStore", "OSThreads", "Processes", "RankGroups",
-        "RemoteG2Control", "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store", "WorkerConsole",
+        "EngineControl", "KVConnector", "LocalStore", "OSThreads", "Processes", "RemoteG2Control",
+        "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store", "WorkerConsole",
         "remote-g2",
       ]),
   ],

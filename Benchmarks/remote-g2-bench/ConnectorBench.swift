@@ -16,7 +16,7 @@ enum ConnectorBench {
     let incarnation = Incarnation(high: 5, low: 5)
     let source = SourceID.peer(name: "P", Incarnation(high: 1, low: 1))
     var answers: [ControlAnswer] = []
-    func state(ofPeer name: String) -> PeerState { .ready(source) }
+    func state(ofPeer name: PeerName) -> PeerState { .ready(source) }
     var localStore: SourceID? { nil }
     func drain() -> [ControlAnswer] {
       let taken = answers

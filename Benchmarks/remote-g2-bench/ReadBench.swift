@@ -90,8 +90,9 @@ enum ReadBench {
       .attach(
         1, peer,
         .nixl(
-          metadata: announcement.metadata, address: announcement.address, slotCount: count,
-          blockBytes: blockBytes)), at: MonotonicClock.now())
+          RankPool(
+            metadata: announcement.metadata, address: announcement.address, slotCount: count,
+            blockBytes: blockBytes))), at: MonotonicClock.now())
     let moves = zip(targets, sources).map {
       BlockMove(target: BlockIndex($0), source: SlotIndex($1))
     }

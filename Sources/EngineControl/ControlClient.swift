@@ -11,7 +11,7 @@ package import RemoteG2Core
 package final class ControlClient: SourceControl {
   private struct State {
     var core: ControlCore
-    var callers: [String: any PeerCaller] = [:]
+    var callers: [PeerName: any PeerCaller] = [:]
     var ownPath: String?
     var isStopping = false
     /// Messages that the core does not know: housekeeping, by number.
@@ -21,7 +21,7 @@ package final class ControlClient: SourceControl {
 
   package let incarnation: Incarnation
   private let fingerprint: Fingerprint
-  private let name: String
+  private let name: PeerName
   private let limits: Limits
   private let answers: Mailbox<ControlAnswer>
   private let state: Guarded<State>
@@ -33,7 +33,7 @@ package final class ControlClient: SourceControl {
   private let onUnusable: @Sendable (Int32, String) -> Void
 
   package init(
-    fingerprint: Fingerprint, name: String, incarnation: Incarnation, limits: Limits,
+    fingerprint: Fingerprint, name: PeerName, incarnation: Incarnation, limits: Limits,
     answers: Mailbox<ControlAnswer>,
     onUnusable: @escaping @Sendable (Int32, String) -> Void = { _, _ in }
   ) {
@@ -54,7 +54,7 @@ package final class ControlClient: SourceControl {
   /// Starts to know a peer.
   ///
   /// - Parameter caller: Makes the calls to it; stopped with this client.
-  package func addPeer(_ name: String, through caller: any PeerCaller) {
+  package func addPeer(_ name: PeerName, through caller: any PeerCaller) {
     state.withLock { state in
       state.callers[name] = caller
       state.core.addPeer(name, at: MonotonicClock.now())
@@ -73,7 +73,7 @@ package final class ControlClient: SourceControl {
 
   // MARK: For the step loop
 
-  package func state(ofPeer name: String) -> PeerState {
+  package func state(ofPeer name: PeerName) -> PeerState {
     state.withLock { $0.core.state(ofPeer: name) }
   }
 
@@ -90,7 +90,8 @@ package final class ControlClient: SourceControl {
     advance { core, now in core.post(request, at: now) }
   }
 
-  /// Blocks its thread until everything posted was answered, or for `limit`.
+  /// Blocks its thread until every call to a peer has been answered, for at most `limit`. Messages to the own
+  /// store are not waited for: what this engine holds there ends with its connection.
   package func finishCalls(within limit: Duration) {
     let deadline = MonotonicClock.now() + limit
     while state.withLock({ $0.core.pendingCount > 0 }), MonotonicClock.now() < deadline {
@@ -99,7 +100,7 @@ package final class ControlClient: SourceControl {
   }
 
   /// By peer, with what they have counted.
-  package var breakers: [String: PeerBreaker] {
+  package var breakers: [PeerName: PeerBreaker] {
     state.withLock { $0.core.peers.mapValues(\.breaker) }
   }
 
@@ -177,7 +178,7 @@ package final class ControlClient: SourceControl {
     if !orders.isEmpty { bell.ring() }
   }
 
-  private func make(_ id: CallID, _ peer: String, _ call: PeerCall, _ timeout: Duration) {
+  private func make(_ id: CallID, _ peer: PeerName, _ call: PeerCall, _ timeout: Duration) {
     guard let caller = state.withLock({ $0.callers[peer] }) else { return }
     Task { [self] in
       do throws(CallFailure) {

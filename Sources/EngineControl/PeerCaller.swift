@@ -7,7 +7,7 @@ package protocol PeerCaller: Sendable {
   ///   - fingerprint, name, incarnation: Of the engine that calls.
   ///   - timeout: After it the call ends as `timedOut`.
   func reply(
-    to call: PeerCall, as fingerprint: Fingerprint, name: String, incarnation: Incarnation,
+    to call: PeerCall, as fingerprint: Fingerprint, name: PeerName, incarnation: Incarnation,
     timeout: Duration
   ) async throws(CallFailure) -> PeerReply
   /// Ends its connection. No call follows.

@@ -16,9 +16,12 @@ public struct ConnectorSettings: Sendable, Equatable {
     }
   }
 
+  /// Ranks of the engine's group, 1 to 64.
   public let rankCount: Int
+  /// Bytes of one block on one rank.
   public let blockBytes: Int
   public let tokensPerBlock: Int
+  /// Blocks of the engine's own pool (G1).
   public let targetBlockCount: Int
   public var limits: Limits
   public var proof: ProofPolicy

@@ -4,21 +4,29 @@ public import RemoteG2Core
 public enum LoadFailurePolicy: String, Sendable, CaseIterable {
   /// It is computed from its valid prefix on. The default.
   case recompute
-  /// It ends, alone, with a typed error to its client.
+  /// It ends, alone, with a typed error to its client, if blocks were bound for the load. A load that ended
+  /// before that has cost nothing, and its request goes on.
   case fail
 }
 
 /// What the engine lets a coordinator do to its requests.
 public protocol LoadRecovery: AnyObject {
-  /// Everything was kept: the blocks are sealed and the request goes on after them.
+  /// Applies a load of which every block is valid: seals its blocks, and lets the request be matched again
+  /// for what follows them.
   func resumeLoaded(_ result: LoadResult, at now: LocalInstant)
-  /// Rewinds the request to the valid prefix, swapping only the blocks that are not quiet, so that
-  /// the next step computes the rest. False when no rewind can apply.
+  /// Applies a load of which some blocks are not valid: seals the valid prefix, swaps each block that is not
+  /// quiet for a fresh one, and lets the request be matched again. What no store has is then computed. When
+  /// there are not enough fresh blocks the request loses all its blocks and starts anew. A request that has
+  /// left gives back its quiet blocks and ends. Unknown requests are ignored.
+  ///
+  /// - Returns: False when the engine cannot go on with the request: the coordinator then ends it.
   func recomputeFailedLoad(_ result: LoadResult, at now: LocalInstant) -> Bool
+  /// Ends the request with a typed error to its client. Unknown requests are ignored.
   func endRequest(_ request: RequestID, because reason: FallbackReason, at now: LocalInstant)
-  /// Swapped-out blocks that are quiet, and blocks that are saved: their holds end.
+  /// The engine gives up one hold of each block: swapped-out blocks that nothing will write again, and blocks
+  /// whose save is over, whether they were saved or not.
   func giveBack(_ blocks: [BlockIndex])
-  /// Requests that are loading into any of these blocks.
+  /// The requests that are loading and have any of these blocks; none that has left.
   func requests(loadingInto blocks: Set<BlockIndex>) -> [RequestID]
   /// The blocks that a request is loading into, in order, with the names they get when valid. Empty
   /// when it loads nothing.

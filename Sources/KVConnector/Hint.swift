@@ -6,8 +6,9 @@ public struct Hint: Equatable, Sendable {
   public static let version = 1
 
   /// The name of a known store.
-  public let store: String
-  /// How many blocks the router believes it has; nil: as many as match.
+  public let store: PeerName
+  /// At most this many blocks are asked of the store, counted from the end of the request's local prefix and
+  /// not from the start of the prompt; nil: as many as the request can use.
   public let blocksMax: Int?
 
   /// - Throws: ``HintError`` for anything a router could get wrong.
@@ -21,7 +22,7 @@ public struct Hint: Equatable, Sendable {
     if let blocksMax, blocksMax < 1 || blocksMax > limits.blocksPerFetchMax {
       throw .blocks(blocksMax, max: limits.blocksPerFetchMax)
     }
-    self.store = store
+    self.store = PeerName(store)
     self.blocksMax = blocksMax
   }
 }

@@ -7,13 +7,13 @@ extension RemoteG2Connector {
     guard computed < request.blocksMax, computed < request.keys.count, !isOff else {
       if isOff, let hint = request.hint, !requests.hasTriedPeer(request.id) {
         requests.triesPeer(request.id)
-        count(.connectorOff, request.id, peer: hint.store, at: now)
+        count(.connectorOff, request.id, from: .peer(hint.store), at: now)
       }
       // What it was fetching was computed meanwhile: the fetch must not outlive its use.
       if let record = activeRecord(of: request.id) {
         if !record.source.isLocal {
           count(
-            isOff ? .connectorOff : .prefixMoved, request.id, peer: record.source.description,
+            isOff ? .connectorOff : .prefixMoved, request.id, from: record.source.name,
             at: now)
         }
         perform(record.machine.cancelled(), record, at: now)
@@ -48,7 +48,7 @@ extension RemoteG2Connector {
   ) -> RemoteMatch {
     func decline(_ reason: FallbackReason) -> RemoteMatch {
       requests.triesPeer(request.id)
-      count(reason, request.id, peer: hint.store, at: now)
+      count(reason, request.id, from: .peer(hint.store), at: now)
       return .none
     }
     guard fetches.unsettledCount < settings.limits.fetchesInFlightMax else {
@@ -57,7 +57,7 @@ extension RemoteG2Connector {
     switch readiness(of: hint.store) {
     case .success(let source):
       if let reason = declines(request, source, computed: computed, blocksMax: hint.blocksMax) {
-        if reason == .slower { estimator.declined(source.description) }
+        if reason == .slower { estimator.declined(source.name) }
         return decline(reason)
       }
       requests.triesPeer(request.id)
@@ -95,7 +95,7 @@ extension RemoteG2Connector {
     // counts; anything else is given back, never misplaced.
     guard computed >= record.first, computed < end else {
       if !record.source.isLocal {
-        count(.prefixMoved, record.request, peer: record.source.description, at: now)
+        count(.prefixMoved, record.request, from: record.source.name, at: now)
       }
       perform(record.machine.cancelled(), record, at: now)
       return .none
@@ -104,7 +104,7 @@ extension RemoteG2Connector {
     return .available(blocks: end - computed)
   }
 
-  func readiness(of store: String) -> Result<SourceID, FallbackReason> {
+  func readiness(of store: PeerName) -> Result<SourceID, FallbackReason> {
     switch control.state(ofPeer: store) {
     case .unknown: return .failure(.unknownPeer)
     case .refused: return .failure(.incompatible)
@@ -130,7 +130,7 @@ extension RemoteG2Connector {
       $0 + ($1.source == source && $1.machine.isMoving ? $1.targets.count : 0)
     }
     let pull = estimator.pullTime(
-      bytes: (blocks + ahead) * settings.blockBytes, from: source.description,
+      bytes: (blocks + ahead) * settings.blockBytes, from: source.name,
       lanes: settings.limits.transfersPostedMax)
     return pull >= estimator.recomputeTime(tokens: blocks * settings.tokensPerBlock)
       ? .slower : nil
@@ -157,8 +157,7 @@ extension RemoteG2Connector {
         machine: machine, request: request.id, source: source, keys: keys, first: computed))
     emit(
       FetchEvent(
-        .planned, at: now, request: request.id, fetch: id, peer: source.description,
-        blocks: keys.count))
+        .planned(blocks: keys.count), at: now, request: request.id, fetch: id, source: source.name))
     control.post(.resolve(id, source, lease, keys: keys, timeout: timeout))
   }
 }

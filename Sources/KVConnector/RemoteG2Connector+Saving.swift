@@ -16,9 +16,9 @@ extension RemoteG2Connector {
     return held
   }
 
-  public func unsaved(at now: LocalInstant) -> [UnsavedBlock] {
+  public func unsaved(atMost most: Int, at now: LocalInstant) -> [UnsavedBlock] {
     guard saves.unsavedCount > 0, !isOff, saveTarget != nil else { return [] }
-    return saves.takeUnsaved().map { UnsavedBlock(key: $0.key, parent: $0.parent) }
+    return saves.takeUnsaved(atMost: most).map { UnsavedBlock(key: $0.key, parent: $0.parent) }
   }
 
   func wanted(_ batch: UInt64, _ source: SourceID, _ places: [Int]) {

@@ -5,7 +5,9 @@ extension RemoteG2Connector {
 
   public func plan(at now: LocalInstant) -> [RankOrder] { orders.takePlan() }
 
-  /// Absorbs a step in the order: saves done, load failures and landings, answers, deadlines.
+  /// Absorbs a step in this order: what ranks staged or could not; which sources they could attach, and what
+  /// their loads have come to; the control client's answers; cancels of fetches whose request has left; and
+  /// last the deadlines.
   public func absorb(_ reports: [RankReport], at now: LocalInstant) -> ConnectorOutcome {
     hasNews = false
     if rankCounts.count < reports.count {
@@ -42,7 +44,7 @@ extension RemoteG2Connector {
       control.attachFailed(.local(store))
     }
     for (source, moved) in report.bytesMoved {
-      estimator.moved(bytes: moved.bytes, from: source.description, in: moved.duration)
+      estimator.moved(bytes: moved.bytes, from: source.name, in: moved.duration)
     }
     guard !report.progress.isEmpty else { return }
     for fetch in report.progress.keys.sorted() {
@@ -86,12 +88,7 @@ extension RemoteG2Connector {
       case .gone?: expired(record, at: now)
       case nil: break
       }
-      if answer != nil {
-        emit(
-          FetchEvent(
-            .confirmed, at: now, request: record.request, fetch: fetch,
-            peer: record.source.description))
-      }
+      if answer != nil { tell(.confirmed, record, at: now) }
       perform(record.machine.confirmAnswered(counted, at: now), record, at: now)
     case .wanted(let batch, let source, let places): wanted(batch, source, places)
     case .saved(let source, let outcomes): saves.ended(source, outcomes)
@@ -109,7 +106,7 @@ extension RemoteG2Connector {
     case .sourceDied(let source):
       sources.died(source)
       outcome.saved += saves.died(source)
-      estimator.forget(source.description)
+      estimator.forget(source.name)
       orders.append(.sourceDied(source))
       for fetch in fetches.records.keys.sorted() {
         guard let record = fetches[fetch], record.source == source else { continue }
@@ -121,7 +118,7 @@ extension RemoteG2Connector {
   private func expired(_ record: FetchRecord, at now: LocalInstant) {
     guard !record.isExpired, !record.machine.isSettled else { return }
     record.isExpired = true
-    emit(event(.expired, record, at: now))
+    tell(.expired, record, at: now)
   }
 
   private func resolved(
@@ -131,16 +128,15 @@ extension RemoteG2Connector {
     // was answered twice.
     guard let record = fetches[fetch], !record.isAnswered else { return }
     record.isAnswered = true
-    if answer != nil { estimator.answered(record.source.description, after: duration) }
+    if answer != nil { estimator.answered(record.source.name, after: duration) }
     switch answer {
     case .granted(let grant) where isSound(grant, for: record):
       // Under the name it was asked for: what another would be called is no matter.
       record.grant = Grant(lease: record.machine.lease, ttl: grant.ttl, blocks: grant.blocks)
-      emit(
-        FetchEvent(
-          grant.blocks.count == record.keys.count ? .resolved : .truncated, at: now,
-          request: record.request, fetch: fetch, lease: grant.lease.serial,
-          peer: record.source.description, blocks: grant.blocks.count))
+      let count = grant.blocks.count
+      tell(
+        count == record.keys.count ? .resolved(blocks: count) : .truncated(blocks: count), record,
+        at: now)
       perform(record.machine.resolveGranted(blocks: grant.blocks.count), record, at: now)
     case .granted:
       // The peer's fault. It may have pinned something all the same.
@@ -180,7 +176,7 @@ extension RemoteG2Connector {
         }
         orders.append(
           .load(fetch, from: record.source, moves: moves, stall: stall(of: record)))
-        emit(event(.started, record, at: now, blocks: moves.count))
+        tell(.started(blocks: moves.count), record, at: now)
       case .stopPosting: orders.append(.stopPosting(fetch))
       case .confirm(let lease):
         control.post(
@@ -192,7 +188,7 @@ extension RemoteG2Connector {
         orders.append(.checkDigests(fetch, expected))
       case .release(let lease):
         control.post(.release(record.source, lease))
-        emit(event(.released, record, at: now))
+        tell(.released, record, at: now)
       case .settle(let result): settle(result, record, at: now)
       case .close: close(record, at: now)
       }
@@ -221,24 +217,21 @@ extension RemoteG2Connector {
     requests.settled(fetch, for: record.request)
     // A local store that has nothing is an ordinary miss, not a fallback.
     let isMiss = record.source.isLocal && result.reason == .gone
-    let isFallback = result.reason != nil && !isCancelled && !isMiss
-    func emitEnd(_ kind: FetchEvent.Kind, _ outcome: FetchEvent.Outcome) {
-      emit(
-        FetchEvent(
-          kind, at: now, request: record.request, fetch: fetch,
-          peer: record.source.description, blocks: failed.count, reason: result.reason,
-          outcome: outcome))
-    }
-    if isFallback, let reason = result.reason { requests.note(reason, for: record.request) }
+    let why = isCancelled || isMiss ? nil : result.reason
+    if let why { requests.note(why, for: record.request) }
     // A fallback is told before anything is marked valid; a failure that ends its request, after.
-    if isFallback, settings.policy == .recompute { emitEnd(.fallback, .localRecompute) }
+    if let why, settings.policy == .recompute {
+      tell(.fallback(why, blocks: failed.count), record, at: now)
+    }
     if valid > 0 {
       let tokens = valid * settings.tokensPerBlock
-      emit(event(result.reason == nil ? .transferred : .salvaged, record, at: now, blocks: valid))
-      emit(event(.published, record, at: now, blocks: valid, tokens: tokens))
+      tell(
+        result.reason == nil ? .transferred(blocks: valid) : .salvaged(blocks: valid), record,
+        at: now)
+      tell(.published(blocks: valid, tokens: tokens), record, at: now)
     }
     if !record.unquiet.isEmpty {
-      emit(event(.quarantined, record, at: now, blocks: record.unquiet.count))
+      tell(.quarantined(blocks: record.unquiet.count), record, at: now)
     }
     hasNews = true
     outcome.settled.append(
@@ -247,12 +240,10 @@ extension RemoteG2Connector {
         unquiet: record.unquiet, reason: result.reason, settledAt: now, dueAt: record.dueAt,
         isLocal: record.source.isLocal, lastLandingAt: result.lastLanding))
     // Before it was bound a load has no blocks to lose: its request runs on whatever the policy is.
-    if isFallback, settings.policy == .fail {
-      if failed.isEmpty {
-        emitEnd(.fallback, .localRecompute)
-      } else {
-        emitEnd(.failed, .failClosed)
-      }
+    if let why, settings.policy == .fail {
+      tell(
+        failed.isEmpty ? .fallback(why, blocks: 0) : .failed(why, blocks: failed.count), record,
+        at: now)
     }
   }
 
@@ -262,18 +253,8 @@ extension RemoteG2Connector {
     if !record.unquiet.isEmpty {
       quarantine.remove(record.unquiet.count, of: record.source)
       outcome.quieted += record.unquiet
-      emit(event(.quieted, record, at: now, blocks: record.unquiet.count))
+      tell(.quieted(blocks: record.unquiet.count), record, at: now)
     }
     fetches.remove(fetch)
-  }
-
-  private func event(
-    _ kind: FetchEvent.Kind, _ record: FetchRecord, at now: LocalInstant, blocks: Int? = nil,
-    tokens: Int? = nil
-  ) -> FetchEvent {
-    FetchEvent(
-      kind, at: now, request: record.request, fetch: record.machine.id,
-      lease: record.grant?.lease.serial, peer: record.source.description, blocks: blocks,
-      tokens: tokens, bytes: blocks.map { $0 * settings.blockBytes })
   }
 }

@@ -46,11 +46,8 @@ public final class RemoteG2Connector: SchedulerConnector {
       preconditionFailure("\(request) is bound without a match")
     }
     record.targets = blocks
-    let tokens = blocks.count * settings.tokensPerBlock
-    emit(
-      FetchEvent(
-        .bound, at: now, request: request, fetch: record.machine.id,
-        peer: record.source.description, blocks: blocks.count, tokens: tokens))
+    tell(
+      .bound(blocks: blocks.count, tokens: blocks.count * settings.tokensPerBlock), record, at: now)
     perform(
       record.machine.bound(blocks: blocks.count, at: now, deadlines: deadlines(of: record)),
       record, at: now)
@@ -83,7 +80,7 @@ public final class RemoteG2Connector: SchedulerConnector {
   func stall(of record: FetchRecord) -> Duration? {
     guard !record.source.isLocal else { return nil }
     let bytes = expected.blocks * settings.blockBytes
-    let one = max(estimator.moveTime(bytes: bytes, from: record.source.description), expected.time)
+    let one = max(estimator.moveTime(bytes: bytes, from: record.source.name), expected.time)
     return min(max(one * 4, settings.limits.stallMin), settings.limits.hardDeadline)
   }
 
@@ -91,10 +88,7 @@ public final class RemoteG2Connector: SchedulerConnector {
 
   public func abort(_ request: RequestID, at now: LocalInstant) {
     guard let record = activeRecord(of: request) else { return }
-    emit(
-      FetchEvent(
-        .aborted, at: now, request: request, fetch: record.machine.id,
-        peer: record.source.description, reason: .cancelled))
+    tell(.aborted, record, at: now)
     perform(record.machine.cancelled(), record, at: now)
   }
 
@@ -115,7 +109,8 @@ public final class RemoteG2Connector: SchedulerConnector {
     }
   }
 
-  /// Turns the feature off: recompute only. Serving goes on.
+  /// From now on no load is begun and no block is offered for saving. Loads that have their blocks go on
+  /// until they settle, and the own store goes on serving peers. It cannot be turned on again.
   public func turnOff() { isOff = true }
 
   public var nextDeadline: LocalInstant? {
@@ -141,10 +136,10 @@ public final class RemoteG2Connector: SchedulerConnector {
   }
 
   /// Whether a pull from this peer could start now: handshake done, agent made and connected.
-  public func isReady(_ peer: String) -> Bool { readySource(of: peer) != nil }
+  public func isReady(_ peer: PeerName) -> Bool { readySource(of: peer) != nil }
 
   /// The peer's incarnation that a pull could start from now.
-  public func readySource(of peer: String) -> SourceID? { try? readiness(of: peer).get() }
+  public func readySource(of peer: PeerName) -> SourceID? { try? readiness(of: peer).get() }
 
   /// Whether the local store is mapped.
   public var isLocalReady: Bool { control.localStore.map { sources.isAttached($0) } ?? false }
@@ -182,12 +177,18 @@ public final class RemoteG2Connector: SchedulerConnector {
   }
 
   /// A decision not to ask a peer: counted, told, and remembered for the request's result.
-  func count(_ reason: FallbackReason, _ request: RequestID, peer: String, at now: LocalInstant) {
+  func count(
+    _ reason: FallbackReason, _ request: RequestID, from source: SourceName, at now: LocalInstant
+  ) {
     requests.note(reason, for: request)
+    emit(FetchEvent(.fallback(reason, blocks: 0), at: now, request: request, source: source))
+  }
+
+  func tell(_ fact: FetchEvent.Fact, _ record: FetchRecord, at now: LocalInstant) {
     emit(
       FetchEvent(
-        .fallback, at: now, request: request, peer: peer, reason: reason,
-        outcome: .localRecompute))
+        fact, at: now, request: record.request, fetch: record.machine.id,
+        lease: record.grant?.lease.serial, source: record.source.name))
   }
 }
 

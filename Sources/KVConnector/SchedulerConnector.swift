@@ -4,9 +4,12 @@ public import RemoteG2Core
 public enum RemoteMatch: Equatable, Sendable {
   /// Nothing to load; schedule the request now.
   case none
-  /// Not known yet. Ask again next step; asking again has no further effect.
+  /// Not known yet: the engine leaves the request out of this step's plan and asks again in the next step.
+  /// Asking again asks no store twice for one request. It may give up a fetch that no longer follows
+  /// `computed`, and turn from the own store to the hinted peer.
   case undecided
-  /// This many whole blocks can be loaded, following the local prefix.
+  /// This many whole blocks can be loaded, following the `computed` ones. The engine answers in the same
+  /// step, with ``SchedulerConnector/bind(_:to:at:)`` or ``SchedulerConnector/bindRefused(_:at:)``.
   case available(blocks: Int)
 }
 
@@ -39,12 +42,15 @@ public struct LoadResult: Equatable, Sendable {
   /// Of ``failed``, those that may still be written: swap them, never reuse them before
   /// ``ConnectorOutcome/quieted`` names them.
   public let unquiet: [BlockIndex]
+  /// Why some block is not valid, or why none was bound; nil when every block is valid.
   public let reason: FallbackReason?
   public let settledAt: LocalInstant
-  /// The deadline that ended the move, if one did.
+  /// When a rank found the load stalled, or else the load's hard deadline, if that came during the move; nil
+  /// if neither did. In the leader's time, like every instant here.
   public let dueAt: LocalInstant?
   /// From the local store's mapping, not from a peer.
   public let isLocal: Bool
+  /// The last landing on any rank; nil when nothing landed.
   public let lastLandingAt: LocalInstant?
 
   /// - Parameters: As the properties of the same names.
@@ -88,8 +94,21 @@ public struct ConnectorOutcome: Equatable, Sendable {
   public init() {}
 }
 
-/// The scheduler's half of a connector. The step loop calls it: in every step `match`, `bind` or
-/// `bindRefused` for requests that wait, then `plan`, then `sealed`, `absorb`, and `unsaved`.
+/// The scheduler's half of a connector. The engine's step loop calls it, from one thread. In each step:
+///
+/// 1. ``match(_:computed:at:)`` for every request that waits. When it says `available` or `none`, the engine
+///    first gives ``sealed(_:at:)`` what the request found in G1 (once for each request), and then answers
+///    `available` with ``bind(_:to:at:)`` or ``bindRefused(_:at:)``.
+/// 2. ``plan(at:)``. Every rank carries the plan out and reports.
+/// 3. ``sealed(_:at:)`` with the blocks that this step filled; ``reasons(of:)`` and ``finish(_:)`` for every
+///    request that has ended.
+/// 4. ``absorb(_:at:)``. While the engine applies the outcome it calls ``sealed(_:at:)`` with the blocks that
+///    were pulled, and ``reasons(of:)`` and ``finish(_:)`` for the requests that end by it.
+/// 5. ``unsaved(atMost:at:)``, and ``sealed(_:at:)`` with those of its blocks that are still in G1.
+///
+/// A request that starves for want of blocks is finished before the plan. Between two steps ``sealed(_:at:)``
+/// may come, and ``abort(_:at:)``: ``finish(_:)`` follows at once if the request was not loading, and after
+/// the load's result otherwise. The group's last step calls ``plan(at:)`` and nothing else.
 public protocol SchedulerConnector: AnyObject {
   /// How much more than `computed` leading blocks can be loaded.
   func match(_ request: RequestView, computed: Int, at now: LocalInstant) -> RemoteMatch
@@ -97,15 +116,26 @@ public protocol SchedulerConnector: AnyObject {
   func bind(_ request: RequestID, to blocks: [BlockIndex], at now: LocalInstant)
   /// The engine has no blocks for an `available` match.
   func bindRefused(_ request: RequestID, at now: LocalInstant)
-  /// Blocks became final, or were found in the engine's cache by a request. Returns those it will save;
-  /// the engine holds them until told otherwise.
+  /// Blocks became final, or were found in the engine's cache by a request.
+  ///
+  /// - Returns: Those that it offers to the own store. The engine takes one hold of each, and keeps it until
+  ///   ``ConnectorOutcome/saved`` names the block.
   func sealed(_ blocks: [SealedBlock], at now: LocalInstant) -> [BlockIndex]
-  /// Blocks to be given to `sealed` again if the engine still has them, each told once.
-  func unsaved(at now: LocalInstant) -> [UnsavedBlock]
+  /// Blocks that the engine is to give to `sealed` again, if it still has them. Each is told once and then
+  /// forgotten, until it is lacking again.
+  ///
+  /// - Parameter most: Blocks that the engine can do without until they are staged.
+  func unsaved(atMost most: Int, at now: LocalInstant) -> [UnsavedBlock]
   /// Why less of the request was loaded than could have been, so far. Asked before `finish`.
   func reasons(of request: RequestID) -> [FallbackReason]
-  /// The orders for every rank's worker half in the next step.
+  /// The orders for every rank's worker half in this step, each given once. The engine must deliver them to
+  /// all ranks, in this order.
   func plan(at now: LocalInstant) -> [RankOrder]
+  /// Takes what the ranks and the stores have said, and decides what it changes.
+  ///
+  /// - Parameter reports: This step's, one of each rank, in rank order. Empty only after the last step, to
+  ///   hear what stores still answer.
+  /// - Returns: What the engine must do, each entry once; ``GroupCoordinator`` applies it.
   func absorb(_ reports: [RankReport], at now: LocalInstant) -> ConnectorOutcome
   /// The engine no longer wants the request: aborts its load. Unknown and finished requests are
   /// ignored.
@@ -113,19 +143,23 @@ public protocol SchedulerConnector: AnyObject {
   /// Called once per request, when it leaves the engine.
   func finish(_ request: RequestID)
   var failureReporting: LoadFailureReporting { get }
-  /// When ``absorb(_:at:)`` next has something to decide even if no report comes.
+  /// When ``absorb(_:at:)`` or ``match(_:computed:at:)`` next has something to decide though no report comes:
+  /// the engine steps then at the latest. Nil: no deadline is running.
   var nextDeadline: LocalInstant? { get }
-  /// Whether any load is open: the engine then keeps stepping though it computes nothing.
+  /// Whether a load or a save is under way, or an order waits for a plan: the engine then keeps stepping
+  /// though it computes nothing.
   var isBusy: Bool { get }
-  /// Whether the last absorb left something for the very next step: then the engine does not sleep.
+  /// Whether something waits for the very next step: an order, a grant to bind, a result to go on from, or a
+  /// fetch to cancel. The engine then does not sleep before that step.
   var wantsStep: Bool { get }
 }
 
-/// A connector that reports nothing and loads nothing.
+/// What a connector need not implement. One that wraps another must pass these on too: else they hide what
+/// the other would have answered.
 extension SchedulerConnector {
   public func bindRefused(_ request: RequestID, at now: LocalInstant) {}
   public func sealed(_ blocks: [SealedBlock], at now: LocalInstant) -> [BlockIndex] { [] }
-  public func unsaved(at now: LocalInstant) -> [UnsavedBlock] { [] }
+  public func unsaved(atMost most: Int, at now: LocalInstant) -> [UnsavedBlock] { [] }
   public func reasons(of request: RequestID) -> [FallbackReason] { [] }
   public func abort(_ request: RequestID, at now: LocalInstant) {}
   public func finish(_ request: RequestID) {}
@@ -137,6 +171,8 @@ extension SchedulerConnector {
 
 /// The worker's half, on every rank. It sees only what the scheduler's half put in the plan.
 public protocol WorkerConnector: AnyObject {
+  /// Takes the orders of this step's plan, before the forward pass. Every rank gets the same ones. It starts
+  /// work and does not wait for it; only attaching the own store may take up to 100 ms.
   func begin(_ orders: [RankOrder])
   /// Everything that happened on this rank since the last call. Never throws: a failed load is a
   /// value in the report.
@@ -144,7 +180,8 @@ public protocol WorkerConnector: AnyObject {
   /// The target blocks of loads that failed, each given once. The engine asks once a step, after
   /// ``end(rank:sequence:)``. A connector that reports results need not implement it.
   func takeLoadErrors() -> [BlockIndex]
-  /// Stops one load. A connector whose loads cannot be stopped need not implement it.
+  /// Stops one load on this rank. Our engine does not call it: it stops a load on all ranks, by an order in
+  /// the plan (``RankOrder/stopPosting(_:)``). Need not be implemented where loads cannot be stopped.
   func abort(_ fetch: FetchID)
 }
 

@@ -7,7 +7,8 @@ public import RemoteG2Core
 /// Loads come before saves and checks, and take turns: no fetch waits for the end of another. Each call to
 /// ``run(at:)`` does a bounded piece of work, so an order never waits long.
 public final class PumpCore {
-  /// Blocks copied or hashed by one ``run(at:)``.
+  /// Blocks staged or hashed by one ``run(at:)``. Reads are bounded by `transfersPostedMax` instead: those
+  /// from a mapping are copied whole when they are posted.
   static let blocksPerRun = 4
 
   let target: BlockRegion
@@ -16,6 +17,7 @@ public final class PumpCore {
   private let rank: Int
   let limits: Limits
   private var transferBlocksMax: Int
+  private let transferBlocksDefault: Int?
   private var loads: [FetchID: PumpLoad] = [:]
   /// Fetches in the order of their turns: whoever posts goes to the end.
   private var order: [FetchID] = []
@@ -34,7 +36,8 @@ public final class PumpCore {
   /// - Parameters:
   ///   - target: This rank's G1.
   ///   - peers: Reads peers' pools; the local store's is always copied from its mapping.
-  ///   - transferBlocksMax: Blocks that one transfer carries; nil: as many as the limits let it.
+  ///   - transferBlocksMax: Blocks that one transfer carries, where no rig says otherwise; nil: as many as
+  ///     the limits say. Never more bytes than the limits let it carry.
   ///   - rig: Nil where nothing but the limits holds the pump.
   public init(
     target: BlockRegion, peers: any Transport, rank: Int, limits: Limits,
@@ -47,6 +50,7 @@ public final class PumpCore {
     self.rig = rig
     postedMax = limits.transfersPostedMax
     local = MappedTransport(target: target)
+    transferBlocksDefault = transferBlocksMax
     self.transferBlocksMax = Self.blocks(transferBlocksMax, limits, target)
   }
 
@@ -59,7 +63,7 @@ public final class PumpCore {
       target: target, peers: made?.peers ?? peers, rank: rank, limits: limits, rig: made?.rig)
   }
 
-  /// Blocks of one transfer: as many as are asked for and the limits let it carry.
+  /// Blocks of one transfer: as many as are asked for (nil: as the limits say), within its bytes.
   private static func blocks(_ wanted: Int?, _ limits: Limits, _ target: BlockRegion) -> Int {
     max(
       1,
@@ -68,6 +72,8 @@ public final class PumpCore {
 
   // MARK: Orders
 
+  /// Carries out one order, or notes it for ``run(at:)``. A fetch that is started twice, or forgotten before
+  /// it is quiet, traps, and so does `.rank(.attach)`: attaching is an order of the pump's own.
   public func handle(_ order: PumpOrder, at now: LocalInstant) {
     switch order {
     case .attach(let number, let source, let description): attach(number, source, description)
@@ -115,7 +121,8 @@ public final class PumpCore {
     case .rig(let order):
       guard let tuning = rig?.obey(order) else { return }
       postedMax = tuning.postedMax ?? limits.transfersPostedMax
-      transferBlocksMax = Self.blocks(tuning.transferBlocksMax, limits, target)
+      transferBlocksMax = Self.blocks(
+        tuning.transferBlocksMax ?? transferBlocksDefault, limits, target)
     case .attach:
       preconditionFailure("the worker half turns \(rankOrder) into an order of the pump's own")
     }
@@ -300,7 +307,8 @@ public final class PumpCore {
     return stats
   }
 
-  /// Whether anything is posted, waiting, or to be copied.
+  /// Whether nothing is posted, waits to be posted, or is to be staged or hashed: the pump may sleep until
+  /// the next order.
   public var isIdle: Bool {
     saves.isEmpty && peers.inFlightCount == 0 && local.inFlightCount == 0
       && loads.values.allSatisfy { $0.nextToPost == nil && $0.check == nil && $0.isQuiet }

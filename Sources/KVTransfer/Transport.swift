@@ -16,15 +16,18 @@ public struct BlockRegion: @unchecked Sendable {
     self.blockCount = blockCount
   }
 
+  /// The first byte of a block. One outside the region traps.
   public func pointer(to block: Int) -> UnsafeMutableRawPointer {
     precondition(block >= 0 && block < blockCount, "block \(block) of \(blockCount)")
     return base + block * blockBytes
   }
 
+  /// The `blockBytes` bytes of a block. One outside the region traps.
   public func bytes(of block: Int) -> UnsafeRawBufferPointer {
     UnsafeRawBufferPointer(start: pointer(to: block), count: blockBytes)
   }
 
+  /// The bytes of every block, in order.
   public var all: UnsafeRawBufferPointer {
     UnsafeRawBufferPointer(start: base, count: blockBytes * blockCount)
   }
@@ -32,8 +35,8 @@ public struct BlockRegion: @unchecked Sendable {
 
 /// How to reach a source's blocks.
 public enum SourceDescription: Sendable {
-  /// A peer's pool: its agent's framed metadata and where its slots are in its own memory.
-  case nixl(metadata: [UInt8], address: UInt64, slotCount: Int, blockBytes: Int)
+  /// A peer's pool.
+  case nixl(RankPool)
   /// A pool mapped into this process. `words` are compared round every copy (nil: a pool of a test that
   /// never changes), `link` is how this rank saves into it, `owner` keeps the mapping alive.
   case mapped(
@@ -67,12 +70,17 @@ public enum TransferEvent: Equatable, Sendable {
 /// 2. Give each transfer a fresh id.
 /// 3. `poll` until every transfer has told `landed`, or `failed` and `quiet`. There is no cancel:
 ///    an overdue transfer is simply polled on, and its target is nobody's until it is quiet.
-/// 4. `fence` only a source whose incarnation is proved dead. The transport itself fences a source
-///    when that is safe: after a failure, once none of its transfers is in progress.
+/// 4. `fence` only a source that is dead, that was given up after minutes of silence, or that is the own
+///    store and has ended its connection. The transport itself fences a source when that is safe: after a
+///    failure, once none of its transfers is in progress.
 /// 5. `shutDown` last. After it, nothing posted here will write again.
 ///
 /// `TransportConformance` in KVTransferTesting checks all of it.
 public protocol Transport: AnyObject {
+  /// Makes a source readable. Attaching one again is allowed as long as its pool has not moved.
+  ///
+  /// - Throws: `rejected` for a description that this transport does not read, for blocks of another size
+  ///   than the target's, and when no connection can be made; `unknownSource` for a source that is not there.
   func attach(_ source: SourceID, _ description: SourceDescription) throws(TransferFailure)
 
   /// Forgets a source that nothing is in flight from. Unknown sources are ignored.
@@ -89,8 +97,8 @@ public protocol Transport: AnyObject {
   /// Drives progress and appends what happened since the last poll.
   func poll(at now: LocalInstant, into events: inout [TransferEvent])
 
-  /// The source is dead: ends everything posted from it. Tells `failed` and `quiet` by the next
-  /// poll.
+  /// Ends everything posted from the source, and forgets the source. The next poll tells `landed` of what was
+  /// complete already, and `failed` and `quiet` of the rest.
   func fence(_ source: SourceID)
 
   /// Posted, and neither landed nor quiet.
@@ -100,6 +108,8 @@ public protocol Transport: AnyObject {
   /// only polling tells.
   var eventDescriptors: [Int32]? { get }
 
+  /// Ends everything posted: nothing writes the target any more. Afterwards only `shutDown` may be called,
+  /// and does nothing.
   func shutDown()
 }
 

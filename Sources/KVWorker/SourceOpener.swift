@@ -18,14 +18,14 @@ public struct SourceOpener: Sendable {
     self.stagingSlots = stagingSlots
   }
 
-  /// Waits for an own store's welcome, up to 100 ms.
+  /// Finds out how to read a source. For an own store this connects, and blocks for at most 100 ms until the
+  /// store's welcome is there.
   ///
-  /// - Returns: Nil for a store that died between its answer and our mapping; its successor is announced.
+  /// - Returns: Nil for an own store that is gone, is another incarnation by now, refuses this rank, does not
+  ///   answer in time, or cannot be mapped. The leader then has it announced to every rank again.
   public func open(_ source: SourceID, _ address: SourceAddress) -> SourceDescription? {
     switch address {
-    case .remote(let metadata, let address, let slotCount, let blockBytes):
-      return .nixl(
-        metadata: metadata, address: address, slotCount: slotCount, blockBytes: blockBytes)
+    case .remote(let pool): return .nixl(pool)
     case .own(let socket, let engine):
       let hello = LocalHello(
         engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: stagingSlots)

@@ -24,7 +24,10 @@ public struct GenerationWords: @unchecked Sendable {
     base[slot.index].store(SlotWord.readable(generation), ordering: .releasing)
   }
 
-  /// Copies out of a slot, if its bytes were those of `generation` all the while.
+  /// Calls `copy` if the slot holds `generation`, and looks again afterwards.
+  ///
+  /// - Returns: Whether the slot's bytes were those of `generation` all the while. After false, what was
+  ///   copied (if anything was) is worthless.
   public func read(_ slot: SlotIndex, _ generation: UInt32, _ copy: () -> Void) -> Bool {
     let expected = SlotWord.readable(generation)
     guard slot.index >= 0, slot.index < count,

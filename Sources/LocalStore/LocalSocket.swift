@@ -97,7 +97,7 @@ package final class LocalListener: @unchecked Sendable {
 
   deinit { if descriptor >= 0 { close(descriptor) } }
 
-  /// The next connection that waits, or nil. One of another user is closed.
+  /// The next connection that waits, or nil. Connections of a user that is neither ours nor root are closed.
   package func accept() -> LocalSocket? {
     while true {
       let accepted = clinux_local_accept(descriptor)

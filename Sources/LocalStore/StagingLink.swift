@@ -3,7 +3,9 @@ public import RemoteG2Core
 
 /// A rank's connection to its own store: messages, and memory to stage blocks in. One thread uses it.
 public protocol StagingLink: AnyObject, Sendable {
+  /// Blocks that can be staged at once.
   var slotCount: Int { get }
+  /// Where one block is staged: the first byte of a slot of the staging memory. One outside it traps.
   func pointer(to slot: UInt32) -> UnsafeMutableRawPointer
   /// - Returns: false when the store is away, or reads nothing.
   func send(_ message: LocalMessage) -> Bool

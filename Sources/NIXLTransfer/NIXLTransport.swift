@@ -74,20 +74,21 @@ public final class NIXLTransport: Transport {
   public func attach(
     _ source: SourceID, _ description: SourceDescription
   ) throws(TransferFailure) {
-    guard case .nixl(let metadata, let address, let slotCount, let blockBytes) = description else {
+    guard case .nixl(let pool) = description else {
       throw .rejected("NIXL reads peers' pools only")
     }
-    guard blockBytes == target.blockBytes else {
-      throw .rejected("blocks of \(blockBytes) bytes cannot land in \(target.blockBytes)")
+    guard pool.blockBytes == target.blockBytes else {
+      throw .rejected("blocks of \(pool.blockBytes) bytes cannot land in \(target.blockBytes)")
     }
-    let (bytes, overflow) = slotCount.multipliedReportingOverflow(by: blockBytes)
-    guard slotCount > 0, slotCount <= limits.slotsMax, !overflow, !metadata.isEmpty,
-      !address.addingReportingOverflow(UInt64(bytes)).overflow
-    else { throw .rejected("a pool of \(slotCount) slots at an impossible place") }
-    if bindings[source] != nil, case .nixl(_, let boundTo, let bound, _)? = known[source],
-      boundTo != address || bound != slotCount
+    let (bytes, overflow) = pool.slotCount.multipliedReportingOverflow(by: pool.blockBytes)
+    guard pool.slotCount > 0, pool.slotCount <= limits.slotsMax, !overflow, !pool.metadata.isEmpty,
+      !pool.address.addingReportingOverflow(UInt64(bytes)).overflow
+    else { throw .rejected("a pool of \(pool.slotCount) slots at an impossible place") }
+    if bindings[source] != nil, case .nixl(let bound)? = known[source],
+      bound.address != pool.address || bound.slotCount != pool.slotCount
     {
-      throw .rejected("a source that moved its pool: \(bound) slots became \(slotCount)")
+      throw .rejected(
+        "a source that moved its pool: \(bound.slotCount) slots became \(pool.slotCount)")
     }
     known[source] = description
     _ = try binding(of: source, at: LocalInstant(nanoseconds: 0))
@@ -105,9 +106,9 @@ public final class NIXLTransport: Transport {
   public func post(
     _ transfer: TransferID, from source: SourceID, _ moves: [BlockMove], at now: LocalInstant
   ) throws(TransferFailure) {
-    guard case .nixl(_, _, let slotCount, _)? = known[source] else { throw .unknownSource }
-    for move in moves where move.source.index < 0 || move.source.index >= slotCount {
-      throw .rejected("\(move.source) is outside a pool of \(slotCount)")
+    guard case .nixl(let pool)? = known[source] else { throw .unknownSource }
+    for move in moves where move.source.index < 0 || move.source.index >= pool.slotCount {
+      throw .rejected("\(move.source) is outside a pool of \(pool.slotCount)")
     }
     let binding = try binding(of: source, at: now)
     binding.lastUse = now
@@ -225,19 +226,21 @@ public final class NIXLTransport: Transport {
   private func binding(of source: SourceID, at now: LocalInstant) throws(TransferFailure) -> Binding
   {
     if let binding = bindings[source] { return binding }
-    guard case .nixl(let metadata, let address, let slotCount, let blockBytes)? = known[source]
-    else { throw .unknownSource }
+    guard case .nixl(let pool)? = known[source] else { throw .unknownSource }
     try makeRoom()
     agentSerial += 1
     do {
       let agent = try Agent(
         name: "\(name)-\(agentSerial)", hasProgressThread: false, library: library)
-      let peer = try agent.loadPeer(metadata, bytesMax: limits.metadataBytesMax)
+      let peer = try agent.loadPeer(pool.metadata, bytesMax: limits.metadataBytesMax)
       let registration = try agent.register(target.all)
       let local = try DescriptorList.local(
-        (0..<target.blockCount).map { ($0 * blockBytes, blockBytes) }, in: registration, of: agent)
+        (0..<target.blockCount).map { ($0 * pool.blockBytes, pool.blockBytes) }, in: registration,
+        of: agent)
       let remote = try DescriptorList.remote(
-        (0..<slotCount).map { (UInt(address) + UInt($0 * blockBytes), blockBytes) },
+        (0..<pool.slotCount).map {
+          (UInt(pool.address) + UInt($0 * pool.blockBytes), pool.blockBytes)
+        },
         peer: peer, of: agent)
       try agent.connect(to: peer)
       let binding = Binding(agent: agent, local: local, remote: remote, at: now)

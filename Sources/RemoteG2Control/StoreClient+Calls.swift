@@ -3,7 +3,7 @@ package import RemoteG2Core
 
 extension StoreClient: PeerCaller {
   package func reply(
-    to call: PeerCall, as fingerprint: Fingerprint, name: String, incarnation: Incarnation,
+    to call: PeerCall, as fingerprint: Fingerprint, name: PeerName, incarnation: Incarnation,
     timeout: Duration
   ) async throws(CallFailure) -> PeerReply {
     do throws(CallError) {
@@ -11,7 +11,7 @@ extension StoreClient: PeerCaller {
       case .handshake:
         .introduction(
           try await handshake(
-            as: fingerprint, name: name, incarnation: incarnation, timeout: timeout))
+            as: fingerprint, name: name.text, incarnation: incarnation, timeout: timeout))
       case .resolve(let lease, let keys, let ttl):
         .resolved(try await resolve(keys, as: lease, ttl: ttl, timeout: timeout))
       case .renew(let lease, let ttl):

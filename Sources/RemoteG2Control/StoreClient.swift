@@ -92,7 +92,7 @@ package final class StoreClient: Sendable {
     }
     let reply = try await call(timeout) { try await self.store.handshake(request, options: $0) }
     return Introduction(
-      incarnation: Incarnation(reply.incarnation), name: reply.name,
+      incarnation: Incarnation(reply.incarnation), name: PeerName(reply.name),
       fingerprint: Fingerprint(reply.fingerprint),
       pools: reply.pools.map {
         RankPool(

@@ -15,7 +15,7 @@ struct StoreService: RemoteG2_V1_Store.SimpleServiceProtocol {
     }
     return .with { reply in
       reply.incarnation = introduction.incarnation.wire
-      reply.name = introduction.name
+      reply.name = introduction.name.text
       reply.fingerprint = introduction.fingerprint.wire
       reply.process = Int64(introduction.process)
       reply.pools = introduction.pools.map { pool in

@@ -59,8 +59,8 @@ public struct RequestSpec: Sendable {
   }
 }
 
-/// Where a request's prompt came from, and when what happened. Blocks times `tokensPerBlock` are
-/// tokens.
+/// Where a request's tokens came from, and when. Instants are on the engine's clock. A block that is found,
+/// reloaded or pulled counts as `tokensPerBlock` tokens, each time again after a preemption.
 public struct RequestAccount: Equatable, Sendable {
   public var submittedAt = LocalInstant(nanoseconds: 0)
   public var firstTokenAt: LocalInstant?
@@ -68,15 +68,20 @@ public struct RequestAccount: Equatable, Sendable {
   public var promptTokens = 0
   /// Found in G1.
   public var cachedTokens = 0
-  /// Asked of a store's mapping, and kept.
+  /// Read from the own store's mapping, and kept.
   public var reloadedTokens = 0
+  /// Blocks were bound for them and peers were asked for them, whether they came or not.
   public var pulledTokens = 0
+  /// Of ``pulledTokens``, those that were valid and kept.
   public var keptTokens = 0
+  /// Prompt tokens that this engine computed.
   public var computedPromptTokens = 0
-  public var pulledBytes = 0
+  /// Why less was loaded than could have been, in the order in which it was noted.
   public var reasons: [FallbackReason] = []
+  /// When its last load settled.
   public var settledAt: LocalInstant?
-  /// The deadline that ended its last load, if one did.
+  /// The ``LoadResult/dueAt`` of its last load that had one: when a rank found that load stalled (the soft
+  /// deadline), or its hard deadline. A later load without one leaves it as it is.
   public var softDeadlineAt: LocalInstant?
   /// The start of the first step that computed part of the prompt after a settle.
   public var firstRecomputeAt: LocalInstant?

@@ -5,11 +5,11 @@ import RemoteG2Core
 /// A request inside the engine.
 final class RunningRequest {
   enum Phase: Equatable {
-    /// Has no blocks. Waits for its match, or for blocks.
+    /// Waits for the connector's answer to its match. It has blocks only if a load of its has ended before.
     case waiting
     /// Has blocks that a connector is filling.
     case loading
-    /// Is in every plan.
+    /// May be chosen for every plan, as far as the step's tokens and the pool's blocks reach.
     case running
   }
 

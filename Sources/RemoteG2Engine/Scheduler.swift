@@ -129,9 +129,10 @@ final class Scheduler {
 
   // MARK: Planning
 
-  /// Chooses this step's tokens: every decoding request first, then those with little left of their
-  /// prompts, then prompts in order; but a prompt that was overtaken too often goes before the latter.
-  /// Beside loads long prompts get less, so that the step is short.
+  /// Chooses this step's tokens: every decoding request first, then prompts that were overtaken too often,
+  /// then prompts with at most `stepTokensMax` tokens left, then longer ones; among equals in order of
+  /// arrival. While any request waits or loads, prompts with more than `stepTokensBesideLoads` tokens left
+  /// share that many tokens, so that the step is short.
   func choose(at now: LocalInstant) -> [RunningRequest] {
     for request in requests { request.planned = 0 }
     let isBesideLoads = requests.contains { $0.phase != .running }
@@ -182,7 +183,7 @@ final class Scheduler {
   /// loading: what it needs is in quarantine, and a silent peer may keep it there for ever.
   private func endStarved(_ chosen: [RunningRequest], at now: LocalInstant) {
     defer { lastChoiceAt = now }
-    // A pause of this process is not time in which blocks could have come free.
+    // While this process was stopped no block could come free: after a long gap the wait begins anew.
     if let last = lastChoiceAt, now - last > limits.hardDeadline / 10 { starvedSince = nil }
     let isStarving =
       chosen.isEmpty && !requests.isEmpty
@@ -267,9 +268,12 @@ final class Scheduler {
     for block in connector.sealed(sealed, at: now) { pool.hold(block) }
   }
 
-  /// Offers again what the store lacked when it was used, as far as it is still here.
+  /// Offers again what the store lacked when it was used, as far as it is still here. What is being saved is
+  /// held: half of the pool is left to requests, and all of it while one waits for blocks.
   func offerUnsaved(at now: LocalInstant) {
-    let wanted = connector.unsaved(at: now)
+    let most = pool.availableCount - pool.blockCount / 2
+    guard most > 0, starvedSince == nil else { return }
+    let wanted = connector.unsaved(atMost: most, at: now)
     guard !wanted.isEmpty else { return }
     offer(
       wanted.compactMap { wanted in

@@ -159,7 +159,8 @@ package final class GroupMember: @unchecked Sendable {
   /// Where a store of the tests has one rank's pool. No rank opens another's.
   package static func address(of rank: Int, blockBytes: Int) -> SourceAddress {
     .remote(
-      metadata: [], address: UInt64(rank), slotCount: Self.slotCount, blockBytes: blockBytes)
+      RankPool(
+        metadata: [], address: UInt64(rank), slotCount: Self.slotCount, blockBytes: blockBytes))
   }
 
   /// Follows the leader's clock, as wrongly as it was told to.

@@ -25,7 +25,7 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
       numerics: "toy")
   }
 
-  package var peers: [String: PeerState] = [:]
+  package var peers: [PeerName: PeerState] = [:]
   /// Peers' stores, and ledgers of stores that are elsewhere.
   package var stores: [SourceID: MemoryStore] = [:]
   package var ledgers: [SourceID: Guarded<StoreLedger>] = [:]
@@ -170,7 +170,7 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
 
   // MARK: For the connector
 
-  package func state(ofPeer name: String) -> PeerState { peers[name] ?? .unknown }
+  package func state(ofPeer name: PeerName) -> PeerState { peers[name] ?? .unknown }
 
   package func attachFailed(_ source: SourceID) {
     attachFailures.append(source)

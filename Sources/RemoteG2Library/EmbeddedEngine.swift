@@ -24,9 +24,13 @@ public final class EmbeddedEngine {
   ///   - bell: Rung when the step loop should look again.
   ///   - emit: Is told every event of a fetch, on the step loop's thread; must not block.
   public init(
-    name: String, fingerprint: Fingerprint, memory: BlockRegion, settings: ConnectorSettings,
+    name: PeerName, fingerprint: Fingerprint, memory: BlockRegion, settings: ConnectorSettings,
     store: String, ringing bell: any Bell, emit: @escaping (FetchEvent) -> Void = { _ in }
   ) {
+    precondition(settings.rankCount == 1, "an embedded engine has one rank")
+    precondition(
+      memory.blockBytes == settings.blockBytes && memory.blockCount == settings.targetBlockCount,
+      "the settings describe other memory")
     var chance = SystemRandomNumberGenerator()
     let limits = settings.limits
     control = ControlClient(

@@ -95,7 +95,8 @@ package final class Worker: @unchecked Sendable {
         isInsecure: configuration.isInsecure))
     self.supervisor = supervisor
     control = ControlClient(
-      fingerprint: identity.fingerprint(), name: configuration.name, incarnation: incarnation,
+      fingerprint: identity.fingerprint(), name: PeerName(configuration.name),
+      incarnation: incarnation,
       limits: limits, answers: Mailbox(ringing: bell),
       onUnusable: { supervisor.replace($0, because: $1) })
     do throws(ConnectorSettings.Invalid) {
@@ -191,7 +192,7 @@ package final class Worker: @unchecked Sendable {
     let hasRequests = engine.hasRequests
     var ready: [String: String] = [:]
     for peer in configuration.peers {
-      ready[peer.name] = connector.readySource(of: peer.name)?.incarnation.description
+      ready[peer.name.text] = connector.readySource(of: peer.name)?.incarnation.description
     }
     let isLocalReady = connector.isLocalReady
     let rankCounts = connector.rankCounts
@@ -236,8 +237,8 @@ package final class Worker: @unchecked Sendable {
     audit.ranks[0] = pump.stats.counts
     audit.transfersInFlight = audit.ranks.reduce(0) { $0 + $1.transfersInFlight }
     for (name, breaker) in control.breakers {
-      audit.peerSilent[name] = breaker.peerSilent
-      audit.weWereLate[name] = breaker.weWereLate
+      audit.peerSilent[name.text] = breaker.peerSilent
+      audit.weWereLate[name.text] = breaker.weWereLate
     }
     audit.descriptors = ProcFile.names(in: "/proc/self/fd").count
     audit.sharedMemory =

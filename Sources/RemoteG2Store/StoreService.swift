@@ -69,7 +69,7 @@ package final class StoreService: StoreBackend {
     guard let announced = announced.withLock({ $0 }) else { return nil }
     let isCompatible = configuration.fingerprint.mismatch(with: fingerprint) == nil
     return Introduction(
-      incarnation: incarnation, name: configuration.name,
+      incarnation: incarnation, name: PeerName(configuration.name),
       fingerprint: configuration.fingerprint, pools: isCompatible ? announced : [],
       process: getpid())
   }

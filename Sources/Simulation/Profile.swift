@@ -66,7 +66,9 @@ struct Weights {
     for fault in TransferFault.allCases {
       var probability = drawn(profile.transfers, 0.6)
       // Only what hangs is fenced, and only if its source dies meanwhile.
-      if fault == .hang { probability = max(probability, drawn(profile.transfers, 1)) }
+      if fault == .hang {
+        probability = max(probability, drawn(profile.transfers, 1), drawn(profile.transfers, 1))
+      }
       if probability > 0 { transferFault.append((fault, probability)) }
     }
     loss = drawn(profile.network, 0.2)
@@ -76,7 +78,7 @@ struct Weights {
     }
     partition = drawn(profile.network, 1)
     clog = drawn(profile.network, 1)
-    storeCrash = drawn(profile.crashes, 1)
+    storeCrash = max(drawn(profile.crashes, 1), drawn(profile.crashes, 1))
     engineCrash = drawn(profile.crashes, 0.5)
     enginePause = drawn(profile.crashes, 1)
     engineGhost = drawn(profile.crashes, 0.5)

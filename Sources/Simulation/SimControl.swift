@@ -17,7 +17,7 @@ final class SimControl: SourceControl, @unchecked Sendable {
   var releasesTwice = false
 
   /// The world's part.
-  var send: (_ call: CallID, _ store: String, PeerCall) -> Void = { _, _, _ in }
+  var send: (_ call: CallID, _ store: PeerName, PeerCall) -> Void = { _, _, _ in }
   var own: (OwnStore.Order) -> Void = { _ in }
   /// Something may be due earlier than was planned.
   var onDeadline: () -> Void = {}
@@ -25,7 +25,7 @@ final class SimControl: SourceControl, @unchecked Sendable {
   private var isAlive = true
 
   init(
-    ownStore: String, peers names: [String], as fingerprint: Fingerprint, limits: Limits,
+    ownStore: String, peers names: [PeerName], as fingerprint: Fingerprint, limits: Limits,
     at now: LocalInstant, chance: Chance
   ) {
     var chance = chance
@@ -51,7 +51,7 @@ final class SimControl: SourceControl, @unchecked Sendable {
 
   // MARK: For the connector
 
-  func state(ofPeer name: String) -> PeerState { core.state(ofPeer: name) }
+  func state(ofPeer name: PeerName) -> PeerState { core.state(ofPeer: name) }
   var localStore: SourceID? { core.localStore }
 
   func attachFailed(_ source: SourceID) {

@@ -4,7 +4,7 @@ import RemoteG2Core
 /// A store process: the shipped ledger, desk and pool writer, and nothing that computes.
 final class SimStore: @unchecked Sendable {
   // @unchecked: one simulation, one thread.
-  let name: String
+  let name: PeerName
   let incarnation: Incarnation
   let source: SourceID
   let memory: MemoryStore
@@ -17,7 +17,7 @@ final class SimStore: @unchecked Sendable {
   var ledger: StoreLedger { memory.ledger }
 
   init(
-    name: String, incarnation: Incarnation, fingerprint: Fingerprint, slotCount: Int,
+    name: PeerName, incarnation: Incarnation, fingerprint: Fingerprint, slotCount: Int,
     blockBytes: Int, limits: Limits
   ) {
     self.name = name

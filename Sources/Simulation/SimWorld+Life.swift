@@ -39,7 +39,7 @@ extension SimWorld {
     let name = hintDraw < 0.8 ? other.name : "nobody"
     let hint =
       hintDraw < 0.9
-      ? try? Hint(version: 1, store: name, blocksMax: nil, limits: limits) : nil
+      ? try? Hint(version: 1, store: name.text, blocksMax: nil, limits: limits) : nil
     let id = RequestID(requestNext)
     requestNext += 1
     _ = golden.answer(prompt)

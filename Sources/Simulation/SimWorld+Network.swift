@@ -6,14 +6,14 @@ import TransferRig
 extension SimWorld {
   func isPartitioned(_ a: Int, _ b: Int) -> Bool { partitions.contains([min(a, b), max(a, b)]) }
 
-  private func node(_ name: String) -> SimNode? { nodes.first { $0.name == name } }
+  private func node(_ name: PeerName) -> SimNode? { nodes.first { $0.name == name } }
 
   private func delay(_ isLocal: Bool) -> Duration {
     if isLocal || isHealed { return chance.duration(.microseconds(20)...(.microseconds(300))) }
     return chance.duration(.microseconds(50)...weights.delayMax) * clogFactor
   }
 
-  func sendCall(from engine: SimEngine, _ call: CallID, to store: String, _ request: PeerCall) {
+  func sendCall(from engine: SimEngine, _ call: CallID, to store: PeerName, _ request: PeerCall) {
     guard let target = node(store) else { return }
     if !isHealed, chance.happens(weights.loss) { return }
     let copies = !isHealed && chance.happens(weights.duplication) ? 2 : 1

@@ -91,7 +91,8 @@ extension SimWorld {
   func startEngine(_ node: SimNode) {
     node.fabrics = (0..<rankCount).map { _ in MemoryFabric() }
     let control = SimControl(
-      ownStore: node.name, peers: nodes.map(\.name).filter { $0 != node.name }, as: fingerprint,
+      ownStore: node.name.text, peers: nodes.map(\.name).filter { $0 != node.name },
+      as: fingerprint,
       limits: limits, at: node.localTime(now), chance: Chance(seed: chance.next()))
     // No two ranks' clocks agree, and no outcome may show it.
     let clockErrors = (0..<rankCount).map { rank in

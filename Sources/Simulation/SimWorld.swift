@@ -207,7 +207,7 @@ package struct SimStats: Sendable, Equatable {
 /// One worker's machine: its clock, its engine process, its store process.
 final class SimNode {
   let index: Int
-  let name: String
+  let name: PeerName
   let drift: Double
   var jump: Int64 = 0
   let blockCount: Int
@@ -225,7 +225,7 @@ final class SimNode {
     self.drift = drift
     self.blockCount = blockCount
     self.slotCount = slotCount
-    name = "W\(index)"
+    name = PeerName("W\(index)")
   }
 
   func localTime(_ now: Int64) -> LocalInstant {

@@ -57,6 +57,11 @@ final class SpyConnector: SchedulerConnector {
     return outcome
   }
 
+  func unsaved(atMost most: Int, at now: LocalInstant) -> [UnsavedBlock] {
+    inner.unsaved(atMost: most, at: now)
+  }
+  func reasons(of request: RequestID) -> [FallbackReason] { inner.reasons(of: request) }
+  var failureReporting: LoadFailureReporting { inner.failureReporting }
   func abort(_ request: RequestID, at now: LocalInstant) { inner.abort(request, at: now) }
   func finish(_ request: RequestID) { inner.finish(request) }
   var nextDeadline: LocalInstant? { inner.nextDeadline }

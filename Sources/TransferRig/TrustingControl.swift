@@ -3,7 +3,8 @@ internal import OSThreads
 public import RemoteG2Core
 
 /// A control client that, where it is told to, answers every `confirm` itself: every block is intact. It
-/// exists to show what goes wrong when landings are believed; never serve with it.
+/// exists to show what goes wrong when landings are believed; never serve with it. Its own answers ring
+/// nobody: they are heard at the engine's next step, 20 ms later at most.
 public final class TrustingControl: SourceControl {
   private struct State {
     var isTrusting = false
@@ -36,7 +37,7 @@ public final class TrustingControl: SourceControl {
   }
 
   public var incarnation: Incarnation { inner.incarnation }
-  public func state(ofPeer name: String) -> PeerState { inner.state(ofPeer: name) }
+  public func state(ofPeer name: PeerName) -> PeerState { inner.state(ofPeer: name) }
   public var localStore: SourceID? { inner.localStore }
   public func attachFailed(_ source: SourceID) { inner.attachFailed(source) }
 }

@@ -79,10 +79,10 @@ package struct WireFetch: Codable, Sendable {
     kind = event.kind.rawValue
     request = event.request.value
     fetch = event.fetch?.value
-    peer = event.peer
+    peer = event.source.description
     blocks = event.blocks
     reason = event.reason?.rawValue
-    outcome = event.outcome?.rawValue
+    outcome = event.outcome
     at = event.at.nanoseconds
   }
 }

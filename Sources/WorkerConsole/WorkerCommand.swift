@@ -103,15 +103,36 @@ package struct WorkerCommand: Sendable {
   }
 }
 
-extension WorkerCommand: Codable {
-  private enum Name: String, Codable {
+extension WorkerCommand.Action {
+  /// As it is called in a command's `cmd`.
+  package enum Name: String, Codable, Sendable {
     case generate, cancel, drop, save, pace, renewals, ttl, proof, fault, trace, audit, stop
   }
+
+  package var name: Name {
+    switch self {
+    case .generate: .generate
+    case .cancel: .cancel
+    case .drop: .drop
+    case .save: .save
+    case .pace: .pace
+    case .renewals: .renewals
+    case .leaseTTL: .ttl
+    case .proof: .proof
+    case .fault: .fault
+    case .trace: .trace
+    case .audit: .audit
+    case .stop: .stop
+    }
+  }
+}
+
+extension WorkerCommand: Codable {
   private enum Key: String, CodingKey { case cmd, id, prompt, on, seconds, policy }
 
   package init(from decoder: any Decoder) throws {
     let values = try decoder.container(keyedBy: Key.self)
-    let name = try values.decode(Name.self, forKey: .cmd)
+    let name = try values.decode(Action.Name.self, forKey: .cmd)
     id = try values.decode(UInt64.self, forKey: .id)
     action =
       switch name {
@@ -133,38 +154,17 @@ extension WorkerCommand: Codable {
   package func encode(to encoder: any Encoder) throws {
     var values = encoder.container(keyedBy: Key.self)
     try values.encode(id, forKey: .id)
-    func put(_ name: Name) throws { try values.encode(name, forKey: .cmd) }
+    try values.encode(action.name, forKey: .cmd)
     switch action {
-    case .generate(let generation):
-      try put(.generate)
-      try generation.encode(to: encoder)
-    case .cancel: try put(.cancel)
-    case .drop(let caches):
-      try put(.drop)
-      try caches.encode(to: encoder)
-    case .save(let prompt):
-      try put(.save)
-      try values.encode(prompt, forKey: .prompt)
-    case .pace(let pace):
-      try put(.pace)
-      try pace.encode(to: encoder)
-    case .renewals(let isOn):
-      try put(.renewals)
-      try values.encode(isOn, forKey: .on)
-    case .leaseTTL(let seconds):
-      try put(.ttl)
-      try values.encodeIfPresent(seconds, forKey: .seconds)
-    case .proof(let policy):
-      try put(.proof)
-      try values.encode(policy, forKey: .policy)
-    case .fault(let fault):
-      try put(.fault)
-      try fault.encode(to: encoder)
-    case .trace(let isOn):
-      try put(.trace)
-      try values.encode(isOn, forKey: .on)
-    case .audit: try put(.audit)
-    case .stop: try put(.stop)
+    case .generate(let generation): try generation.encode(to: encoder)
+    case .drop(let caches): try caches.encode(to: encoder)
+    case .save(let prompt): try values.encode(prompt, forKey: .prompt)
+    case .pace(let pace): try pace.encode(to: encoder)
+    case .fault(let fault): try fault.encode(to: encoder)
+    case .renewals(let isOn), .trace(let isOn): try values.encode(isOn, forKey: .on)
+    case .leaseTTL(let seconds): try values.encodeIfPresent(seconds, forKey: .seconds)
+    case .proof(let policy): try values.encode(policy, forKey: .policy)
+    case .cancel, .audit, .stop: break
     }
   }
 }

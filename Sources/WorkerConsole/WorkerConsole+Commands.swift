@@ -85,8 +85,11 @@ extension WorkerConsole {
       let names = ProofPolicy.allCases.map(\.rawValue) + ["unsafelyTrusting"]
       return write(.error(id, "a proof policy is one of: \(names.joined(separator: ", "))"))
     }
-    trusting.withLock { $0?.setTrusting(isTrusting) }
-    onStep(worker, id) { $0.connector.setProof(policy) }
+    let control = trusting.withLock { $0 }
+    onStep(worker, id) {
+      control?.setTrusting(isTrusting)
+      $0.connector.setProof(policy)
+    }
   }
 
   private func inject(_ command: WorkerCommand.Fault, _ id: UInt64, _ worker: Worker) {

@@ -76,7 +76,8 @@ package final class WorkerConsole: Sendable {
           await perform(command, worker)
         }
       } catch {
-        write(.error(nil, "not a command: \(Self.words(of: error))"))
+        let id = try? JSONDecoder().decode(CommandNumber.self, from: line).id
+        write(.error(id, "not a command: \(Self.words(of: error))"))
       }
     }
     // The input ended: what was accepted is still answered, within a bound.
@@ -126,6 +127,9 @@ package final class WorkerConsole: Sendable {
       }
     }
   }
+
+  /// What is left of a command that cannot be read as a whole: whoever waits for its answer gets one.
+  private struct CommandNumber: Decodable { let id: UInt64 }
 
   private static func words(of error: any Error) -> String {
     guard let error = error as? DecodingError else { return "\(error)" }

@@ -111,8 +111,9 @@ enum TestHost {
 
     var description: SourceDescription {
       .nixl(
-        metadata: announcement.metadata, address: announcement.address, slotCount: slotCount,
-        blockBytes: blockBytes)
+        RankPool(
+          metadata: announcement.metadata, address: announcement.address, slotCount: slotCount,
+          blockBytes: blockBytes))
     }
 
     func post(_ ordinal: Int, blocks: Range<Int>) throws {

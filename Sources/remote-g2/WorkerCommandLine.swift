@@ -22,7 +22,7 @@ struct PeerArgument: ExpressibleByArgument {
       let port = Int(halves[1][halves[1].index(after: colon)...]), (1...65535).contains(port)
     else { return nil }
     address = PeerAddress(
-      name: String(halves[0]), host: String(halves[1][..<colon]), port: port)
+      name: PeerName(String(halves[0])), host: String(halves[1][..<colon]), port: port)
   }
 }
 
@@ -92,7 +92,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
       fail("--pull '\(pull)' is not one of: byCost, always")
     }
     for peer in peers {
-      checkName(peer.address.name)
+      checkName(peer.address.name.text)
       TransportOptions.check(host: peer.address.host, port: peer.address.port)
     }
     checkMembers()
@@ -135,7 +135,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
     var names: Set<String> = [name]
     var addresses: Set<String> = ["\(host):\(port)"]
     for peer in peers.map(\.address) {
-      guard names.insert(peer.name).inserted else {
+      guard names.insert(peer.name.text).inserted else {
         fail("--peer \(peer.name) is there twice, or is this worker's own --name")
       }
       let address = "\(peer.host):\(peer.port)"

@@ -232,6 +232,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
   func `a worker answers bad commands and bad hints with one error each, and serves on`() throws {
     let commands = [
       "this is not JSON", "{}", "{\"cmd\":\"fly\",\"id\":1}",
+      "{\"cmd\":\"trace\",\"id\":12}",
       "{\"cmd\":\"generate\",\"id\":2,\"prompt\":[]}",
       "{\"cmd\":\"generate\",\"id\":3,\"prompt\":[1,2,999999]}",
       "{\"cmd\":\"generate\",\"id\":4,\"prompt\":[1,2],\"max\":-1}",
@@ -261,12 +262,12 @@ let hasModel = FileManager.default.fileExists(atPath: model)
     for (id, words) in [
       (2, "prompt is empty"), (3, "token 999999"), (4, "generation of -1"), (5, "version 9"),
       (6, "spans 99999999 blocks"), (8, "pace"), (11, "pace"), (9, "lease lives"),
-      (10, "proof policy"),
+      (10, "proof policy"), (1, "not a command"), (12, "on is missing"),
     ] {
       #expect(
         errors.contains { $0.id == UInt64(id) && $0.message.contains(words) }, "\(words)")
     }
-    #expect(errors.count { $0.id == nil } == 3, "three lines were no commands")
+    #expect(errors.count { $0.id == nil } == 2, "two lines had no number")
     let answered = Set(
       events.compactMap { event in if case .result(let id, _) = event { id } else { nil } })
     #expect(answered == [5, 6, 7], "requests with bad hints are served without them")

@@ -18,7 +18,10 @@ import WorkerConsole
     let output = ConsoleOutput(ends[1], waitingMax: 1000)
     // Many times what a pipe holds: a post that waited for the reader would never return.
     let moment = WorkerEvent.fetch(
-      WireFetch(FetchEvent(.planned, at: LocalInstant(nanoseconds: 1), request: RequestID(1))))
+      WireFetch(
+        FetchEvent(
+          .planned(blocks: 1), at: LocalInstant(nanoseconds: 1), request: RequestID(1),
+          source: .peer("A"))))
     for id in 0..<20_000 {
       output.post(.done(UInt64(id)))
       output.post(moment)

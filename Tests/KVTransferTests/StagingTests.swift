@@ -208,4 +208,23 @@ import Testing
     #expect(digests?.count == 1)
     #expect(pool.words.read(slot, generation &+ 1) {})
   }
+
+  @Test func `a pool that nobody holds any more is mapped nowhere`() throws {
+    func mappings() throws -> Int {
+      // The kernel says that the file is empty: it is read to its end all the same.
+      let file = try #require(FileHandle(forReadingAtPath: "/proc/self/maps"))
+      let text = String(decoding: try file.readToEnd() ?? Data(), as: UTF8.self)
+      return text.split(separator: "\n").count { $0.contains("remote-g2-pool") }
+    }
+    let before = try mappings()
+    do {
+      let pool = try PoolMemory(slotCount: 4, blockBytes: 4096, owner: Self.store)
+      let mapping = try PoolMapping(
+        pool.readOnlyDescriptor, slotCount: 4, blockBytes: 4096, owner: Self.store)
+      let held = try mappings()
+      #expect(held > before, "\(before) became \(held)")
+      withExtendedLifetime((pool, mapping)) {}
+    }
+    #expect(try mappings() == before)
+  }
 }

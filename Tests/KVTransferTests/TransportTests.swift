@@ -292,6 +292,7 @@ final class MemoryWorld: @unchecked Sendable {
       report.merge(pump.takeReport())
     }
     #expect(report.progress[FetchID(1)]?.stalledAt != nil)
+    #expect(MonotonicClock.now() < deadline, "the bell did not ring")
     pump.stop()
   }
 

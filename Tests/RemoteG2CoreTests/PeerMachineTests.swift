@@ -11,7 +11,7 @@ import Testing
   static func at(_ milliseconds: Int) -> LocalInstant { start + .milliseconds(milliseconds) }
 
   static func introduction(
-    _ incarnation: Incarnation, name: String = "P", as fingerprint: Fingerprint = ours
+    _ incarnation: Incarnation, name: PeerName = "P", as fingerprint: Fingerprint = ours
   ) -> Introduction {
     Introduction(
       incarnation: incarnation, name: name, fingerprint: fingerprint,

@@ -34,6 +34,26 @@ import Testing
     #expect(breaker.peerSilent == 5)
   }
 
+  @Test func `a death is counted once, however often a probe of it fails`() {
+    var breaker = PeerBreaker(limits: Limits(), at: Self.start)
+    breaker.refused(at: Self.at(1), chance: 1)
+    for time in [100, 300] {
+      let mayProbe = breaker.mayAsk(at: Self.at(time))
+      #expect(mayProbe)
+      breaker.refused(at: Self.at(time), chance: 1)
+    }
+    #expect(breaker.openedCount == 1)
+    breaker.answered(at: Self.at(600))
+    // It starts with the shortest back-off again.
+    breaker.refused(at: Self.at(700), chance: 1)
+    #expect(breaker.openedCount == 2 && breaker.retryAt == Self.at(750))
+    // A probe that our own timer was late for says nothing about the peer, and is made again.
+    let mayProbe = breaker.mayAsk(at: Self.at(750))
+    #expect(mayProbe)
+    breaker.missed(at: Self.at(800), lateness: .milliseconds(6), chance: 1)
+    #expect(breaker.weWereLate == 1 && breaker.peerSilent == 0 && breaker.retryAt == Self.at(900))
+  }
+
   @Test func `an answer of any kind starts the count again`() {
     var breaker = PeerBreaker(limits: Limits(), at: Self.start)
     for round in 0..<10 {
@@ -91,17 +111,17 @@ import Testing
 @Suite struct `What pulls cost` {
   @Test func `a pull costs two questions and its bytes over the lanes`() {
     var estimator = Estimator(prefillTokensPerSecond: 1000, bytesPerSecond: 1e6)
-    estimator.answered("P", after: .milliseconds(10))
-    estimator.moved(bytes: 1_000_000, from: "P", in: .seconds(1))
-    #expect(estimator.pullTime(bytes: 4_000_000, from: "P", lanes: 4) == .milliseconds(1020))
+    estimator.answered(.peer("P"), after: .milliseconds(10))
+    estimator.moved(bytes: 1_000_000, from: .peer("P"), in: .seconds(1))
+    #expect(estimator.pullTime(bytes: 4_000_000, from: .peer("P"), lanes: 4) == .milliseconds(1020))
     #expect(estimator.recomputeTime(tokens: 500) == .milliseconds(500))
   }
 
   @Test func `one peer's slowness is not another's`() {
     var estimator = Estimator(bytesPerSecond: 1e8)
-    for _ in 0..<50 { estimator.moved(bytes: 1000, from: "slow", in: .seconds(1)) }
-    let slow = estimator.pullTime(bytes: 1 << 20, from: "slow", lanes: 1)
-    let other = estimator.pullTime(bytes: 1 << 20, from: "other", lanes: 1)
+    for _ in 0..<50 { estimator.moved(bytes: 1000, from: .peer("slow"), in: .seconds(1)) }
+    let slow = estimator.pullTime(bytes: 1 << 20, from: .peer("slow"), lanes: 1)
+    let other = estimator.pullTime(bytes: 1 << 20, from: .peer("other"), lanes: 1)
     #expect(slow > other * 100)
   }
 
@@ -110,17 +130,18 @@ import Testing
     var estimator = Estimator(prefillTokensPerSecond: 200, bytesPerSecond: 1e8)
     // Slow to move, or slow to answer and nothing moved at all.
     if hasMoved {
-      estimator.moved(bytes: 1000, from: "P", in: .seconds(1))
+      estimator.moved(bytes: 1000, from: .peer("P"), in: .seconds(1))
     } else {
-      estimator.answered("P", after: .seconds(20))
+      estimator.answered(.peer("P"), after: .seconds(20))
     }
     func isWorth() -> Bool {
-      estimator.pullTime(bytes: 1 << 20, from: "P", lanes: 4) < estimator.recomputeTime(tokens: 256)
+      estimator.pullTime(bytes: 1 << 20, from: .peer("P"), lanes: 4)
+        < estimator.recomputeTime(tokens: 256)
     }
     #expect(!isWorth())
     var declines = 0
     while !isWorth(), declines < 1000 {
-      estimator.declined("P")
+      estimator.declined(.peer("P"))
       declines += 1
     }
     #expect(declines < 100, "it took \(declines) requests to look again")

@@ -141,6 +141,33 @@ import Testing
     #expect(grant.blocks.count == 5, "the head of the chain went first")
   }
 
+  @Test func `of blocks that are given back together the last is evicted first`() throws {
+    var ledger = Self.ledger(slots: 8, sealed: 0)
+    // No chain says which of them comes before which.
+    for key in Self.keys(0..<8) { Self.seal(&ledger, [key]) }
+    let together = Self.keys(0..<4)
+    let grant = try Self.granted(ledger.resolve(together, ttl: nil, at: Self.start))
+    #expect(ledger.release(grant.lease, at: Self.start) == .released)
+    // The other four are older by now.
+    for key in Self.keys(100..<104) { Self.seal(&ledger, [key]) }
+    #expect(together.allSatisfy(ledger.pool.has))
+    for left in [3, 2, 1] {
+      Self.seal(&ledger, Self.keys(200 + left..<201 + left))
+      #expect(together.map(ledger.pool.has) == (0..<4).map { $0 < left })
+    }
+  }
+
+  @Test func `a question of no keys, or of more than a fetch may have, is invalid`() throws {
+    let limits = Limits { $0.blocksPerFetchMax = 4 }
+    var ledger = Self.ledger(sealed: 5, limits: limits)
+    #expect(ledger.resolve([], ttl: nil, at: Self.start) == .refused(.invalid))
+    #expect(ledger.resolve(Self.keys(0..<5), ttl: nil, at: Self.start) == .refused(.invalid))
+    #expect(ledger.stats.leases == 0 && ledger.stats.pinned == 0)
+    #expect(
+      try Self.granted(ledger.resolve(Self.keys(0..<4), ttl: nil, at: Self.start)).blocks.count == 4
+    )
+  }
+
   @Test func `release is idempotent for a TTL, and another store's lease is gone`() throws {
     var ledger = Self.ledger(sealed: 2)
     let grant = try Self.granted(ledger.resolve(Self.keys(0..<2), ttl: nil, at: Self.start))

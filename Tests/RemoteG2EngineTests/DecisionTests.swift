@@ -1,6 +1,5 @@
 import KVConnector
 import KVTransfer
-import Processes
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting

@@ -1,5 +1,4 @@
 import KVConnector
-import Processes
 import RemoteG2Core
 import Testing
 
@@ -14,7 +13,7 @@ import Testing
     var localStore: SourceID?
     var answers: [ControlAnswer] = []
     var asked: [(fetch: FetchID, source: SourceID, lease: LeaseID)] = []
-    func state(ofPeer name: String) -> PeerState { .ready(Self.peer) }
+    func state(ofPeer name: PeerName) -> PeerState { .ready(Self.peer) }
     func drain() -> [ControlAnswer] {
       defer { answers = [] }
       return answers
@@ -78,7 +77,7 @@ import Testing
     #expect(stage.control.asked.map(\.source) == [Control.peer])
     #expect(stage.connector.match(stage.view, computed: 8, at: Self.now) == .none)
     _ = stage.connector.absorb([], at: Self.now)
-    let reasons = stage.log.events.filter { $0.peer == "P" }.compactMap(\.reason)
+    let reasons = stage.log.events.filter { $0.source == .peer("P") }.compactMap(\.reason)
     #expect(reasons.filter { $0 != .cancelled } == [.prefixMoved])
   }
 

@@ -71,8 +71,8 @@ extension `Lease and plan decisions` {
           version: version, store: String(repeating: "\u{1F600}", count: length),
           blocksMax: blocks, limits: Limits())
         taken += 1
-        #expect(version == Hint.version && !hint.store.isEmpty)
-        #expect(hint.store.utf8.count <= Limits().hintBytesMax)
+        #expect(version == Hint.version && !hint.store.text.isEmpty)
+        #expect(hint.store.text.utf8.count <= Limits().hintBytesMax)
         #expect((1...Limits().blocksPerFetchMax).contains(hint.blocksMax ?? 1))
       } catch { dropped += 1 }
     }
@@ -96,5 +96,34 @@ extension `Lease and plan decisions` {
     }
     let stats = ledger.stats
     #expect(stats.sealed == 3 && stats.writing == 2 && stats.free == 3)
+  }
+
+  @Test func `a confirm counts from the head of the grant, of which a part was skipped`() throws {
+    let desk = try Desk()
+    desk.connector.setProof(.off)
+    _ = try desk.match(2)
+    desk.grant(10)
+    #expect(try desk.match(5) == .available(blocks: 7))
+    desk.connector.bind(RequestID(1), to: (20..<27).map { BlockIndex($0) }, at: desk.now)
+    _ = desk.connector.plan(at: desk.now)
+    var report = RankReport(rank: 0, sequence: 0)
+    report.progress[FetchID(1)] = RankProgress(
+      landed: 7, isTerminal: true, isQuiet: true, isStopped: true)
+    _ = desk.connector.absorb([report], at: desk.now)
+    // The source still vouches for the grant's first five: three that were skipped, and two.
+    desk.control.answers.append(.confirmed(FetchID(1), .intact(5)))
+    let outcome = desk.connector.absorb([RankReport(rank: 0, sequence: 0)], at: desk.now)
+    #expect(outcome.settled.first?.valid.map(\.block) == [BlockIndex(20), BlockIndex(21)])
+    #expect(desk.isClean)
+  }
+
+  @Test func `a fetch that was answered is not granted again`() throws {
+    let desk = try Desk()
+    _ = try desk.match(0)
+    desk.grant(4)
+    desk.grant(8, serial: 9)
+    #expect(try desk.match(0) == .available(blocks: 4))
+    desk.connector.abort(RequestID(1), at: desk.now)
+    #expect(desk.control.releases.count == 1 && desk.isClean)
   }
 }

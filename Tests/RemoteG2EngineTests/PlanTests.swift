@@ -1,6 +1,5 @@
 import KVConnector
 import KVTransfer
-import Processes
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
@@ -375,7 +374,9 @@ import TransferRig
     }
     let told = world.events.filter { $0.kind == .fallback }
     #expect(told.count == 2 && world.connector.fallbacks == [.transferFailed: 2])
-    #expect(told.allSatisfy { $0.peer == "P" && $0.reason == .transferFailed && $0.fetch != nil })
+    #expect(
+      told.allSatisfy { $0.source == .peer("P") && $0.reason == .transferFailed && $0.fetch != nil }
+    )
     #expect(Set(told.map(\.request)).count == 2, "one per request")
   }
 }

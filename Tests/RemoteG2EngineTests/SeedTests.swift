@@ -1,7 +1,6 @@
 import Collectives
 import KVConnector
 import KVTransfer
-import Processes
 import RemoteG2Core
 import RemoteG2Engine
 import RemoteG2EngineTesting
@@ -69,7 +68,7 @@ import TransferRig
     let salvaged = try #require(kinds.firstIndex(of: .salvaged))
     let published = try #require(kinds.firstIndex(of: .published))
     #expect(fallback < salvaged && salvaged < published)
-    #expect(world.events[fallback].outcome == .localRecompute)
+    #expect(world.events[fallback].outcome == "local_recompute")
     #expect(kinds.count { $0 == .fallback } == 1)
   }
 
@@ -82,7 +81,7 @@ import TransferRig
     let published = try #require(kinds.firstIndex(of: .published))
     let failed = try #require(kinds.firstIndex(of: .failed))
     #expect(published < failed)
-    #expect(world.events[failed].outcome == .failClosed)
+    #expect(world.events[failed].outcome == "fail_closed")
     #expect(world.events[failed].blocks == 8, "the blocks that were not loaded are surfaced")
     #expect(!kinds.contains(.fallback))
     world.run(5)

@@ -26,7 +26,8 @@ import Testing
     .attach(
       3, peer,
       [
-        .remote(metadata: [0, 255, 7], address: .max, slotCount: 4, blockBytes: 1 << 21),
+        .remote(
+          RankPool(metadata: [0, 255, 7], address: .max, slotCount: 4, blockBytes: 1 << 21)),
         .own(socket: "/run/a.sock", engine: id),
       ]),
     .rig([]), .rig([0, 255, 7]),

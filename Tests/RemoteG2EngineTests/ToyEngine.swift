@@ -107,7 +107,7 @@ final class ToyWorld {
     control.stores[peer] = peerStore
     control.answers.append(
       .announced(
-        peer, [.remote(metadata: [], address: 0, slotCount: 64, blockBytes: bytes)]))
+        peer, [.remote(RankPool(metadata: [], address: 0, slotCount: 64, blockBytes: bytes))]))
     if hasLocal { replaceLocal(2) }
     run(4)
   }

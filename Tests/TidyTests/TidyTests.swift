@@ -2,7 +2,7 @@ import Foundation
 import Testing
 
 /// The rules a machine can check. Each failure says which file, and what to do.
-@Suite struct `Tidy` {
+@Suite struct Tidy {
   static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
     .deletingLastPathComponent().deletingLastPathComponent()
 
@@ -266,9 +266,13 @@ import Testing
       } else {
         byTest += 1
       }
+      let changes = cells[3].split(whereSeparator: { $0 == "," || $0 == " " }).filter {
+        $0.first == "M" && $0.dropFirst().allSatisfy(\.isNumber)
+      }
+      let exists = !cells[1].hasPrefix("cannot exist here")
+      #expect(!exists || !changes.isEmpty, "\(cells[0]) names no change that scripts/mutants runs")
       // A change that is named must be there, and be noticed by a test that the row names.
-      for word in cells[3].split(whereSeparator: { $0 == "," || $0 == " " })
-      where word.first == "M" && word.dropFirst().allSatisfy(\.isNumber) {
+      for word in changes {
         let parts = try #require(Self.mutationTests()[String(word)], "\(cells[0]) names \(word)")
         let isNamed = names.contains { name in parts.contains { name.contains($0) } }
         #expect(isNamed, "\(cells[0]) names \(word), whose test is another: \(parts)")
@@ -284,9 +288,9 @@ import Testing
     var found: [String: [String]] = [:]
     for block in text.components(separatedBy: "\n\n") where block.hasPrefix("M") {
       let lines = block.split(separator: "\n")
-      guard let number = lines.first, let test = lines.last, test.hasPrefix("test: ") else {
-        continue
-      }
+      guard let number = lines.first,
+        let test = lines.first(where: { $0.hasPrefix("test: ") })
+      else { continue }
       found[String(number)] = test.dropFirst(6).split(separator: "|").map(String.init)
     }
     return found

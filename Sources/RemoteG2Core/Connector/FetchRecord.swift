@@ -14,7 +14,7 @@ package final class FetchRecord {
   package var targets: [BlockIndex] = []
   package var unquiet: [BlockIndex] = []
   package var isExpired = false
-  /// The deadline that ended the move, if one did.
+  /// When a rank found the load stalled, or else the hard deadline, if that came during the move.
   package var dueAt: LocalInstant?
   /// The table's.
   package var listedDeadline: LocalInstant?

@@ -71,10 +71,11 @@ package struct RequestTable {
   // MARK: Reasons
 
   /// Counts a reason, and remembers it for the request's result: the sums add up because nothing else does
-  /// either.
+  /// either. A request that has left while its fetch ended has had its result: nothing is counted for it.
   package mutating func note(_ reason: FallbackReason, for request: RequestID) {
+    guard entries[request] != nil else { return }
     fallbacks[reason, default: 0] += 1
-    entries[request, default: Entry()].reasons.append(reason)
+    entries[request]?.reasons.append(reason)
   }
 
   package func reasons(of request: RequestID) -> [FallbackReason] {

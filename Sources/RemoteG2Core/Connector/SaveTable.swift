@@ -74,8 +74,10 @@ package struct SaveTable {
   }
 
   /// Keys to be offered again, if the engine still has them.
-  package mutating func takeUnsaved() -> [(key: BlockKey, parent: BlockKey?)] {
-    let room = inFlightMax - entries.count
+  ///
+  /// - Parameter most: Blocks that the engine can do without until they are staged.
+  package mutating func takeUnsaved(atMost most: Int) -> [(key: BlockKey, parent: BlockKey?)] {
+    let room = min(most, inFlightMax - entries.count)
     guard room > 0, !unsavedOrder.isEmpty else { return [] }
     let taken = unsavedOrder.prefix(room).map { ($0, unsaved.removeValue(forKey: $0) ?? nil) }
     unsavedOrder.removeFirst(taken.count)

@@ -35,7 +35,7 @@ package struct SourceTable {
       return nil
     }
     defer { entries[source]?.hasFailed = true }
-    // Told once an announcement, however many ranks could not.
+    // The caller hears of a failed announcement once, however many ranks could not attach the source.
     return entries[source]?.hasFailed == true ? nil : source
   }
 

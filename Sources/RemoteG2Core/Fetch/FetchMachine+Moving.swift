@@ -219,7 +219,7 @@ extension FetchMachine {
     if landed == 0 {
       return settled(lease, valid: 0, of: blocks, reason ?? .transferFailed, ranks, before: before)
     }
-    // The words said at every copy what confirm would say now.
+    // Each copy out of a mapping compared the slot's word around it, which proves what a confirm would prove.
     if isMapped, policy != .always {
       return settled(
         lease, valid: landed, of: blocks, landed == blocks ? nil : reason, ranks, before: before)

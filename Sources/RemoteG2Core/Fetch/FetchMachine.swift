@@ -1,28 +1,34 @@
 /// The life of one request's fetch from one source, across all ranks.
 ///
-///     resolving ─granted─▶ granted ─bound─▶ moving ─every rank landed or failed─▶ proving ─▶ draining ─▶ closed
-///         │                   │                ├─soft or hard deadline, peer down─▶ proving      │ all quiet
-///         │refused, late      │no blocks       └─cancelled─▶ draining
-///         └───────────────────┴──────────────▶ closed
+///     resolving ─granted─▶ granted ─bound─▶ moving ─to be proved─▶ proving
+///         └────────────────────┴───────────────┴──────settled─────────┴─▶ draining ─all quiet─▶ closed
+///
+/// A settle that finds every rank quiet goes straight to `closed`; before the bind it always does. A move is
+/// over when every rank has landed or failed, or when it is stopped: a rank stalled, the pace is too slow,
+/// the hard deadline came, the source died, or the lease ended. What has landed is then proved. A move
+/// settles without a proof when it is cancelled, when nothing landed, when the words of a mapping have proved
+/// it already, or when the policy forbids the only proof that is left.
 ///
 /// It ends twice, once each: `settle` is the one result and waits for nothing; `close` comes when
-/// no rank's memory can be written any more. The lease has its name before it is asked for, and is
-/// surrendered at settle, so that one whose grant never came is released too.
+/// no rank's memory can be written any more. The lease has its name before it is asked for. The settle
+/// surrenders it and orders its release, also when the grant never came, but not when the source refused.
 ///
 /// Holds no clock, socket, lock or continuation. Events are facts; each returns the orders to carry
 /// out, empty where a fact changes nothing.
 package struct FetchMachine: ~Copyable {
   enum State: ~Copyable {
-    /// Asked the source. Can transition to: granted; closed (refused, late, cancelled).
+    /// Asked the source. Can transition to: granted; closed (refused, late, cancelled, source dead).
     case resolving(Resolving)
-    /// Has a lease, has no blocks. Can transition to: moving; closed (no blocks, cancelled).
+    /// Has a lease, has no blocks. Can transition to: moving; closed (no blocks, cancelled, source dead,
+    /// lease over).
     case granted(Granted)
-    /// Ranks are reading. Can transition to: proving; draining (cancelled, nothing landed).
+    /// Ranks are reading. Can transition to: proving; draining or closed (cancelled, or nothing to prove).
     case moving(Moving)
     /// Nothing more is posted; finding out what to believe. Can transition to: draining, closed.
     case proving(Proving)
     /// Settled; some rank is not quiet. Can transition to: closed.
     case draining
+    /// Settled, and every rank is quiet. The end.
     case closed
   }
 
@@ -77,8 +83,9 @@ package struct FetchMachine: ~Copyable {
   ///   - lease: The name under which the source is asked for one.
   ///   - isMapped: The source is read from a mapping, whose readers check the slots' words.
   ///   - timeout: How long the source may take to answer, from `now`.
-  ///   - lateAfter: A deadline judged later than this is extended once, by as much, at most doubled:
-  ///     the answer may be waiting for the processor that we were holding.
+  ///   - lateAfter: When a question (resolve, confirm, digests) is judged later than this after its deadline,
+  ///     it gets as much time again as we were late, once, and at most its first time: the answer may be
+  ///     waiting for the processor that we were holding. A move's hard deadline is never extended.
   package init(
     id: FetchID, request: RequestID, lease: LeaseID, rankCount: Int, policy: ProofPolicy,
     isMapped: Bool = false, at now: LocalInstant, resolveTimeout timeout: Duration,

@@ -1,15 +1,43 @@
-/// Why fewer blocks than matched were kept. Counted once per fetch, with its peer.
+/// Why a request got fewer blocks from a source than it could have: nothing was asked, nothing was granted,
+/// or not all that was granted was kept. A request can have several reasons. Each that is counted is told
+/// once, with its source, in a ``FetchEvent``; a cancel, and an own store that has nothing, are not counted.
 public enum FallbackReason: String, Error, Sendable, CaseIterable {
-  case gone, overBudget, refused
-  case incompatible, peerNotReady, unknownPeer, peerOff, quarantineFull
-  case resolveTimedOut, unreachable
-  /// Estimated to cost more than computing it, or the peer serves enough of our fetches already.
-  case slower, busy
+  /// The store does not have the first block that was asked for.
+  case gone
+  /// The store's leases or pins are at their limit.
+  case overBudget
+  /// The store called the question malformed, or its grant does not fit what was asked.
+  case refused
+  /// The handshake found a difference: the peer may not share with us.
+  case incompatible
+  /// The peer had not introduced itself, or not every rank could read it, within the time a request waits.
+  case peerNotReady
+  /// The hint names a store that is not a member.
+  case unknownPeer
+  /// The peer's breaker is open.
+  case peerOff
+  /// Too many target blocks may still be written, by this source or by all of them.
+  case quarantineFull
+  /// The source had not answered by the fetch's own deadline.
+  case resolveTimedOut
+  /// The control client had no connection to the source, or no answer from it in time.
+  case unreachable
+  /// The pull was estimated to take as long as computing, or longer.
+  case slower
+  /// The peer serves `fetchesPerPeerMax` of our fetches already.
+  case busy
+  /// The engine had no blocks to load into.
   case noBlocks
-  /// Enough fetches are open already; the store that has it is attached at this moment; or the request
-  /// found that what was granted does not follow its local prefix any more.
-  case tooManyFetches, prefixMoved
-  case transferFailed, hardDeadline, peerDown
+  /// `fetchesInFlightMax` fetches are open already.
+  case tooManyFetches
+  /// The request's local prefix changed: what was asked for or granted no longer follows it.
+  case prefixMoved
+  /// A transfer failed on some rank.
+  case transferFailed
+  /// The move was not over by its hard deadline.
+  case hardDeadline
+  /// The source died, or was given up.
+  case peerDown
   /// The source fell silent while our own pump ran on time.
   case softDeadline
   /// At the pace seen so far the rest would come later than computing it.
@@ -85,7 +113,7 @@ public struct FetchResult: Equatable, Sendable {
   public let unquiet: [Int]
   /// Nil when everything was kept.
   public let reason: FallbackReason?
-  /// The last landing on any rank, by that rank's pump.
+  /// The last landing on any rank, as told to the machine: the connector gives it in the leader's time.
   public let lastLanding: LocalInstant?
 
   public init(

@@ -8,19 +8,18 @@ public struct BlockKey: Hashable, Comparable, Codable, Sendable, CustomStringCon
     self.low = low
   }
 
-  /// The first 64 bits: what hints and indexes carry. Never enough to resolve by.
-  public var externalHash: UInt64 { high }
   public var description: String { hexText(high) + hexText(low) }
   public static func < (a: Self, b: Self) -> Bool { (a.high, a.low) < (b.high, b.low) }
 }
 
-/// A 256-bit hash, given to the core by its user.
+/// A hash, given to the core by its user. A block key is the first 16 bytes of its digest.
 public struct HashFunction: Sendable {
-  /// Compared in the handshake, e.g. `sha256/1`.
+  /// Compared in the handshake as the hash scheme; the shipped one is `sha256-chain/1`.
   public let name: String
   public let digest: @Sendable ([UInt8]) -> [UInt8]
 
-  /// - Parameter digest: Must return 32 bytes.
+  /// - Parameter digest: Must return at least 16 bytes; fewer trap at the first key. Where prompts come from
+  ///   strangers it must be cryptographic: two prompts of one key would share their blocks.
   public init(name: String, digest: @escaping @Sendable ([UInt8]) -> [UInt8]) {
     self.name = name
     self.digest = digest

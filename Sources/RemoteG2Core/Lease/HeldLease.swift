@@ -1,5 +1,5 @@
-/// The target's hold on a grant. It cannot be copied, and dropping it is a bug in this process:
-/// every path surrenders it, and surrendering is what orders the release.
+/// The target's hold on a lease that it has asked for. It cannot be copied, and dropping it traps: every path
+/// surrenders it, and then orders the release under the name it got, unless the source has refused the lease.
 package struct HeldLease: ~Copyable, Sendable {
   package let id: LeaseID
 

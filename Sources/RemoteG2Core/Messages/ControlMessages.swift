@@ -23,8 +23,8 @@ public enum ControlAnswer: Equatable, Sendable {
   case saved(SourceID, [SaveOutcome])
   /// A renewal was refused: the lease is over.
   case leaseEnded(SourceID, LeaseID)
-  /// A source can be asked from now on, when every rank has opened its address. Told in the order of
-  /// the deaths, so that a dead one is never attached after it.
+  /// A source can be asked as soon as every rank has opened its address. Announcements and deaths are told in
+  /// the order in which they happened: an announcement that comes after `sourceDied` is a new one.
   case announced(SourceID, [SourceAddress])
   /// A peer's incarnation is dead, or given up after minutes of silence; or the own store is away, and
   /// what was under way to it is lost. It may be announced again.

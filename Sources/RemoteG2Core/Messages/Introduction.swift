@@ -1,5 +1,5 @@
 /// A rank's pool as its store announces it to peers.
-public struct RankPool: Equatable, Sendable {
+public struct RankPool: Equatable, Codable, Sendable {
   /// The serving agent's, framed.
   public let metadata: [UInt8]
   /// Of slot 0, in the store's own memory.
@@ -18,13 +18,13 @@ public struct RankPool: Equatable, Sendable {
 /// A store's side of a handshake. The pools are only there for an equal fingerprint.
 public struct Introduction: Equatable, Sendable {
   public let incarnation: Incarnation
-  public let name: String
+  public let name: PeerName
   public let fingerprint: Fingerprint
   public let pools: [RankPool]
   public let process: Int32
 
   public init(
-    incarnation: Incarnation, name: String, fingerprint: Fingerprint, pools: [RankPool],
+    incarnation: Incarnation, name: PeerName, fingerprint: Fingerprint, pools: [RankPool],
     process: Int32
   ) {
     self.incarnation = incarnation

@@ -37,7 +37,8 @@ public enum Reservation: Equatable, Sendable {
 
 /// Why a store gave no grant.
 public enum Refusal: String, Error, Equatable, Sendable, CaseIterable {
-  /// It never had the first block, or has evicted it. Asking again cannot succeed.
+  /// It does not have the first block: never had it, or has evicted it. The same answer goes to a question
+  /// for another incarnation, and to one under a lease that has ended. Asking again at once is of no use.
   case gone
   /// Leases or pins are at their limit. The store is well; asking later may succeed.
   case overBudget

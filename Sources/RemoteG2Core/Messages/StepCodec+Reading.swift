@@ -89,14 +89,15 @@ extension ByteReader {
 
   private mutating func source() throws(WireError) -> SourceID {
     let id = try incarnation()
-    return try bool() ? .peer(name: try text(), id) : .local(id)
+    return try bool() ? .peer(name: PeerName(try text()), id) : .local(id)
   }
 
   private mutating func address() throws(WireError) -> SourceAddress {
     guard try bool() else { return .own(socket: try text(), engine: try incarnation()) }
     return .remote(
-      metadata: try raw(max: Int(Int32.max)), address: try integer(), slotCount: try int64(),
-      blockBytes: try int64())
+      RankPool(
+        metadata: try raw(max: Int(Int32.max)), address: try integer(), slotCount: try int64(),
+        blockBytes: try int64()))
   }
 
   private mutating func save() throws(WireError) -> BlockSave {

@@ -76,17 +76,17 @@ extension ByteWriter {
     incarnation(source.incarnation)
     guard case .peer(let name, _) = source else { return bool(false) }
     bool(true)
-    text(name)
+    text(name.text)
   }
 
   private mutating func address(_ address: SourceAddress) {
     switch address {
-    case .remote(let metadata, let base, let slotCount, let blockBytes):
+    case .remote(let pool):
       bool(true)
-      raw(metadata)
-      integer(base)
-      integer(Int64(slotCount))
-      integer(Int64(blockBytes))
+      raw(pool.metadata)
+      integer(pool.address)
+      integer(Int64(pool.slotCount))
+      integer(Int64(pool.blockBytes))
     case .own(let socket, let engine):
       bool(false)
       text(socket)

@@ -1,7 +1,8 @@
-/// Who a fetch reads from. Peer = address + incarnation, so a restarted store is another source.
+/// Who a fetch reads from: the own store, or a peer by its configured name; and which incarnation of it, so
+/// that a restarted store is another source.
 public enum SourceID: Hashable, Codable, Sendable, CustomStringConvertible {
   case local(Incarnation)
-  case peer(name: String, Incarnation)
+  case peer(name: PeerName, Incarnation)
 
   public var incarnation: Incarnation {
     switch self {
@@ -9,12 +10,13 @@ public enum SourceID: Hashable, Codable, Sendable, CustomStringConvertible {
     case .peer(_, let incarnation): incarnation
     }
   }
-  public var description: String {
+  public var name: SourceName {
     switch self {
-    case .local: "local store"
-    case .peer(let name, _): name
+    case .local: .ownStore
+    case .peer(let name, _): .peer(name)
     }
   }
+  public var description: String { name.description }
   public var isLocal: Bool { if case .local = self { true } else { false } }
 }
 
@@ -47,8 +49,8 @@ public struct ExpectedBlock: Equatable, Codable, Sendable {
 
 /// Where one rank's pool of a source is. A value that every rank can be told, whoever asked for it.
 public enum SourceAddress: Equatable, Codable, Sendable {
-  /// A peer's: its agent's framed metadata, and where its slots are in its own memory.
-  case remote(metadata: [UInt8], address: UInt64, slotCount: Int, blockBytes: Int)
+  /// A peer's.
+  case remote(RankPool)
   /// The own store's: where its socket is, and as whose rank to connect.
   case own(socket: String, engine: Incarnation)
 }
@@ -65,7 +67,8 @@ public enum RankOrder: Equatable, Codable, Sendable {
   case forget(FetchID)
   /// Stage these blocks for the own store.
   case save([BlockSave])
-  /// This incarnation is dead, or given up after minutes of silence: its agent may be fenced.
+  /// This incarnation is dead, or given up after minutes of silence, or it is the own store and its
+  /// connection has ended. The pump ends everything posted from it and lets its agent, or its mapping, go.
   case sourceDied(SourceID)
   /// Get ready to read a source; one address for each rank. Answered by the report's `attached`, under
   /// the same number: a source that was given up may be attached again, and an answer to the first order

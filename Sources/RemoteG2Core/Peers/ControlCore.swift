@@ -11,7 +11,7 @@ public struct CallID: Hashable, Comparable, Sendable {
 package struct ControlCore: Sendable {
   package enum Order: Equatable, Sendable {
     /// Make this call; it is judged here, so what comes after `timeout` is nobody's.
-    case call(CallID, peer: String, PeerCall, timeout: Duration)
+    case call(CallID, peer: PeerName, PeerCall, timeout: Duration)
     case own(OwnStore.Order)
   }
 
@@ -24,7 +24,7 @@ package struct ControlCore: Sendable {
   }
 
   private struct Pending: Sendable {
-    let peer: String
+    let peer: PeerName
     let purpose: Purpose
     let startedAt: LocalInstant
     let deadline: LocalInstant
@@ -32,7 +32,7 @@ package struct ControlCore: Sendable {
 
   private let fingerprint: Fingerprint
   private let limits: Limits
-  package private(set) var peers: [String: PeerMachine] = [:]
+  package private(set) var peers: [PeerName: PeerMachine] = [:]
   package private(set) var leases: LeaseKeeper
   package private(set) var own: OwnStore?
   private var pending: [CallID: Pending] = [:]
@@ -50,7 +50,7 @@ package struct ControlCore: Sendable {
 
   // MARK: Members
 
-  package mutating func addPeer(_ name: String, at now: LocalInstant) {
+  package mutating func addPeer(_ name: PeerName, at now: LocalInstant) {
     precondition(peers[name] == nil, "two peers are named \(name)")
     peers[name] = PeerMachine(name: name, as: fingerprint, limits: limits, at: now)
   }
@@ -66,7 +66,7 @@ package struct ControlCore: Sendable {
 
   // MARK: For the connector
 
-  package func state(ofPeer name: String) -> PeerState { peers[name]?.state ?? .unknown }
+  package func state(ofPeer name: PeerName) -> PeerState { peers[name]?.state ?? .unknown }
   package var localStore: SourceID? { own?.source }
 
   /// What there is to tell, in the order it happened.
@@ -102,7 +102,7 @@ package struct ControlCore: Sendable {
   // MARK: Calls
 
   private mutating func call(
-    _ peer: String, _ request: PeerCall, _ purpose: Purpose, _ timeout: Duration,
+    _ peer: PeerName, _ request: PeerCall, _ purpose: Purpose, _ timeout: Duration,
     at now: LocalInstant
   ) -> [Order] {
     let id = CallID(callNext)
@@ -232,7 +232,7 @@ package struct ControlCore: Sendable {
   // MARK: Orders of the parts
 
   private mutating func carryOut(
-    _ orders: [PeerMachine.Order], of peer: String, at now: LocalInstant
+    _ orders: [PeerMachine.Order], of peer: PeerName, at now: LocalInstant
   ) -> [Order] {
     var out: [Order] = []
     for order in orders {
@@ -241,13 +241,7 @@ package struct ControlCore: Sendable {
         out += call(peer, .handshake, .handshake(ask), limits.handshakeTimeout, at: now)
       case .announce(let source, let pools):
         answers.append(
-          .announced(
-            source,
-            pools.map {
-              .remote(
-                metadata: $0.metadata, address: $0.address, slotCount: $0.slotCount,
-                blockBytes: $0.blockBytes)
-            }))
+          .announced(source, pools.map { .remote($0) }))
       case .declareDead(let source):
         leases.sourceDied(source)
         answers.append(.sourceDied(source))
@@ -256,17 +250,23 @@ package struct ControlCore: Sendable {
     return out
   }
 
+  /// Leases of the own store end with its connection: the keeper has none.
+  private static func peer(_ source: SourceID) -> PeerName {
+    guard case .peer(let name, _) = source else { preconditionFailure("a lease of the own store") }
+    return name
+  }
+
   private mutating func carryOut(_ orders: [LeaseKeeper.Order], at now: LocalInstant) -> [Order] {
     var out: [Order] = []
     for order in orders {
       switch order {
       case .renew(let source, let lease):
         out += call(
-          source.description, .renew(lease, ttl: leaseTTL), .renew(lease), limits.resolveMax,
-          at: now)
+          Self.peer(source), .renew(lease, ttl: leaseTTL), .renew(lease), limits.resolveMax, at: now
+        )
       case .release(let source, let lease):
         out += call(
-          source.description, .release(lease), .release(lease), limits.handshakeTimeout, at: now)
+          Self.peer(source), .release(lease), .release(lease), limits.handshakeTimeout, at: now)
       case .tellEnded(let source, let lease): answers.append(.leaseEnded(source, lease))
       }
     }

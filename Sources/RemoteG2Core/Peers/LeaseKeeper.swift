@@ -1,5 +1,5 @@
-/// The leases an engine holds at its peers' stores: renewed from the grant to the release, and released
-/// until the store has heard of it.
+/// The leases an engine holds at its peers' stores. Each is renewed from its grant to its release. A release
+/// is sent until the store answers it, at most `releaseAttemptsMax` times.
 ///
 /// A lease is released by the name its holder gave it, so one whose grant never came is ended too.
 package struct LeaseKeeper: Equatable, Sendable {

@@ -5,8 +5,10 @@
 ///       │                  │  └─── introduced under the same name: the same incarnation lives ───┘
 ///       └──────────────────┴─ introduced under the same name as another incarnation: dead, and living
 ///
-/// Two signs make a death: refusals over time, or another incarnation under the same name. An
-/// incarnation that introduces itself lives, whatever was thought of it before.
+/// Either of two signs is a death: refusals over time, or another incarnation under the same name. One that
+/// is given up after minutes without a good handshake is told as dead too. An incarnation that introduces
+/// itself lives, whatever was thought of it before. A peer that may not share (`refused`), and one that some
+/// rank could not attach (`unmet` until it is announced again), are not drawn.
 package struct PeerMachine: Equatable, Sendable {
   package enum Standing: Equatable, Sendable {
     /// Nobody has introduced himself, or who did is dead.
@@ -27,7 +29,7 @@ package struct PeerMachine: Equatable, Sendable {
     case declareDead(SourceID)
   }
 
-  package let name: String
+  package let name: PeerName
   private let ours: Fingerprint
   private let limits: Limits
   package private(set) var standing = Standing.unmet
@@ -47,7 +49,7 @@ package struct PeerMachine: Equatable, Sendable {
   private var attachFailures = 0
   private var announceAt: LocalInstant?
 
-  package init(name: String, as fingerprint: Fingerprint, limits: Limits, at now: LocalInstant) {
+  package init(name: PeerName, as fingerprint: Fingerprint, limits: Limits, at now: LocalInstant) {
     self.name = name
     ours = fingerprint
     self.limits = limits
@@ -72,7 +74,7 @@ package struct PeerMachine: Equatable, Sendable {
     }
     if introduction.name != name {
       // Somebody else's address, or a proxy's: it says nothing about who was here.
-      return refuse("name", name, introduction.name, at: now)
+      return refuse("name", name.text, introduction.name.text, at: now)
     }
     var orders: [Order] = []
     // One that could not be attached is dead too: some ranks may have attached it.

@@ -4,8 +4,9 @@
 ///                      └──abandon────────────────────▲
 ///
 /// A slot's generation changes before anything may be written to it again, so "generation
-/// unchanged" means "bytes unchanged". Pinned slots are never evicted, nor is a block before those
-/// that follow it in its chain. Only the store itself writes slots, so nothing here waits for a writer.
+/// unchanged" means "bytes unchanged". Pinned slots are never evicted. A block is evicted after those that
+/// follow it in its chain, except when every block that nothing follows is pinned. Only the store itself
+/// writes slots, so nothing here waits for a writer.
 package struct SlotPool: Sendable {
   package enum Phase: Equatable, Sendable { case free, writing, sealed }
 

@@ -1,4 +1,6 @@
-/// Every bound in one place. A queue, table, loop, retry or message without an entry here is a bug.
+/// The bounds of the protocol and of the engine, in one place: whoever adds a queue, a table, a loop, a retry
+/// or a message gives it an entry here. A file reader's and a shell's own bounds are constants beside their
+/// one use.
 ///
 /// Limits never change. Other ones are made from these, and whatever is made has its relations checked:
 /// `Limits { $0.leasesMax = 2 }`.
@@ -30,7 +32,8 @@ extension Limits {
     public var pinnedFractionMax = 0.75
     public var leaseTTL: Duration = .seconds(30)
     public var leaseTTLMax: Duration = .seconds(120)
-    /// A finished lease still answers confirm and release for one TTL; this many at most.
+    /// A lease that has ended still answers confirm and release for one TTL, while live and ended leases
+    /// together are at most this many.
     public var leasesRememberedMax = 4096
 
     // The local protocol.
@@ -59,7 +62,8 @@ extension Limits {
     public var transfersPostedMax = 4
     public var resolveMin: Duration = .milliseconds(50)
     public var resolveMax: Duration = .milliseconds(500)
-    /// Nothing has landed for this long, while our own pump ran on time: the source is given up.
+    /// A load counts as stalled when nothing has landed for four times what one transfer was estimated to
+    /// take, but at least this long, while the rank's own pump ran on time. It is then stopped.
     public var stallMin: Duration = .milliseconds(150)
     /// A pump that comes later than this was late itself: the source is charged `pumpLateCharge` only.
     public var pumpGapMax: Duration = .milliseconds(30)
@@ -79,10 +83,10 @@ extension Limits {
     public var agentsMax = 64
     /// Fetches from one peer at a time; more would only wait for each other at the source.
     public var fetchesPerPeerMax = 16
-    /// Our own timer may be this late before a missed deadline stops to say something about the peer.
-    /// Who looks at a clock this much later than it meant to was stopped, and has heard nobody meanwhile:
-    /// what it waits for gets its whole time again.
+    /// Whoever looks at its clock this much later than it meant to was stopped itself, and has heard nobody
+    /// meanwhile: the silence that it measures is counted anew, once.
     public var pauseMin: Duration = .milliseconds(100)
+    /// A missed deadline that our own timer judged later than this says nothing about the peer.
     public var timerLatenessMax: Duration = .milliseconds(5)
 
     // Peers.
@@ -95,7 +99,7 @@ extension Limits {
     /// A peer that neither answers nor refuses for this long is given up: what it could still write is
     /// fenced.
     public var peerVanishedMax: Duration = .seconds(180)
-    /// A release that is not answered is sent again this often; then the lease's deadline ends it.
+    /// A release that is not answered is sent this often in all; then the lease's deadline ends it.
     public var releaseAttemptsMax = 3
 
     // Breaker, one per peer.

@@ -61,6 +61,30 @@ public struct Incarnation: Hashable, Codable, Sendable, CustomStringConvertible 
   public var description: String { hexText(high) + hexText(low) }
 }
 
+/// A member of the fleet, by the name that it was configured with.
+public struct PeerName: Hashable, Comparable, Codable, Sendable, CustomStringConvertible,
+  ExpressibleByStringLiteral
+{
+  public let text: String
+  public init(_ text: String) { self.text = text }
+  public init(stringLiteral text: String) { self.text = text }
+  public static func < (a: Self, b: Self) -> Bool { a.text < b.text }
+  public var description: String { text }
+}
+
+/// Whose blocks are read, whichever incarnation it is.
+public enum SourceName: Hashable, Sendable, CustomStringConvertible {
+  case ownStore
+  case peer(PeerName)
+
+  public var description: String {
+    switch self {
+    case .ownStore: "local store"
+    case .peer(let name): name.text
+    }
+  }
+}
+
 /// A lease. Its holder names it before it asks, so that it can be given back though its grant was never
 /// seen; and neither a reused number nor a restarted store can be mistaken for another.
 public struct LeaseID: Hashable, Sendable, CustomStringConvertible {

@@ -10,13 +10,15 @@ extension Scenes {
   ///
   /// Where a machine has too much to do, A may be so slow to answer that B rightly gives the pull up before:
   /// then there is nothing for a fault to fall into, and it is begun again.
+  ///
+  /// - Parameter prepare: Puts B's caches into the state that the pull is to find; nil: empties them.
   @discardableResult
   static func beginPull(
-    _ stage: Stage, share: Double, dropsCaches: Bool = true
+    _ stage: Stage, share: Double, prepare: (() throws -> Void)? = nil
   ) throws -> UInt64 {
     for attempt in 1... {
       try stage.fillA()
-      if dropsCaches || attempt > 1 { try stage.fleet.b.dropCaches() }
+      if let prepare { try prepare() } else { try stage.fleet.b.dropCaches() }
       try stage.setPace(true)
       try stage.startTrace()
       let id = try stage.fleet.b.begin(stage.prompts[0], generate: stage.generate, hint: "A")
@@ -221,7 +223,16 @@ extension Scenes {
     try stage.setPace(true)
     try stage.startTrace()
     let id = try b.begin(stage.prompts[0], generate: stage.generate, hint: "A")
-    guard try stage.waitForLanded(share: 0.1) else { return try b.result(of: id) }
+    func restore() throws {
+      try stage.setPace(false)
+      try b.perform(.leaseTTL(seconds: nil))
+      try b.perform(.renewals(true))
+    }
+    guard try stage.waitForLanded(share: 0.1) else {
+      let result = try b.result(of: id)
+      try restore()
+      return result
+    }
     try stage.fleet.poll("B's lease has ended", seconds: 5) { try a.audit().storeLeases == 0 }
     try a.perform(.drop(.init(store: true)))
     let saved = try a.perform(.save(prompt: stage.stranger)) ?? 0
@@ -234,9 +245,7 @@ extension Scenes {
       saved >= stage.blocks && sealed >= stage.blocks,
       "A was to reuse \(stage.blocks) slots and filled \(sealed)")
     addTimes(&report, result, fault: fault)
-    try stage.setPace(false)
-    try b.perform(.leaseTTL(seconds: nil))
-    try b.perform(.renewals(true))
+    try restore()
     return result
   }
 

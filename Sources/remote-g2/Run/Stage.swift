@@ -93,7 +93,8 @@ final class Stage {
     do {
       return try fleet.b.wait("the pull to be under way", seconds: 30) {
         if landedBytes() >= Int(Double(bytes) * share), wasInFlight(at: .max) { return true }
-        return fleet.b.fetchEvents.contains { $0.kind == "fallback" } ? false : nil
+        return fleet.b.fetchEvents.contains { $0.kind == "fallback" && $0.peer == "A" }
+          ? false : nil
       }
     } catch {
       let events = fleet.b.fetchEvents.map { event in

@@ -134,8 +134,9 @@ final class WorkerProcess {
   /// - Returns: What it counted, where it counts something.
   @discardableResult
   func perform(_ action: WorkerCommand.Action) throws -> Int? {
-    guard case .done(_, let count) = try event(try begin(action), "\(action)", seconds: 20) else {
-      throw SceneFailure("worker \(name): no answer to \(action)")
+    let what = action.name.rawValue
+    guard case .done(_, let count) = try event(try begin(action), what, seconds: 20) else {
+      throw SceneFailure("worker \(name): another answer than that \(what) is done")
     }
     return count
   }
