@@ -194,6 +194,11 @@ import TransferRig
     #expect(throws: RequestError.generation(tokens: 0)) { try world.submit(1, [1], generate: 0) }
     try world.submit(1, [1, 2, 3])
     #expect(throws: RequestError.duplicate(RequestID(1))) { try world.submit(1, [1, 2, 3]) }
+    let short = try ToyWorld(limits: Limits { $0.promptTokensMax = 10 })
+    #expect(throws: RequestError.promptTooLong(tokens: 11, max: 10)) {
+      try short.submit(1, [1, 2, 3, 4, 5, 6, 7, 8, 9], generate: 2)
+    }
+    try short.submit(1, [1, 2, 3, 4, 5, 6, 7, 8], generate: 2)
   }
 
   @Test func `an engine whose peer is unknown, unready or unlike computes by itself`() throws {

@@ -126,4 +126,49 @@ extension `Lease and plan decisions` {
     desk.connector.abort(RequestID(1), at: desk.now)
     #expect(desk.control.releases.count == 1 && desk.isClean)
   }
+
+  @Test func `a source counts as silent after four times what a transfer takes, 150 ms at least`()
+    throws
+  {
+    let desk = try Desk()
+    func stall(_ id: UInt64) throws -> Duration? {
+      _ = try desk.match(0, id: id)
+      desk.grant(4, fetch: id, serial: id)
+      #expect(try desk.match(0, id: id) == .available(blocks: 4))
+      let first = Int(id) * 4
+      desk.connector.bind(
+        RequestID(id), to: (first..<first + 4).map { BlockIndex($0) }, at: desk.now)
+      let orders = desk.connector.plan(at: desk.now)
+      desk.connector.abort(RequestID(id), at: desk.now)
+      for case .load(_, _, _, let stall) in orders { return stall }
+      return nil
+    }
+    #expect(try stall(1) == Limits().stallMin)
+    // A transfer of 16 blocks of 128 bytes takes a second at this rate.
+    var report = RankReport(rank: 0, sequence: 0)
+    report.bytesMoved[Self.source] = .init(bytes: 2048, duration: .seconds(1))
+    _ = desk.connector.absorb([report], at: desk.now)
+    #expect(try stall(2) == .seconds(4))
+    // A rig that holds a transfer back is not taken for silence either.
+    desk.connector.expectTransfers(of: 2, toTake: .seconds(2))
+    #expect(try stall(3) == .seconds(8))
+  }
+
+  @Test(arguments: [(200.0, 50), (12.0, 200), (1.0, 500)])
+  func `a question may take a twentieth of the recompute, 50 to 500 ms`(
+    rate: Double, milliseconds: Int
+  ) throws {
+    let desk = try Desk()
+    for _ in 0..<200 {
+      desk.connector.observePrefill(tokens: 16, in: .nanoseconds(Int64(16 / rate * 1e9)))
+    }
+    _ = try desk.match(0)
+    let timeouts = desk.control.posted.compactMap { request -> Duration? in
+      if case .resolve(_, _, _, _, let timeout) = request { timeout } else { nil }
+    }
+    let expected = Duration.milliseconds(milliseconds)
+    #expect(timeouts.count == 1)
+    #expect(
+      timeouts.allSatisfy { $0 > expected * 0.99 && $0 < expected * 1.01 }, "\(timeouts)")
+  }
 }

@@ -42,6 +42,7 @@ package struct FetchTable {
   package mutating func note(_ record: FetchRecord) {
     if !record.isCountedSettled, record.machine.isSettled {
       record.isCountedSettled = true
+      precondition(unsettledCount > 0, "more fetches have settled than were begun")
       unsettledCount -= 1
     }
     let next = record.machine.nextDeadline

@@ -4,15 +4,15 @@
 /// at a look that came very late is given its whole time once more. Once: a machine that is late again and
 /// again must not wait for ever.
 package struct Silence: Equatable, Sendable {
-  private(set) var since: LocalInstant
+  package private(set) var since: LocalInstant
   private var isForgiven = false
 
-  init(since: LocalInstant) { self.since = since }
+  package init(since: LocalInstant) { self.since = since }
 
   /// - Parameters:
   ///   - most: How long it may last.
   ///   - lateness: How much later this is than it was meant to be.
-  mutating func isOver(
+  package mutating func isOver(
     after most: Duration, lateness: Duration, _ limits: Limits, at now: LocalInstant
   ) -> Bool {
     since = min(since + max(.zero, lateness), now)
