@@ -234,7 +234,8 @@ if Context.environment["REMOTE_G2_SUITES"] == "pure" {
   package.products = []
   package.targets.removeAll { heavy.contains($0.name) }
   // Where the rest is compiled without optimisation (`make unit`), arithmetic still is: nobody steps through it.
-  for target in package.targets where ["Linear", "LlamaModel", "ContentDigest"].contains(target.name) {
+  for target in package.targets
+  where ["Linear", "LlamaModel", "ContentDigest"].contains(target.name) {
     target.swiftSettings?.append(.unsafeFlags(["-O"], .when(configuration: .debug)))
   }
 }

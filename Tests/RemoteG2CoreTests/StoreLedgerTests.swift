@@ -82,6 +82,16 @@ import Testing
     #expect(ledger.stats.pinned == 0)
   }
 
+  @Test func `what is due first comes first, and of what is due together what came first`() {
+    var heap = DeadlineHeap<Int, String>()
+    for (value, due) in [("c", 30), ("a", 10), ("d", 30), ("b", 20)] {
+      heap.insert(value, due: due)
+    }
+    var order = ""
+    while let entry = heap.popFirst() { order += entry.value }
+    #expect(order == "abcd")
+  }
+
   @Test func `a renewed lease does not hide a due one behind it`() throws {
     var ledger = Self.ledger(sealed: 4)
     let first = try Self.granted(
@@ -139,6 +149,14 @@ import Testing
     Self.seal(&ledger, Self.keys(100..<103))
     let grant = try Self.granted(ledger.resolve(Self.keys(0..<8), ttl: nil, at: Self.start))
     #expect(grant.blocks.count == 5, "the head of the chain went first")
+  }
+
+  @Test func `a question for another store is gone though the blocks are here`() {
+    var ledger = Self.ledger(sealed: 2)
+    let stranger = LeaseID(
+      serial: 1, owner: Incarnation(high: 3, low: 3), holder: Incarnation(high: 1, low: 1))
+    let answer = ledger.resolve(Self.keys(0..<2), as: stranger, ttl: nil, at: Self.start)
+    #expect(answer == .refused(.gone) && ledger.stats.leases == 0 && ledger.stats.pinned == 0)
   }
 
   @Test func `of blocks that are given back together the last is evicted first`() throws {

@@ -171,4 +171,44 @@ extension `Lease and plan decisions` {
     #expect(
       timeouts.allSatisfy { $0 > expected * 0.99 && $0 < expected * 1.01 }, "\(timeouts)")
   }
+
+  @Test func `when a rank's last block landed is told in the leader's time`() throws {
+    var desk = try Desk(ranks: 2)
+    desk.now = LocalInstant(nanoseconds: 5_000_000_000)
+    func reports(_ change: (inout RankReport) -> Void) -> [RankReport] {
+      (0..<2).map { rank in
+        var report = RankReport(rank: rank, sequence: 0)
+        // The other rank's clock has nothing to do with the leader's.
+        report.at = rank == 0 ? nil : LocalInstant(nanoseconds: 77_000_000_000)
+        change(&report)
+        return report
+      }
+    }
+    let number = desk.announce(Self.source)
+    _ = desk.connector.absorb(reports { $0.attached = [number: true] }, at: desk.now)
+    _ = try desk.match(0, blocksMax: 2)
+    let granted = (0..<2).map {
+      GrantedBlock(slot: SlotIndex($0), generation: 1, digests: [nil, nil])
+    }
+    let lease = LeaseID(
+      serial: 1, owner: Self.source.incarnation, holder: desk.control.incarnation)
+    desk.control.answers.append(
+      .resolved(
+        FetchID(1), .granted(Grant(lease: lease, ttl: .seconds(30), blocks: granted)),
+        after: .milliseconds(1)))
+    _ = desk.connector.absorb(reports { _ in }, at: desk.now)
+    #expect(try desk.match(0, blocksMax: 2) == .available(blocks: 2))
+    desk.connector.bind(RequestID(1), to: [BlockIndex(0), BlockIndex(1)], at: desk.now)
+    _ = desk.connector.plan(at: desk.now)
+    let landed = reports {
+      $0.progress[FetchID(1)] = RankProgress(
+        landed: 2, isTerminal: true, isQuiet: true, isStopped: true,
+        lastLanding: $0.at.map { $0 + .milliseconds(-3) })
+    }
+    _ = desk.connector.absorb(landed, at: desk.now)
+    desk.control.answers.append(.confirmed(FetchID(1), .intact(2)))
+    let settled = desk.connector.absorb(reports { _ in }, at: desk.now).settled
+    #expect(settled.first?.valid.count == 2)
+    #expect(settled.first?.lastLandingAt == desk.now + .milliseconds(-3))
+  }
 }

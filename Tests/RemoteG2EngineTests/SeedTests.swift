@@ -32,11 +32,10 @@ import TransferRig
 
   @Test func `timeout releases transfer and lease once`() throws {
     // The 30 s bound alone: neither the stall nor the cost of the span may end it before.
-    let limits = Limits {
-      $0.stallMin = .seconds(30)
-      $0.hardDeadlineMin = .seconds(30)
-    }
+    let limits = Limits { $0.stallMin = .seconds(30) }
     let world = try ToyWorld(limits: limits) { $0.ordinal == 1 ? .hang : nil }
+    // So slow an engine would wait for minutes, if nothing bounded it.
+    for _ in 0..<200 { world.connector.observePrefill(tokens: 16, in: .seconds(16)) }
     try world.fillPeer(Self.prompt)
     try world.submit(1, Self.prompt)
     world.run(200)
