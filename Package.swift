@@ -176,6 +176,11 @@ let package = Package(
 
     tests("TidyTests"),
     tests("RemoteG2CoreTests", on: ["RemoteG2Core"], exclude: ["Snapshots"]),
+    tests("ContentDigestTests", on: ["ContentDigest", "RemoteG2Core"]),
+    tests("OSThreadsTests", on: ["OSThreads", "RemoteG2Core"]),
+    tests(
+      "LocalStoreTests",
+      on: ["ContentDigest", "LocalStore", "OSThreads", "RemoteG2Core", "Simulation"]),
     tests(
       "KVTransferTests",
       on: [
@@ -183,11 +188,21 @@ let package = Package(
         "RemoteG2Core", "Simulation", "TransferRig",
       ]),
     tests(
-      "NIXLTests",
+      "KVConnectorTests",
+      on: ["KVConnector", "RemoteG2Core", "Simulation"]),
+    tests(
+      "KVWorkerTests",
+      on: ["KVConnector", "KVTransfer", "KVWorker", "RemoteG2Core", "Simulation", "TransferRig"]),
+    tests(
+      "RemoteG2EngineTests",
       on: [
-        "Collectives", "NIXL", "NIXLTransfer", "OSThreads", "Processes", "RankGroups",
-        "RemoteG2Core", "RemoteG2Runtime", "remote-g2-testhost",
+        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "LocalStore",
+        "OSThreads", "RemoteG2Core", "RemoteG2Engine", "RemoteG2EngineTesting", "Simulation",
+        "TransferRig",
       ]),
+    tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
+
+    // What follows needs the model, NIXL, gRPC or processes of its own.
     tests(
       "LlamaModelTests",
       on: [
@@ -196,28 +211,35 @@ let package = Package(
       ],
       exclude: ["Fixtures"]),
     tests(
-      "RemoteG2EngineTests",
+      "NIXLTests",
       on: [
-        "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVWorker",
-        "LocalStore", "OSThreads", "RemoteG2Core", "RemoteG2Engine", "RemoteG2EngineTesting",
-        "Simulation", "TransferRig",
+        "Collectives", "NIXL", "NIXLTransfer", "OSThreads", "Processes", "RankGroups",
+        "RemoteG2Core", "RemoteG2Runtime", "remote-g2-testhost",
       ]),
-    tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
+    tests(
+      "EngineControlTests",
+      on: [
+        "EngineControl", "KVConnector", "LocalStore", "OSThreads", "Processes", "RemoteG2Control",
+        "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store",
+      ]),
+    tests(
+      "RemoteG2LibraryTests",
+      on: [
+        "KVConnector", "KVTransfer", "KVWorker", "LocalStore", "OSThreads", "RemoteG2Core",
+        "RemoteG2Library",
+      ]),
     tests(
       "RemoteG2StoreTests",
       on: [
-        "ContentDigest", "KVConnector", "KVTransfer", "KVWorker", "LocalStore", "OSThreads",
-        "RemoteG2Control", "RemoteG2Core", "RemoteG2Library", "RemoteG2Store",
+        "LocalStore", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Store",
         .product(name: "GRPCCore", package: "grpc-swift-2"),
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
       ]),
     tests(
-      "CommandLineTests",
-      on: [
-        "EngineControl", "KVConnector", "LocalStore", "OSThreads", "Processes", "RemoteG2Control",
-        "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store", "WorkerConsole",
-        "remote-g2",
-      ]),
+      "WorkerConsoleTests",
+      on: ["OSThreads", "Processes", "RemoteG2Core", "RemoteG2Runtime", "WorkerConsole"]),
+    tests(
+      "CommandLineTests", on: ["Processes", "RemoteG2Runtime", "WorkerConsole", "remote-g2"]),
   ],
   cLanguageStandard: .c11
 )
@@ -228,7 +250,8 @@ if Context.environment["REMOTE_G2_SUITES"] == "pure" {
     "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "RankGroups", "WorkerConsole",
     "NIXLTransfer", "NIXL", "CNIXL", "remote-g2", "remote-g2-testhost", "remote-g2-bench",
     "CAllocations", "NIXLTests",
-    "LlamaModelTests", "RemoteG2StoreTests", "CommandLineTests",
+    "LlamaModelTests", "EngineControlTests", "RemoteG2StoreTests", "WorkerConsoleTests",
+    "CommandLineTests",
   ]
   package.dependencies = []
   package.products = []

@@ -76,7 +76,7 @@ enum ControlBench {
   /// Prefills for ever, on all cores: what an engine beside its store does.
   static func computeForever(_ path: String?) throws {
     guard let path else { return }
-    let team = WorkerTeam(threads: ProcessInfo.processInfo.activeProcessorCount)
+    let team = ThreadTeam(threads: ProcessInfo.processInfo.activeProcessorCount)
     let model = try LlamaModel(try GGUFFile(path: path), team: team)
     let blocks = (0..<Int32(8)).map { $0 }
     let memory = UnsafeMutableRawPointer.allocate(

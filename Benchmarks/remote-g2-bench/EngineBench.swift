@@ -12,7 +12,7 @@ enum EngineBench {
     print("\n(d) engine: prefill of 512 tokens in steps of 128, decode of 32 after it, tokens/s")
     guard let path else { throw Failure("name the model") }
     for threads in [1, 2] {
-      let team = WorkerTeam(threads: threads)
+      let team = ThreadTeam(threads: threads)
       let model = try LlamaModel(try GGUFFile(path: path), team: team)
       let (prefill, decode) = measure(model)
       print(
@@ -24,7 +24,7 @@ enum EngineBench {
 
   static func profile(model path: String?) throws {
     guard let path else { throw Failure("name the model") }
-    let model = try LlamaModel(try GGUFFile(path: path), team: WorkerTeam(threads: 2))
+    let model = try LlamaModel(try GGUFFile(path: path), team: ThreadTeam(threads: 2))
     for _ in 0..<3 { print(measure(model)) }
   }
 
@@ -77,7 +77,7 @@ enum OpenBLASBench {
     }
     let sgemm = unsafeBitCast(symbol, to: Sgemm.self)
     print("  matrix kernel, one thread, GFLOPS: own / OpenBLAS (Sandybridge) = ratio")
-    let team = WorkerTeam(threads: 1)
+    let team = ThreadTeam(threads: 1)
     for (rows, columns) in [(576, 576), (1536, 576), (576, 1536)] {
       var generator = SplitMix(seed: 1)
       let weights = (0..<rows * columns).map { _ in generator.nextUnit() }

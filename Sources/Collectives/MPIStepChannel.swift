@@ -2,7 +2,7 @@ internal import OSThreads
 public import RemoteG2Core
 
 /// How plans and reports travel as bytes. Both ends run the same program.
-public struct WireCoder<Value: Sendable>: Sendable {
+public struct FrameCoder<Value: Sendable>: Sendable {
   let encode: @Sendable (Value) -> [UInt8]
   let decode: @Sendable (UnsafeRawBufferPointer) -> Value
 
@@ -26,8 +26,8 @@ public final class MPIStepChannel<Plan: Sendable, Report: Sendable>: StepChannel
   }
 
   private let group: MPIGroup
-  private let plans: WireCoder<Plan>
-  private let reports: WireCoder<Report>
+  private let plans: FrameCoder<Plan>
+  private let reports: FrameCoder<Report>
   private let limits: Limits
   public var rank: Int { group.rank }
   public var rankCount: Int { group.rankCount }
@@ -36,7 +36,7 @@ public final class MPIStepChannel<Plan: Sendable, Report: Sendable>: StepChannel
   public private(set) var gatherCount: UInt64 = 0
 
   public init(
-    _ group: MPIGroup, plans: WireCoder<Plan>, reports: WireCoder<Report>, limits: Limits
+    _ group: MPIGroup, plans: FrameCoder<Plan>, reports: FrameCoder<Report>, limits: Limits
   ) {
     self.group = group
     self.plans = plans

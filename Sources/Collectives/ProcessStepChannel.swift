@@ -13,7 +13,7 @@ public final class ProcessStepChannel<Plan: Sendable, Report: Sendable>: StepCha
 
   /// - Parameter group: Nil for a group of one.
   public init(
-    _ group: MPIGroup?, plans: WireCoder<Plan>, reports: WireCoder<Report>, limits: Limits
+    _ group: MPIGroup?, plans: FrameCoder<Plan>, reports: FrameCoder<Report>, limits: Limits
   ) {
     rank = group?.rank ?? 0
     rankCount = group?.rankCount ?? 1

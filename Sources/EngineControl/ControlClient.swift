@@ -172,13 +172,13 @@ package final class ControlClient: SourceControl {
       return orders
     }
     for case .call(let id, let peer, let call, let timeout) in orders {
-      make(id, peer, call, timeout)
+      startCall(id, peer, call, timeout)
     }
     // A deadline may be earlier than the thread knows.
     if !orders.isEmpty { bell.ring() }
   }
 
-  private func make(_ id: CallID, _ peer: PeerName, _ call: PeerCall, _ timeout: Duration) {
+  private func startCall(_ id: CallID, _ peer: PeerName, _ call: PeerCall, _ timeout: Duration) {
     guard let caller = state.withLock({ $0.callers[peer] }) else { return }
     Task { [self] in
       do throws(CallFailure) {

@@ -1,6 +1,6 @@
 package import RemoteG2Core
 
-/// Makes the calls to one peer's store, over whatever wire its kind knows. It decides nothing: whom to call,
+/// Makes the calls to one peer's store, in whatever protocol its kind speaks. It decides nothing: whom to call,
 /// when, and what a failure means is the ``ControlCore``'s.
 package protocol PeerCaller: Sendable {
   /// - Parameters:

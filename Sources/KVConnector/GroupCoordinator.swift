@@ -16,11 +16,15 @@ public protocol LoadRecovery: AnyObject {
   func resumeLoaded(_ result: LoadResult, at now: LocalInstant)
   /// Applies a load of which some blocks are not valid: seals the valid prefix, swaps each block that is not
   /// quiet for a fresh one, and lets the request be matched again. What no store has is then computed. When
-  /// there are not enough fresh blocks the request loses all its blocks and starts anew. A request that has
-  /// left gives back its quiet blocks and ends. Unknown requests are ignored.
+  /// there are not enough fresh blocks the request loses all its blocks and starts anew. Unknown requests are
+  /// ignored.
   ///
   /// - Returns: False when the engine cannot go on with the request: the coordinator then ends it.
   func recomputeFailedLoad(_ result: LoadResult, at now: LocalInstant) -> Bool
+  /// Applies a load whose request does not go on with it, because it has left or is about to be ended: blocks
+  /// that are not quiet stay out of the pool, and a request that has left gives back the others and ends.
+  /// Unknown requests are ignored.
+  func dropLoad(_ result: LoadResult, at now: LocalInstant)
   /// Ends the request with a typed error to its client. Unknown requests are ignored.
   func endRequest(_ request: RequestID, because reason: FallbackReason, at now: LocalInstant)
   /// The engine gives up one hold of each block: swapped-out blocks that nothing will write again, and blocks
@@ -37,12 +41,14 @@ public protocol LoadRecovery: AnyObject {
 /// ranks learn the one outcome from the next plan; no collective is entered on a failure path.
 public struct GroupCoordinator {
   public enum Invalid: Error, Equatable, Sendable, CustomStringConvertible {
-    /// Only some ranks would take part: the deadlock this design exists to exclude.
-    case ranks(expected: Int, wired: Int)
+    /// Only some ranks have a worker half. The others would not take part in a load: the deadlock that this
+    /// design exists to exclude.
+    case ranks(expected: Int, withWorker: Int)
     public var description: String {
       switch self {
-      case .ranks(let expected, let wired):
-        "the group has \(expected) ranks and \(wired) of them are wired: wire every rank"
+      case .ranks(let expected, let count):
+        "the group has \(expected) ranks and \(count) of them have a connector's worker half: start one on "
+          + "every rank"
       }
     }
   }
@@ -52,12 +58,13 @@ public struct GroupCoordinator {
   /// Blocks some rank could not load, of loads that have not ended yet.
   private var loadErrors: Set<BlockIndex> = []
 
-  /// - Parameter wiredRanks: The ranks that have a worker half. All of them, or none of this works.
+  /// - Parameter workerRanks: The ranks that have a worker half.
+  /// - Throws: ``Invalid`` when that is not every rank of the group.
   public init(
-    rankCount: Int, wiredRanks: Set<Int>, policy: LoadFailurePolicy = .recompute
+    rankCount: Int, workerRanks: Set<Int>, policy: LoadFailurePolicy = .recompute
   ) throws(Invalid) {
-    guard wiredRanks == Set(0..<rankCount) else {
-      throw .ranks(expected: rankCount, wired: wiredRanks.count)
+    guard workerRanks == Set(0..<rankCount) else {
+      throw .ranks(expected: rankCount, withWorker: workerRanks.count)
     }
     self.rankCount = rankCount
     self.policy = policy
@@ -71,7 +78,7 @@ public struct GroupCoordinator {
   ) {
     precondition(reports.count == rankCount, "\(reports.count) reports for \(rankCount) ranks")
     let outcome = connector.absorb(reports, at: now)
-    engine.giveBack(outcome.saved)
+    engine.giveBack(outcome.released)
     var settled = outcome.settled
     if connector.failureReporting == .blocks {
       settled += results(of: outcome.ended, reports, engine: engine, at: now)
@@ -116,13 +123,12 @@ public struct GroupCoordinator {
   ) {
     for result in results {
       if result.reason == .cancelled {
-        // Its request is gone; only its blocks are left to be given back.
-        _ = engine.recomputeFailedLoad(result, at: now)
+        engine.dropLoad(result, at: now)
         continue
       }
       switch policy {
       case .fail:
-        _ = engine.recomputeFailedLoad(result, at: now)
+        engine.dropLoad(result, at: now)
         engine.endRequest(result.request, because: result.reason ?? .transferFailed, at: now)
       case .recompute:
         if !engine.recomputeFailedLoad(result, at: now) {

@@ -143,9 +143,7 @@ extension RemoteG2Connector {
     let most = min(
       request.blocksMax - computed, settings.limits.blocksPerFetchMax, blocksMax ?? .max)
     let keys = Array(request.keys[computed..<computed + most])
-    let recompute = estimator.recomputeTime(tokens: keys.count * settings.tokensPerBlock)
-    let timeout = min(
-      settings.limits.resolveMax, max(settings.limits.resolveMin, recompute / 20))
+    let timeout = answerTimeout(blocks: keys.count)
     let lease = LeaseID(
       serial: id.value, owner: source.incarnation, holder: control.incarnation)
     let machine = FetchMachine(

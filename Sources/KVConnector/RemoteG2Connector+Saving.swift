@@ -23,23 +23,23 @@ extension RemoteG2Connector {
 
   func wanted(_ batch: UInt64, _ source: SourceID, _ places: [Int]) {
     let (ordered, released) = saves.wanted(batch, source, places)
-    outcome.saved += released
-    if !ordered.isEmpty { orders.append(.save(ordered)) }
+    outcome.released += released
+    if !ordered.isEmpty { orders.append(.stage(ordered)) }
   }
 
   func absorbSaves(_ report: RankReport) {
-    guard !report.saved.isEmpty else { return }
+    guard !report.stagings.isEmpty else { return }
     var commits: [SourceID: [CommittedBlock]] = [:]
     var withdrawals: [SourceID: [BlockKey]] = [:]
-    for saved in report.saved {
-      switch saves.staged(saved) {
+    for staging in report.stagings {
+      switch saves.staged(staging) {
       case .waiting: break
       case .commit(let source, let block, let held):
         commits[source, default: []].append(block)
-        outcome.saved.append(held)
+        outcome.released.append(held)
       case .withdraw(let source, let key, let held):
         withdrawals[source, default: []].append(key)
-        outcome.saved.append(held)
+        outcome.released.append(held)
       }
     }
     for (source, blocks) in commits { control.post(.commit(source, blocks)) }

@@ -105,7 +105,7 @@ extension RemoteG2Connector {
       orders.append(.attach(sources.announced(source), source, addresses))
     case .sourceDied(let source):
       sources.died(source)
-      outcome.saved += saves.died(source)
+      outcome.released += saves.died(source)
       estimator.forget(source.name)
       orders.append(.sourceDied(source))
       for fetch in fetches.records.keys.sorted() {
@@ -180,7 +180,8 @@ extension RemoteG2Connector {
       case .stopPosting: orders.append(.stopPosting(fetch))
       case .confirm(let lease):
         control.post(
-          .confirm(fetch, record.source, lease, timeout: proofTimeout(of: record)))
+          .confirm(
+            fetch, record.source, lease, timeout: answerTimeout(blocks: record.targets.count)))
       case .checkDigests(let leading):
         let expected = zip(record.movedKeys, record.granted).prefix(leading).map {
           ExpectedBlock(key: $0, digests: $1.digests)
@@ -195,9 +196,10 @@ extension RemoteG2Connector {
     }
   }
 
-  func proofTimeout(of record: FetchRecord) -> Duration {
-    let recompute = estimator.recomputeTime(
-      tokens: record.targets.count * settings.tokensPerBlock)
+  /// How long a source may take to answer a question about that many blocks: a twentieth of what computing
+  /// them would take.
+  func answerTimeout(blocks: Int) -> Duration {
+    let recompute = estimator.recomputeTime(tokens: blocks * settings.tokensPerBlock)
     return min(settings.limits.resolveMax, max(settings.limits.resolveMin, recompute / 20))
   }
 

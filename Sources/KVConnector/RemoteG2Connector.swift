@@ -72,7 +72,7 @@ public final class RemoteG2Connector: SchedulerConnector {
         max(
           limits.hardDeadlineMin,
           .nanoseconds(Int64(clamping: recompute.inSeconds * limits.hardDeadlineFactor * 1e9)))),
-      proof: proofTimeout(of: record))
+      proof: answerTimeout(blocks: record.targets.count))
   }
 
   /// How long nothing may land before a rank reports the load as stalled. A mapped pool cannot fall

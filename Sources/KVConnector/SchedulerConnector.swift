@@ -83,8 +83,9 @@ public enum LoadFailureReporting: Sendable {
 
 /// What a step's reports changed, in the order the engine applies it.
 public struct ConnectorOutcome: Equatable, Sendable {
-  /// Blocks that are no longer being saved: the engine gives back the hold it took for the save.
-  public var saved: [BlockIndex] = []
+  /// Blocks that every rank has staged, or that will not be saved: the engine gives back the hold that it took
+  /// of each when it was offered.
+  public var released: [BlockIndex] = []
   public var settled: [LoadResult] = []
   /// Loads that ended, and that are quiet, for connectors that report ``LoadFailureReporting/blocks``.
   public var ended: [RequestID] = []
@@ -119,7 +120,7 @@ public protocol SchedulerConnector: AnyObject {
   /// Blocks became final, or were found in the engine's cache by a request.
   ///
   /// - Returns: Those that it offers to the own store. The engine takes one hold of each, and keeps it until
-  ///   ``ConnectorOutcome/saved`` names the block.
+  ///   ``ConnectorOutcome/released`` names the block.
   func sealed(_ blocks: [SealedBlock], at now: LocalInstant) -> [BlockIndex]
   /// Blocks that the engine is to give to `sealed` again, if it still has them. Each is told once and then
   /// forgotten, until it is lacking again.

@@ -39,8 +39,8 @@ extension PumpCore {
     // Told before the leader hears of it, so that its commit never comes first for long.
     for (link, blocks) in staged where !link.send(.staged(blocks)) {
       for block in blocks {
-        if let index = report.saved.lastIndex(where: { $0.save.key == block.key }) {
-          report.saved[index] = SavedBlock(save: report.saved[index].save, isStaged: false)
+        if let index = report.stagings.lastIndex(where: { $0.save.key == block.key }) {
+          report.stagings[index] = StagingResult(save: report.stagings[index].save, isStaged: false)
         }
       }
     }
@@ -48,7 +48,7 @@ extension PumpCore {
   }
 
   private func finish(_ save: BlockSave, isStaged: Bool) {
-    report.saved.append(SavedBlock(save: save, isStaged: isStaged))
+    report.stagings.append(StagingResult(save: save, isStaged: isStaged))
     if !isStaged { counts.savesDropped += 1 }
   }
 

@@ -114,7 +114,7 @@ public final class PumpCore {
       precondition(load.isQuiet, "\(fetch) is forgotten before it is quiet")
       loads[fetch] = nil
       order.removeAll { $0 == fetch }
-    case .save(let blocks): saves += blocks.map { ($0, now) }
+    case .stage(let blocks): saves += blocks.map { ($0, now) }
     case .sourceDied(let source):
       if source.isLocal { stagingFree[source.incarnation] = nil }
       transport(for: source).fence(source)

@@ -110,9 +110,9 @@ final class PumpLoad {
 
   var progress: RankProgress {
     RankProgress(
-      landed: landed, isTerminal: nextToPost == nil && postedCount == 0, failure: failure,
-      isQuiet: isQuiet, isStopped: nextToPost == nil, unquiet: unquiet, lastLanding: lastLanding,
-      stalledAt: stalledAt, active: moving, proved: proved)
+      landed: landed, posting: nextToPost != nil ? .open : postedCount > 0 ? .stopped : .ended,
+      failure: failure, unquiet: unquiet, lastLanding: lastLanding, stalledAt: stalledAt,
+      active: moving, proved: proved)
   }
 
   /// The target blocks that did not land, the first time it is known that they will not.

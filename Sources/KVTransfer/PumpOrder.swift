@@ -17,7 +17,7 @@ public struct PumpReport: Equatable, Sendable {
   /// Target blocks of loads that failed or were stopped, each told once.
   public var loadErrors: [BlockIndex] = []
   /// Blocks that were ordered to be saved: now staged, or given up.
-  public var saved: [SavedBlock] = []
+  public var stagings: [StagingResult] = []
   /// Own stores for which nothing can be staged, because their connection to this rank has ended.
   public var unlinked: [Incarnation] = []
   /// By source: the bytes that landed, and the summed times of their transfers, which may have overlapped.
@@ -25,7 +25,7 @@ public struct PumpReport: Equatable, Sendable {
   /// By the order's number: whether a source could be attached; the reason when not.
   public var attached: [UInt64: TransferFailure?] = [:]
   public var isEmpty: Bool {
-    progress.isEmpty && loadErrors.isEmpty && saved.isEmpty && moved.isEmpty
+    progress.isEmpty && loadErrors.isEmpty && stagings.isEmpty && moved.isEmpty
       && unlinked.isEmpty && attached.isEmpty
   }
 
@@ -35,7 +35,7 @@ public struct PumpReport: Equatable, Sendable {
   public mutating func merge(_ later: PumpReport) {
     progress.merge(later.progress) { $1 }
     loadErrors += later.loadErrors
-    saved += later.saved
+    stagings += later.stagings
     unlinked += later.unlinked.filter { !unlinked.contains($0) }
     moved.merge(later.moved) {
       .init(bytes: $0.bytes + $1.bytes, duration: $0.duration + $1.duration)

@@ -4,19 +4,13 @@ internal import Synchronization
 
 /// The thread that owns a rank's transports. Nobody else touches them, and it waits for nobody.
 ///
-/// While bytes come it spins; when none do it sleeps, 0.1 ms growing to 1 ms, or to 20 ms where the
-/// transport's descriptors wake it; with nothing to do it waits for an order.
+/// While bytes come it spins; when none do it sleeps as ``PumpNaps`` says.
 public final class TransferPump: PumpPort {
   private struct Shared {
     var report = PumpReport()
     var stats = PumpStats()
     var isStopping = false
   }
-
-  private static let napMin: Duration = .microseconds(100)
-  private static let napMax: Duration = .milliseconds(1)
-  /// When a descriptor ends the nap as soon as there is something to poll for.
-  private static let napHearingMax: Duration = .milliseconds(20)
 
   private let shared = Mutex(Shared())
   private let bell = EventBell()
@@ -56,11 +50,7 @@ public final class TransferPump: PumpPort {
   }
 
   private func loop(_ core: PumpCore) {
-    var nap = Self.napMin
-    // Heard, polled, and nothing had ended: bytes come, or a descriptor tells of something else. Then
-    // it is not listened to for a nap that grows, so that it costs no more than polling does.
-    var deafNap = Self.napMin
-    var isDeaf = false
+    var naps = PumpNaps()
     while true {
       let now = MonotonicClock.now()
       let arrived = orders.drain()
@@ -85,27 +75,19 @@ public final class TransferPump: PumpPort {
         return
       }
       if didWork || !arrived.isEmpty {
-        (nap, deafNap, isDeaf) = (Self.napMin, Self.napMin, false)
+        naps.worked()
         continue
       }
       let slept = MonotonicClock.now()
-      if core.isIdle {
-        _ = bell.wait(until: slept + .seconds(3600))
-      } else if isDeaf {
-        _ = bell.wait(until: slept + deafNap)
-        deafNap = min(deafNap * 2, Self.napMax)
-        isDeaf = false
-      } else if let descriptors = core.eventDescriptors {
-        switch bell.wait(until: slept + nap, hearing: descriptors) {
-        case .descriptor: (nap, isDeaf) = (Self.napMin, true)
-        case .ring: break
-        case .nothing:
-          nap = min(nap * 2, Self.napHearingMax)
-          deafNap = Self.napMin
+      let descriptors = core.eventDescriptors
+      switch naps.next(isIdle: core.isIdle, canHear: descriptors != nil) {
+      case .deaf(let nap): _ = bell.wait(until: slept + nap)
+      case .hearing(let nap):
+        switch bell.wait(until: slept + nap, hearing: descriptors ?? []) {
+        case .descriptor: naps.woke(by: .descriptor)
+        case .ring: naps.woke(by: .order)
+        case .nothing: naps.woke(by: .time)
         }
-      } else {
-        _ = bell.wait(until: slept + nap)
-        nap = min(nap * 2, Self.napMax)
       }
     }
   }

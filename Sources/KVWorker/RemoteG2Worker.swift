@@ -32,7 +32,7 @@ public final class RemoteG2Worker: WorkerConnector {
         } else {
           unopened.append(number)
         }
-      case .load, .stopPosting, .checkDigests, .forget, .save, .sourceDied, .rig:
+      case .load, .stopPosting, .checkDigests, .forget, .stage, .sourceDied, .rig:
         pump.post(.rank(order))
       }
     }
@@ -43,7 +43,7 @@ public final class RemoteG2Worker: WorkerConnector {
     var report = RankReport(rank: rank, sequence: sequence)
     report.progress = news.progress
     loadErrors += news.loadErrors
-    report.saved = news.saved
+    report.stagings = news.stagings
     report.unlinked = news.unlinked
     report.bytesMoved = news.moved
     // An empty dictionary that is mapped is allocated.

@@ -17,7 +17,7 @@ public struct Matrix: @unchecked Sendable {
   ///
   /// - Parameter fill: Writes the rows of a range, `columns` floats each, one after another.
   public init(
-    rows: Int, columns: Int, team: WorkerTeam,
+    rows: Int, columns: Int, team: ThreadTeam,
     fill: (Range<Int>, UnsafeMutablePointer<Float>) -> Void
   ) {
     precondition(rows > 0 && columns > 0, "a matrix of \(rows) by \(columns)")
@@ -44,7 +44,7 @@ public struct Matrix: @unchecked Sendable {
   /// A row's bits depend on that row and on the weights, and on nothing else.
   public func multiply(
     _ input: UnsafePointer<Float>, count m: Int, into output: UnsafeMutablePointer<Float>,
-    team: WorkerTeam
+    team: ThreadTeam
   ) {
     let panelRows = Int(CKERNELS_PANEL)
     let panelCount = (rows + panelRows - 1) / panelRows

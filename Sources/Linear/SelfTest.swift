@@ -17,9 +17,9 @@ public enum LinearSelfTest {
 
   /// - Parameter shapes: `(rows, columns)` of the model's own matrices.
   public static func run(
-    shapes: [(rows: Int, columns: Int)], team: WorkerTeam
+    shapes: [(rows: Int, columns: Int)], team: ThreadTeam
   ) throws(Failure) {
-    let alone = WorkerTeam(threads: 1)
+    let alone = ThreadTeam(threads: 1)
     for shape in shapes {
       var generator = SplitMix(seed: UInt64(shape.rows) << 32 | UInt64(shape.columns))
       let weights = (0..<shape.rows * shape.columns).map { _ in generator.nextUnit() }

@@ -29,7 +29,7 @@ public final class LlamaModel {
   public let layout: BlockLayout
   public let tokenizer: Tokenizer
   let file: GGUFFile
-  let team: WorkerTeam
+  let team: ThreadTeam
   let layers: [Layer]
   let outputNorm: [Float]
   /// Nil where logits are another rank's work.
@@ -47,7 +47,7 @@ public final class LlamaModel {
   /// - Parameter reducer: Sums over the ranks; says which rank this is.
   /// - Throws: ``ModelError`` for anything wrong with the file, or an impossible number of ranks.
   public init(
-    _ file: GGUFFile, tokensPerBlock: Int = 16, team: WorkerTeam,
+    _ file: GGUFFile, tokensPerBlock: Int = 16, team: ThreadTeam,
     reducer: any TensorReducer = SoloTensorReducer()
   ) throws(ModelError) {
     let configuration = try LlamaConfiguration(file)
@@ -136,7 +136,7 @@ public final class LlamaModel {
 /// Reads tensors of the supported types as floats.
 struct WeightLoader {
   let file: GGUFFile
-  let team: WorkerTeam
+  let team: ThreadTeam
 
   func vector(_ name: String, count: Int) throws(ModelError) -> [Float] {
     let tensor = try file.tensor(name, shape: [count])

@@ -2,7 +2,7 @@ package import Collectives
 package import RemoteG2Core
 package import RemoteG2Engine
 
-extension WireCoder {
+extension FrameCoder {
   /// Both ends are the same program of the same build: bytes that cannot be read are our bug.
   private init(
     write: @escaping @Sendable (inout ByteWriter, Value) -> Void,
@@ -25,17 +25,17 @@ extension WireCoder {
   }
 }
 
-extension WireCoder<StepPlan> {
-  package static var plans: WireCoder {
-    WireCoder(
+extension FrameCoder<StepPlan> {
+  package static var plans: FrameCoder {
+    FrameCoder(
       write: { $1.write(to: &$0) },
       read: { reader throws(WireError) in try StepPlan(from: &reader) })
   }
 }
 
-extension WireCoder<RankReport> {
-  package static var reports: WireCoder {
-    WireCoder(
+extension FrameCoder<RankReport> {
+  package static var reports: FrameCoder {
+    FrameCoder(
       write: { $0.report($1) }, read: { reader throws(WireError) in try reader.report() })
   }
 }

@@ -86,9 +86,9 @@ package final class StoreClient: Sendable {
     as fingerprint: Fingerprint, name: String, incarnation: Incarnation, timeout: Duration
   ) async throws(CallError) -> Introduction {
     let request = RemoteG2_V1_HandshakeRequest.with {
-      $0.fingerprint = fingerprint.wire
+      $0.fingerprint = fingerprint.message
       $0.name = name
-      $0.incarnation = incarnation.wire
+      $0.incarnation = incarnation.message
     }
     let reply = try await call(timeout) { try await self.store.handshake(request, options: $0) }
     return Introduction(
@@ -105,10 +105,10 @@ package final class StoreClient: Sendable {
     _ keys: [BlockKey], as lease: LeaseID, ttl: Duration?, timeout: Duration
   ) async throws(CallError) -> ResolveAnswer {
     let request = RemoteG2_V1_ResolveRequest.with {
-      $0.incarnation = lease.owner.wire
-      $0.holder = lease.holder.wire
+      $0.incarnation = lease.owner.message
+      $0.holder = lease.holder.message
       $0.lease = lease.serial
-      $0.keys = keys.map(\.wire)
+      $0.keys = keys.map(\.message)
       $0.ttlNs = ttl?.nanoseconds ?? 0
     }
     let reply = try await call(timeout) { try await self.store.resolve(request, options: $0) }
@@ -157,8 +157,8 @@ package final class StoreClient: Sendable {
 
   private func leaseRequest(_ lease: LeaseID, ttl: Duration?) -> RemoteG2_V1_LeaseRequest {
     .with {
-      $0.incarnation = lease.owner.wire
-      $0.holder = lease.holder.wire
+      $0.incarnation = lease.owner.message
+      $0.holder = lease.holder.message
       $0.lease = lease.serial
       $0.ttlNs = ttl?.nanoseconds ?? 0
     }

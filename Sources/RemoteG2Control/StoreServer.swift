@@ -30,7 +30,7 @@ package final class StoreServer: Sendable {
   package static func start(
     backend: any StoreBackend, host: String, port: Int, limits: Limits
   ) async throws(ServeError) -> StoreServer {
-    let store = StoreService(backend: backend, limits: limits)
+    let store = StoreCalls(backend: backend, limits: limits)
     let peers = Server(
       transport: transport(.ipv4(host: host, port: port), limits), services: [store])
     let peerTask = Task { try await peers.serve() }

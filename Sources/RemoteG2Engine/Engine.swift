@@ -33,7 +33,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     self.connector = connector
     self.clock = clock
     coordinator = try GroupCoordinator(
-      rankCount: channel.rankCount, wiredRanks: Set(0..<channel.rankCount), policy: policy)
+      rankCount: channel.rankCount, workerRanks: Set(0..<channel.rankCount), policy: policy)
     scheduler = Scheduler(
       blockCount: blockCount, tokensPerBlock: model.layout.tokensPerBlock, chain: chain,
       connector: connector, limits: limits)

@@ -80,9 +80,9 @@ public struct RequestAccount: Equatable, Sendable {
   public var reasons: [FallbackReason] = []
   /// When its last load settled.
   public var settledAt: LocalInstant?
-  /// The ``LoadResult/dueAt`` of its last load that had one: when a rank found that load stalled (the soft
-  /// deadline), or its hard deadline. A later load without one leaves it as it is.
-  public var softDeadlineAt: LocalInstant?
+  /// The ``LoadResult/dueAt`` of its last load that had one: when a rank found that load stalled, or else its
+  /// hard deadline. A later load without one leaves it as it is.
+  public var dueAt: LocalInstant?
   /// The start of the first step that computed part of the prompt after a settle.
   public var firstRecomputeAt: LocalInstant?
   public var stepDurations: [Duration] = []

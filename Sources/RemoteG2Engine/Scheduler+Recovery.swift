@@ -5,22 +5,30 @@ import RemoteG2Core
 /// request with the same valid prefix.
 extension Scheduler: LoadRecovery {
   func resumeLoaded(_ result: LoadResult, at now: LocalInstant) {
-    let didApply = recomputeFailedLoad(result, at: now)
-    precondition(didApply, "nothing failed, so nothing is swapped")
+    precondition(result.unquiet.isEmpty, "a load without a failure has blocks that are not quiet")
+    apply(result, at: now)
   }
 
   func recomputeFailedLoad(_ result: LoadResult, at now: LocalInstant) -> Bool {
+    apply(result, at: now)
+    return true
+  }
+
+  func dropLoad(_ result: LoadResult, at now: LocalInstant) { apply(result, at: now) }
+
+  private func apply(_ result: LoadResult, at now: LocalInstant) {
     if let gone = leaving.removeValue(forKey: result.request) {
       let unquiet = Set(result.unquiet)
       // Blocks still being written stay held, by the quarantine, until they are quiet.
       for block in gone.blocks.reversed() where !unquiet.contains(block) { pool.release(block) }
       gone.blocks = []
       end(gone, error: nil)
-      return true
+      return
     }
-    guard let request = requests.first(where: { $0.spec.id == result.request }) else { return true }
     // A fetch that ended before it had blocks changes nothing.
-    guard request.phase == .loading else { return true }
+    guard let request = requests.first(where: { $0.spec.id == result.request }),
+      request.phase == .loading
+    else { return }
     account(for: result, in: request)
     var sealed: [SealedBlock] = []
     for block in result.valid {
@@ -40,7 +48,7 @@ extension Scheduler: LoadRecovery {
       // No block to swap in: it keeps nothing, and waits for blocks, not for the peer.
       request.blocks.removeAll { unquiet.contains($0) }
       preempt(request)
-      return true
+      return
     }
     var replacements = fresh.makeIterator()
     request.blocks = request.blocks.map { block in
@@ -50,13 +58,12 @@ extension Scheduler: LoadRecovery {
       }
       return next
     }
-    return true
   }
 
   private func account(for result: LoadResult, in request: RunningRequest) {
     let kept = result.valid.count * tokensPerBlock
     request.account.settledAt = result.settledAt
-    if let due = result.dueAt { request.account.softDeadlineAt = due }
+    if let due = result.dueAt { request.account.dueAt = due }
     if result.isLocal {
       request.account.reloadedTokens += kept
     } else {

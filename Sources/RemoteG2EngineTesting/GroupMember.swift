@@ -110,7 +110,7 @@ package final class GroupMember: @unchecked Sendable {
     let rank = reducer.rank
     model = ShardForward(
       try LlamaModel(
-        try Self.model(reducer.rankCount).open(), tokensPerBlock: 4, team: WorkerTeam(threads: 1),
+        try Self.model(reducer.rankCount).open(), tokensPerBlock: 4, team: ThreadTeam(threads: 1),
         reducer: reducer))
     let bytes = model.layout.blockBytes
     memory = BlockMemory(blockBytes: bytes, blockCount: Self.blockCount)

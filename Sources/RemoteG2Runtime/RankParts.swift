@@ -31,7 +31,7 @@ package struct RankParts {
     reducer: any TensorReducer, ringing bell: any Bell, rigging: PumpRigging?
   ) throws(WorkerError) {
     let rank = reducer.rank
-    let team = WorkerTeam(threads: configuration.threads)
+    let team = ThreadTeam(threads: configuration.threads)
     do throws(ModelError) {
       model = try LlamaModel(
         try GGUFFile(path: configuration.modelPath), team: team, reducer: reducer)

@@ -63,7 +63,7 @@ package final class Worker: @unchecked Sendable {
   ///
   /// - Parameters:
   ///   - library: Nil: nothing is pulled from peers.
-  ///   - group: This process's ranks mates; nil for a worker of one rank.
+  ///   - group: The rank group that this process leads; nil for a worker of one rank.
   ///   - onResult: Told every request's result, on the step thread.
   ///   - rigging: What a demonstration fastens to it; nil where it serves.
   ///   - onEvent: Told every event of a fetch, on the step thread.

@@ -50,8 +50,8 @@ final class SimChannel: StepChannel {
       report.progress[fetch]?.failure = nil
       if progress.isQuiet {
         report.progress[fetch]?.landed = wanted[fetch] ?? progress.landed
-      } else {
-        report.progress[fetch]?.isTerminal = false
+      } else if progress.isTerminal {
+        report.progress[fetch]?.posting = .stopped
       }
     }
   }

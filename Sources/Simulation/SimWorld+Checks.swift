@@ -168,7 +168,7 @@ extension SimWorld {
       guard let engine = node.engine else { continue }
       for event in engine.events {
         switch event.kind {
-        case .fallback where event.reason == .softDeadline: stats.hedges += 1
+        case .fallback where event.reason == .stalled: stats.hedges += 1
         case .salvaged: stats.salvages += 1
         default: break
         }

@@ -30,12 +30,12 @@ package struct WorkerCommand: Sendable {
     package var prompt: [Int32]
     /// Tokens to generate; absent: 64.
     package var max: Int?
-    package var hint: WireHint?
+    package var hint: ConsoleHint?
     /// Whether the model's end token does not end it.
     package var ignoreEnd: Bool?
 
     package init(
-      prompt: [Int32], max: Int? = nil, hint: WireHint? = nil, ignoreEnd: Bool? = nil
+      prompt: [Int32], max: Int? = nil, hint: ConsoleHint? = nil, ignoreEnd: Bool? = nil
     ) {
       self.prompt = prompt
       self.max = max
@@ -44,7 +44,7 @@ package struct WorkerCommand: Sendable {
     }
   }
 
-  package struct WireHint: Codable, Sendable {
+  package struct ConsoleHint: Codable, Sendable {
     package var v: Int
     package var store: String
     package var blocks: Int?

@@ -119,10 +119,10 @@ extension WorkerConsole {
       return next
     }
     var hint: Hint?
-    if let wire = command.hint {
+    if let given = command.hint {
       do throws(HintError) {
         hint = try Hint(
-          version: wire.v, store: wire.store, blocksMax: wire.blocks, limits: limits)
+          version: given.v, store: given.store, blocksMax: given.blocks, limits: limits)
       } catch {
         // Advisory: the request is served without it, and its router is told.
         write(.error(id, "hint ignored: \(error)"))

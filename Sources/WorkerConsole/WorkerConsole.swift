@@ -48,9 +48,9 @@ package final class WorkerConsole: Sendable {
       configuration, library: library, group: group,
       onResult: { [self] result in
         let caller = callers.withLock { $0.removeValue(forKey: result.id.value) }
-        write(.result(caller, WireResult(result)))
+        write(.result(caller, ConsoleResult(result)))
       },
-      onEvent: { [self] event in write(.fetch(WireFetch(event))) }, rigging: rigging)
+      onEvent: { [self] event in write(.fetch(ConsoleFetch(event))) }, rigging: rigging)
     watchdog?.groupHasStarted()
     try worker.start()
     let absence = await worker.waitForStore()
@@ -92,7 +92,7 @@ package final class WorkerConsole: Sendable {
   private var rigging: WorkerRigging {
     WorkerRigging(
       pump: TransferRig.rigging(breaks: breaks) { [self] trace in
-        write(.transfer(WireTransfer(trace)))
+        write(.transfer(ConsoleTransfer(trace)))
       },
       control: { [self] control in
         let made = TrustingControl(control)

@@ -9,10 +9,10 @@ package enum WorkerEvent: Sendable {
   /// A command, if it had a number, was not.
   case error(UInt64?, String)
   /// A request has ended. Nil: nobody waits for it any more.
-  case result(UInt64?, WireResult)
+  case result(UInt64?, ConsoleResult)
   case audit(UInt64, WorkerAudit)
-  case transfer(WireTransfer)
-  case fetch(WireFetch)
+  case transfer(ConsoleTransfer)
+  case fetch(ConsoleFetch)
 
   /// Of the command that it answers.
   package var id: UInt64? {
@@ -48,10 +48,10 @@ extension WorkerEvent: Codable {
         .ready(absence: try values.decodeIfPresent(String.self, forKey: .message))
       case .done: .done(try id(), count: try values.decodeIfPresent(Int.self, forKey: .count))
       case .error: .error(try idIfAny(), try values.decode(String.self, forKey: .message))
-      case .result: .result(try idIfAny(), try values.decode(WireResult.self, forKey: .result))
+      case .result: .result(try idIfAny(), try values.decode(ConsoleResult.self, forKey: .result))
       case .audit: .audit(try id(), try values.decode(WorkerAudit.self, forKey: .audit))
-      case .transfer: .transfer(try values.decode(WireTransfer.self, forKey: .transfer))
-      case .fetch: .fetch(try values.decode(WireFetch.self, forKey: .fetch))
+      case .transfer: .transfer(try values.decode(ConsoleTransfer.self, forKey: .transfer))
+      case .fetch: .fetch(try values.decode(ConsoleFetch.self, forKey: .fetch))
       }
   }
 

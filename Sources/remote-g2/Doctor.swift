@@ -34,7 +34,7 @@ struct Doctor: AsyncParsableCommand {
       "\(cpu.trimmingCharacters(in: .whitespaces)), "
         + "\(ProcessInfo.processInfo.activeProcessorCount) cores")
 
-    let team = WorkerTeam(threads: min(2, ProcessInfo.processInfo.activeProcessorCount))
+    let team = ThreadTeam(threads: min(2, ProcessInfo.processInfo.activeProcessorCount))
     do throws(LinearSelfTest.Failure) {
       try LinearSelfTest.run(shapes: [(576, 576), (192, 576), (64, 64)], team: team)
       line("matrix kernels", "own, \(Kernels.kind); batch-invariant by bits: self-test passed")

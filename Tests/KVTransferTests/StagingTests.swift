@@ -61,7 +61,7 @@ import Testing
     func save(_ blocks: Range<Int>, store: Incarnation = Staging.store) {
       pump.handle(
         .rank(
-          .save(
+          .stage(
             blocks.map { BlockSave(block: BlockIndex($0), key: world.key($0), store: store) })),
         at: now)
     }
@@ -112,7 +112,7 @@ import Testing
     let bench = try Bench()
     bench.save(0..<2)
     bench.run(3)
-    #expect(bench.report.saved.allSatisfy(\.isStaged) && bench.report.saved.count == 2)
+    #expect(bench.report.stagings.allSatisfy(\.isStaged) && bench.report.stagings.count == 2)
     #expect(bench.memory.ledger.stats.sealed == 0, "it was sealed before it was committed")
     bench.commit(0..<2)
     #expect(bench.outcomes == [.sealed, .sealed] && bench.holds(0) && bench.holds(1))
@@ -155,12 +155,12 @@ import Testing
     let bench = try Bench(stagingSlots: 2)
     bench.save(0..<5)
     bench.run(5)
-    #expect(bench.report.saved.count == 2)
+    #expect(bench.report.stagings.count == 2)
     bench.commit(0..<2)
     bench.run(5)
-    #expect(bench.report.saved.count == 4, "freed slots were not used")
+    #expect(bench.report.stagings.count == 4, "freed slots were not used")
     bench.run(3, each: .seconds(1))
-    #expect(bench.report.saved.map(\.isStaged) == [true, true, true, true, false])
+    #expect(bench.report.stagings.map(\.isStaged) == [true, true, true, true, false])
     #expect(bench.pump.stats.counts.savesDropped == 1 && bench.pump.isIdle)
   }
 
@@ -168,7 +168,7 @@ import Testing
     let bench = try Bench()
     bench.save(0..<1, store: Incarnation(high: 6, low: 6))
     bench.run(2)
-    #expect(bench.report.saved.map(\.isStaged) == [false])
+    #expect(bench.report.stagings.map(\.isStaged) == [false])
     #expect(bench.memory.desk.stagedCount == 0)
   }
 

@@ -144,7 +144,7 @@ final class MemoryWorld: @unchecked Sendable {
     #expect(
       rig.progress(1)
         == RankProgress(
-          landed: 12, isTerminal: true, isQuiet: true, isStopped: true,
+          landed: 12, posting: .ended,
           lastLanding: rig.progress(1)?.lastLanding, active: rig.progress(1)?.active ?? .zero))
     for block in 0..<12 { #expect(rig.world.holds(block, slot: block)) }
     #expect(rig.report.loadErrors.isEmpty)

@@ -3,7 +3,7 @@ import Testing
 
 @Suite(.serialized) struct `Linear` {
   @Test func `the start-up self-test passes for the shapes of real and of odd models`() throws {
-    let team = WorkerTeam(threads: 2)
+    let team = ThreadTeam(threads: 2)
     defer { team.stop() }
     try LinearSelfTest.run(
       shapes: [(960, 576), (192, 576), (64, 64), (7, 33), (1, 1), (64, 576)], team: team)
@@ -11,7 +11,7 @@ import Testing
 
   @Test func `the portable and the vector kernels give the same bits`() {
     var generator = SplitMix(seed: 3)
-    let team = WorkerTeam(threads: 1)
+    let team = ThreadTeam(threads: 1)
     let (rows, columns, batch) = (48, 100, 13)
     let weights = (0..<rows * columns).map { _ in generator.nextUnit() }
     let input = (0..<batch * columns).map { _ in generator.nextUnit() }
@@ -50,7 +50,7 @@ import Testing
   }
 
   @Test func `a matrix product is right`() {
-    let team = WorkerTeam(threads: 2)
+    let team = ThreadTeam(threads: 2)
     defer { team.stop() }
     let matrix = Matrix(rows: 3, columns: 2, team: team) { range, out in
       for (index, row) in range.enumerated() {

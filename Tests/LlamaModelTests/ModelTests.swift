@@ -18,7 +18,7 @@ enum RealModel {
   nonisolated(unsafe) static let shared: LlamaModel? = {
     // Tests that use it are serialized; nothing else touches it.
     guard let file = try? GGUFFile(path: modelPath) else { return nil }
-    return try? LlamaModel(file, team: WorkerTeam(threads: 2))
+    return try? LlamaModel(file, team: ThreadTeam(threads: 2))
   }()
 }
 
@@ -180,7 +180,7 @@ struct `The real model` {
     defer { try? FileManager.default.removeItem(atPath: path) }
     do throws(ModelError) {
       let file = try GGUFFile(path: path)
-      _ = try LlamaModel(file, team: WorkerTeam(threads: 1))
+      _ = try LlamaModel(file, team: ThreadTeam(threads: 1))
       return nil
     } catch { return error }
   }

@@ -21,7 +21,7 @@ import Testing
       let group = LocalGroup<Int, Int>(rankCount: count)
       models = try (0..<count).map {
         try LlamaModel(
-          file, tokensPerBlock: tokensPerBlock, team: WorkerTeam(threads: 1),
+          file, tokensPerBlock: tokensPerBlock, team: ThreadTeam(threads: 1),
           reducer: group.reducer($0))
       }
       pools = models.map { `The real model`.Pool($0.layout, blocks: blocks) }
@@ -134,7 +134,7 @@ import Testing
     let file = try Self.tiny(4)
     let group = LocalGroup<Int, Int>(rankCount: 3)
     let refusal = #expect(throws: ModelError.self) {
-      _ = try LlamaModel(file, team: WorkerTeam(threads: 1), reducer: group.reducer(0))
+      _ = try LlamaModel(file, team: ThreadTeam(threads: 1), reducer: group.reducer(0))
     }
     #expect(refusal?.description.contains("3 ranks: its heads allow 1, 2, 4") == true)
   }
@@ -149,7 +149,7 @@ import Testing
     let kvHeads = model.configuration.kvHeadCount / ranks
     #expect(model.shapes[0] == ((heads + 2 * kvHeads) * size, model.configuration.embeddingSize))
     #expect(model.shapes[1] == (model.configuration.embeddingSize, heads * size))
-    try LinearSelfTest.run(shapes: model.shapes, team: WorkerTeam(threads: 2))
+    try LinearSelfTest.run(shapes: model.shapes, team: ThreadTeam(threads: 2))
   }
 
   @Test(.enabled(if: hasModel, "no model: scripts/setup unpacks it into .deps"))

@@ -26,8 +26,8 @@ struct FetchStage: CustomStringConvertible {
     _ = fetch.bound(blocks: 4, at: Self.start, deadlines: Self.deadlines)
     if description == "moving" { return fetch }
     let half = RankProgress(
-      landed: 2, isQuiet: false, isStopped: true, unquiet: [2, 3], lastLanding: Self.start)
-    let done = RankProgress(landed: 4, isTerminal: true, isQuiet: true, isStopped: true)
+      landed: 2, posting: .stopped, unquiet: [2, 3], lastLanding: Self.start)
+    let done = RankProgress(landed: 4, posting: .ended)
     switch description {
     case "moving, landed 2 of 4":
       for rank in 0..<ranks { _ = fetch.rankReported(rank, half, at: Self.start) }
@@ -104,26 +104,26 @@ struct FetchEventCase: Sendable {
       $0.rankReported(
         0,
         RankProgress(
-          landed: 2, isTerminal: true, failure: .backend("x"), isQuiet: false, isStopped: true,
+          landed: 2, posting: .ended, failure: .backend("x"),
           unquiet: [2, 3]), at: FetchStage.start)
     },
     FetchEventCase(name: "rank landed all", trapsIn: ["resolving", "granted"]) {
       $0.rankReported(
-        0, RankProgress(landed: 4, isTerminal: true, isQuiet: true, isStopped: true),
+        0, RankProgress(landed: 4, posting: .ended),
         at: FetchStage.start)
     },
     FetchEventCase(name: "rank stalled", trapsIn: ["resolving", "granted"]) {
       $0.rankReported(
         0,
         RankProgress(
-          landed: 2, isQuiet: false, isStopped: false, unquiet: [2, 3],
+          landed: 2, posting: .open, unquiet: [2, 3],
           stalledAt: FetchStage.start), at: FetchStage.start)
     },
     FetchEventCase(name: "rank proved two", trapsIn: ["resolving", "granted"]) {
       $0.rankReported(
         0,
         RankProgress(
-          landed: 2, isTerminal: true, isQuiet: true, isStopped: true, proved: 2),
+          landed: 2, posting: .ended, proved: 2),
         at: FetchStage.start)
     },
   ]
@@ -212,7 +212,7 @@ extension FetchAction {
             fetch.rankReported(
               rank,
               RankProgress(
-                landed: landed[rank], isTerminal: all, isQuiet: all, isStopped: all,
+                landed: landed[rank], posting: all ? .ended : .open,
                 unquiet: Array(landed[rank]..<4), lastLanding: now,
                 proved: all ? landed[rank] : nil), at: now))
         default: break
@@ -223,7 +223,7 @@ extension FetchAction {
       count(fetch.cancelled())
       for rank in 0..<ranks {
         if fetch.stateName == "draining" {
-          count(fetch.rankReported(rank, RankProgress(landed: 4, isTerminal: true), at: now))
+          count(fetch.rankReported(rank, RankProgress(landed: 4, posting: .ended), at: now))
         }
       }
       #expect(settles == 1 && closes == 1 && releases == 1)
@@ -235,7 +235,7 @@ extension FetchAction {
   @Test func `a rank that has not confirmed its stop may be writing any block after its prefix`() {
     var fetch = FetchStage(description: "moving").machine()
     _ = fetch.rankReported(
-      0, RankProgress(landed: 1, isQuiet: false, isStopped: false, unquiet: [1]),
+      0, RankProgress(landed: 1, posting: .open, unquiet: [1]),
       at: FetchStage.start)
     let actions = fetch.cancelled()
     #expect(
@@ -250,8 +250,8 @@ extension FetchAction {
       _ = fetch.rankReported(
         rank,
         RankProgress(
-          landed: landed, isTerminal: true, failure: landed < 4 ? .backend("x") : nil,
-          isStopped: true), at: FetchStage.start)
+          landed: landed, posting: .ended, failure: landed < 4 ? .backend("x") : nil),
+        at: FetchStage.start)
     }
     let state = fetch.stateName
     #expect(state == "confirming")
@@ -264,7 +264,7 @@ extension FetchAction {
     func report(_ rank: Int, _ prefix: Int?) -> [FetchAction] {
       proved.rankReported(
         rank,
-        RankProgress(landed: 4, isTerminal: true, isStopped: true, proved: prefix),
+        RankProgress(landed: 4, posting: .ended, proved: prefix),
         at: FetchStage.start)
     }
     for rank in 0..<3 { _ = report(rank, nil) }
@@ -288,7 +288,7 @@ extension FetchAction {
     let actions = fetch.rankReported(
       1,
       RankProgress(
-        landed: 2, isQuiet: false, unquiet: [2, 3], stalledAt: FetchStage.start),
+        landed: 2, posting: .open, unquiet: [2, 3], stalledAt: FetchStage.start),
       at: FetchStage.start)
     #expect(actions == [.stopPosting, .checkDigests(leading: 2)])
     drain(&fetch)
@@ -301,14 +301,14 @@ extension FetchAction {
       let actions = fetch.rankReported(
         0,
         RankProgress(
-          landed: 2, isQuiet: false, unquiet: [2, 3], lastLanding: FetchStage.start,
+          landed: 2, posting: .open, unquiet: [2, 3], lastLanding: FetchStage.start,
           active: .milliseconds(2 * milliseconds)), at: FetchStage.start)
       #expect(actions.contains(.stopPosting) == stops, "\(milliseconds) ms a block")
       // Without a new landing there is nothing new to weigh.
       let again = fetch.rankReported(
         0,
         RankProgress(
-          landed: 2, isQuiet: false, unquiet: [2, 3], active: .milliseconds(2 * milliseconds)),
+          landed: 2, posting: .open, unquiet: [2, 3], active: .milliseconds(2 * milliseconds)),
         at: FetchStage.start)
       #expect(!again.contains(.stopPosting))
       drain(&fetch)
@@ -325,7 +325,7 @@ extension FetchAction {
       _ = fetch.resolveGranted(blocks: 4)
       _ = fetch.bound(blocks: 4, at: FetchStage.start, deadlines: FetchStage.deadlines)
       let actions = fetch.rankReported(
-        0, RankProgress(landed: 4, isTerminal: true, isQuiet: true, isStopped: true),
+        0, RankProgress(landed: 4, posting: .ended),
         at: FetchStage.start)
       let isConfirmed = actions.contains { if case .confirm = $0 { true } else { false } }
       let isSettled = fetch.isSettled

@@ -58,7 +58,7 @@ import TransferRig
     let stopped = world.clock.now
     world.run(100, each: .milliseconds(40))
     let result = world.finish(1)
-    #expect(result?.account.reasons == [.softDeadline])
+    #expect(result?.account.reasons == [.stalled])
     let settled = try #require(result?.account.settledAt)
     #expect(settled - stopped < .seconds(1), "it took \(settled - stopped)")
     `The engine`.expectSame(result, try ToyWorld.golden(Self.prompts[0]))

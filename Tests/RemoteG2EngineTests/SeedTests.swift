@@ -331,9 +331,9 @@ import TransferRig
     }
   }
 
-  @Test func `wiring the coordinator on one rank only is refused`() {
-    #expect(throws: GroupCoordinator.Invalid.ranks(expected: 2, wired: 1)) {
-      try GroupCoordinator(rankCount: 2, wiredRanks: [0])
+  @Test func `a coordinator is refused unless every rank has a worker half`() {
+    #expect(throws: GroupCoordinator.Invalid.ranks(expected: 2, withWorker: 1)) {
+      try GroupCoordinator(rankCount: 2, workerRanks: [0])
     }
   }
 
@@ -344,9 +344,11 @@ import TransferRig
       calls.append("done \(result.request.value)")
     }
     func recomputeFailedLoad(_ result: LoadResult, at now: LocalInstant) -> Bool {
-      let kind = result.reason == .cancelled ? "cancelled" : "failed"
-      calls.append("\(kind) \(result.request.value)")
+      calls.append("failed \(result.request.value)")
       return true
+    }
+    func dropLoad(_ result: LoadResult, at now: LocalInstant) {
+      calls.append("dropped \(result.request.value)")
     }
     func endRequest(_ request: RequestID, because reason: FallbackReason, at now: LocalInstant) {
       calls.append("ended \(request.value)")
@@ -373,22 +375,22 @@ import TransferRig
     let block = SealedBlock(block: BlockIndex(1), key: BlockKey(high: 1, low: 1))
     let (connector, engine) = (Scripted(), Recorder())
     connector.outcome.quieted = [BlockIndex(9)]
-    connector.outcome.saved = [BlockIndex(8)]
+    connector.outcome.released = [BlockIndex(8)]
     connector.outcome.settled = [
       LoadResult(request: RequestID(1), valid: [block], failed: [], reason: nil, settledAt: now),
       LoadResult(
         request: RequestID(2), valid: [], failed: [BlockIndex(3)], reason: .cancelled,
         settledAt: now),
       LoadResult(
-        request: RequestID(3), valid: [], failed: [BlockIndex(4)], reason: .softDeadline,
+        request: RequestID(3), valid: [], failed: [BlockIndex(4)], reason: .stalled,
         settledAt: now),
     ]
-    var coordinator = try GroupCoordinator(rankCount: 1, wiredRanks: [0])
+    var coordinator = try GroupCoordinator(rankCount: 1, workerRanks: [0])
     coordinator.absorb(
       [RankReport(rank: 0, sequence: 1)], connector: connector, engine: engine, at: now)
     #expect(
       engine.calls == [
-        "given back [8]", "failed 3", "cancelled 2", "done 1", "given back [9]",
+        "given back [8]", "failed 3", "dropped 2", "done 1", "given back [9]",
       ])
   }
 }

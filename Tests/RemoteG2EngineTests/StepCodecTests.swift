@@ -21,7 +21,7 @@ import Testing
       FetchID(1),
       [ExpectedBlock(key: key, digests: [Digest128(high: 5, low: 6), nil])]),
     .forget(FetchID(UInt64.max)),
-    .save([save, save]),
+    .stage([save, save]),
     .sourceDied(peer),
     .attach(
       3, peer,
@@ -38,17 +38,17 @@ import Testing
     let failures: [TransferFailure?] = [
       nil, .rejected("no"), .backend("NIXL_ERR"), .changed(SlotIndex(4)), .unknownSource,
     ]
+    let postings: [RankProgress.Posting] = [.idle, .open, .stopped, .ended]
     for (number, failure) in failures.enumerated() {
       report.progress[FetchID(UInt64(number))] = RankProgress(
-        landed: number, isTerminal: number % 2 == 0, failure: failure, isQuiet: number == 1,
-        isStopped: number == 2, unquiet: Array(0..<number),
+        landed: number, posting: postings[number % 4], failure: failure, unquiet: Array(0..<number),
         lastLanding: number == 3 ? LocalInstant(nanoseconds: -5) : nil,
         stalledAt: number == 4 ? LocalInstant(nanoseconds: 1 << 60) : nil,
         active: .microseconds(number), proved: number == 1 ? 3 : nil)
     }
     report.loadErrors = [BlockIndex(3), BlockIndex(0)]
-    report.saved = [
-      SavedBlock(save: save, isStaged: true), SavedBlock(save: save, isStaged: false),
+    report.stagings = [
+      StagingResult(save: save, isStaged: true), StagingResult(save: save, isStaged: false),
     ]
     report.bytesMoved = [
       peer: .init(bytes: 1 << 40, duration: .seconds(2)),

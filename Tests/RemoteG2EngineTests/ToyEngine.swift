@@ -38,6 +38,13 @@ final class ToyWorld {
 
   final class Log { var events: [FetchEvent] = [] }
 
+  static let hash = HashFunction(name: "xxh3") { bytes in
+    let digest = ContentDigest.of(bytes)
+    return [digest.high, digest.low, digest.high, digest.low].flatMap { word in
+      stride(from: UInt64(56), through: 0, by: -8).map { UInt8(truncatingIfNeeded: word >> $0) }
+    }
+  }
+
   init(
     blocks: Int = 64, hasLocal: Bool = false, proof: ProofPolicy = .onFailure,
     policy: LoadFailurePolicy = .recompute, blocksPerPoll: Int = 1, transferBlocks: Int = 2,
@@ -55,12 +62,7 @@ final class ToyWorld {
     chain = KeyChain(
       scope: KeyScope(modelDigest: "toy", layoutDigest: model.layout.canonicalText, numerics: "t"),
       tokensPerBlock: model.layout.tokensPerBlock,
-      hash: HashFunction(name: "xxh3") { bytes in
-        let digest = ContentDigest.of(bytes)
-        return [digest.high, digest.low, digest.high, digest.low].flatMap { word in
-          stride(from: UInt64(56), through: 0, by: -8).map { UInt8(truncatingIfNeeded: word >> $0) }
-        }
-      })
+      hash: Self.hash)
     fabric.publish(peer, peerStore.pools[0].memory.region)
     let inner = MemoryTransport(
       target: memory.region, fabric: fabric, blocksPerPoll: blocksPerPoll)

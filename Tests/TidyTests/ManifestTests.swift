@@ -36,4 +36,15 @@ import Testing
     }
     #expect(looked > 200, "\(looked) files were looked at")
   }
+
+  @Test func `a test target is named after the module that it tests`() throws {
+    let declared = Set(try Self.declared().keys)
+    let suites = declared.filter { $0.hasSuffix("Tests") }
+    // The tree itself, and the program.
+    let others: Set<String> = ["TidyTests", "CommandLineTests"]
+    #expect(suites.count > 10 && suites.isSuperset(of: others))
+    for suite in suites.subtracting(others) where !declared.contains(String(suite.dropLast(5))) {
+      Issue.record("\(suite) tests no module of that name: move its tests to their module's")
+    }
+  }
 }

@@ -20,7 +20,7 @@ package struct OrderQueue {
       case .attach: announced += 1
       case .load(_, _, let moves, _): named += moves.count
       case .checkDigests(_, let expected): named += expected.count
-      case .save(let blocks): named += blocks.count
+      case .stage(let blocks): named += blocks.count
       case .stopPosting, .forget, .sourceDied, .rig: break
       }
       if end > 0, announced > 1 || named > blocksMax { break }

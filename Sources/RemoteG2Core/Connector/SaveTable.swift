@@ -119,12 +119,12 @@ package struct SaveTable {
   }
 
   /// One rank has staged a block, or could not.
-  package mutating func staged(_ saved: SavedBlock) -> Staged {
-    let key = saved.save.key
+  package mutating func staged(_ staging: StagingResult) -> Staged {
+    let key = staging.save.key
     guard let entry = entries[key], case .staging(let left, let wasLost) = entry.phase,
-      entry.source.incarnation == saved.save.store
-    else { preconditionFailure("a rank saved \(saved.save.block), which nobody ordered") }
-    let isLost = wasLost || !saved.isStaged
+      entry.source.incarnation == staging.save.store
+    else { preconditionFailure("a rank staged \(staging.save.block), which nobody ordered") }
+    let isLost = wasLost || !staging.isStaged
     guard left == 1 else {
       entries[key]?.phase = .staging(left: left - 1, isLost: isLost)
       return .waiting

@@ -151,7 +151,7 @@ extension FetchMachine {
   private static func reasonToStop(
     _ moving: borrowing Moving, _ ranks: [RankProgress], _ landedBefore: Int
   ) -> FallbackReason? {
-    if ranks.contains(where: { $0.stalledAt != nil }) { return .softDeadline }
+    if ranks.contains(where: { $0.stalledAt != nil }) { return .stalled }
     let landed = ranks.map(\.landed).min() ?? 0
     guard landed > landedBefore, landed < moving.blocks else { return nil }
     let active = ranks.map(\.active).max() ?? .zero

@@ -150,7 +150,7 @@ package struct FetchMachine: ~Copyable {
     blocks: Int, at now: LocalInstant, deadlines: FetchDeadlines
   ) -> [FetchAction] {
     precondition(blocks > 0, "bound to nothing")
-    for rank in ranks.indices { ranks[rank].isQuiet = false }
+    for rank in ranks.indices { ranks[rank].posting = .open }
     return machine.advance { state in
       switch consume state {
       case .granted(let granted):

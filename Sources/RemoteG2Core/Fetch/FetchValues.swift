@@ -38,8 +38,8 @@ public enum FallbackReason: String, Error, Sendable, CaseIterable {
   case hardDeadline
   /// The source died, or was given up.
   case peerDown
-  /// The source fell silent while our own pump ran on time.
-  case softDeadline
+  /// Nothing landed on some rank for the load's `stall`, while that rank's own pump ran on time.
+  case stalled
   /// At the pace seen so far the rest would come later than computing it.
   case outpaced
   /// Bytes came, but the source has reused some of the blocks and the digests say so.
@@ -64,20 +64,32 @@ public enum TransferFailure: Error, Equatable, Codable, Sendable {
 
 /// One rank's account of its part of a fetch, as of its last report.
 public struct RankProgress: Equatable, Codable, Sendable {
+  /// How far a rank has come with posting its transfers.
+  public enum Posting: UInt8, Codable, Sendable {
+    /// It has not been told to move anything.
+    case idle
+    /// It may post more: until it stops, ``RankProgress/unquiet`` is only a snapshot, and any block after
+    /// ``RankProgress/landed`` may be written.
+    case open
+    /// It will post nothing more, because all is posted, a transfer failed or it was told to stop; something
+    /// that it has posted is still under way.
+    case stopped
+    /// It will post nothing more, and every transfer that it posted has landed or failed.
+    case ended
+  }
+
   /// Leading blocks whose transfers ended in success.
   public var landed: Int
-  /// Nothing is left to post, and every posted transfer landed or failed.
-  public var isTerminal: Bool
+  public var posting: Posting
+  /// The first failure of a transfer on this rank; nil while none has failed.
   public var failure: TransferFailure?
-  /// No posted transfer of this fetch will write again.
-  public var isQuiet: Bool
-  /// Nothing more will be posted: finished, failed, or told to stop. Until then ``unquiet`` is only
-  /// a snapshot, and any block after ``landed`` may be written.
-  public var isStopped: Bool
-  /// Positions in the fetch whose transfers are posted and not quiet.
+  /// Positions in the fetch whose transfers are posted and may still write: under way, or failed in a way
+  /// that leaves pieces of them moving.
   public var unquiet: [Int]
+  /// When a transfer last landed, by this rank's clock; nil when none has.
   public var lastLanding: LocalInstant?
-  /// Nothing has landed for the load's `stall`, by this rank's clock and while its pump ran on time.
+  /// When nothing had landed for the load's `stall`, by this rank's clock and while its pump ran on time; nil
+  /// while the load has not stalled.
   public var stalledAt: LocalInstant?
   /// From the first post to the last landing, without the time in which this rank's pump was late.
   public var active: Duration
@@ -85,22 +97,26 @@ public struct RankProgress: Equatable, Codable, Sendable {
   public var proved: Int?
 
   public init(
-    landed: Int = 0, isTerminal: Bool = false, failure: TransferFailure? = nil,
-    isQuiet: Bool = true, isStopped: Bool = false, unquiet: [Int] = [],
+    landed: Int = 0, posting: Posting = .idle, failure: TransferFailure? = nil, unquiet: [Int] = [],
     lastLanding: LocalInstant? = nil, stalledAt: LocalInstant? = nil, active: Duration = .zero,
     proved: Int? = nil
   ) {
-    self.stalledAt = stalledAt
-    self.active = active
     self.landed = landed
-    self.isTerminal = isTerminal
+    self.posting = posting
     self.failure = failure
-    self.isQuiet = isQuiet
-    self.isStopped = isStopped
     self.unquiet = unquiet
     self.lastLanding = lastLanding
+    self.stalledAt = stalledAt
+    self.active = active
     self.proved = proved
   }
+
+  /// Nothing is left to post, and every posted transfer landed or failed.
+  public var isTerminal: Bool { posting == .ended }
+  /// Nothing more will be posted.
+  public var isStopped: Bool { posting == .stopped || posting == .ended }
+  /// No transfer of this fetch will write on this rank again.
+  public var isQuiet: Bool { posting == .idle || isStopped && unquiet.isEmpty }
 }
 
 /// The one result of a fetch, for the whole rank group.

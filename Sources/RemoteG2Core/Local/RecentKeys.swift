@@ -1,7 +1,7 @@
 /// The keys most lately inserted and not removed since, up to a bound.
 ///
 /// A key that is removed and inserted again counts from its last insertion.
-struct RecentKeys: Sendable {
+package struct RecentKeys: Sendable {
   private let countMax: Int
   /// The number of its last insertion, by key.
   private var numbers: [BlockKey: UInt64] = [:]
@@ -10,14 +10,14 @@ struct RecentKeys: Sendable {
   private var head = 0
   private var numberNext: UInt64 = 0
 
-  init(countMax: Int) {
+  package init(countMax: Int) {
     precondition(countMax > 0)
     self.countMax = countMax
   }
 
-  func contains(_ key: BlockKey) -> Bool { numbers[key] != nil }
+  package func contains(_ key: BlockKey) -> Bool { numbers[key] != nil }
 
-  mutating func insert(_ key: BlockKey) {
+  package mutating func insert(_ key: BlockKey) {
     guard numbers[key] == nil else { return }
     numbers[key] = numberNext
     queue.append((key, numberNext))
@@ -33,5 +33,5 @@ struct RecentKeys: Sendable {
     }
   }
 
-  mutating func remove(_ key: BlockKey) { numbers[key] = nil }
+  package mutating func remove(_ key: BlockKey) { numbers[key] = nil }
 }

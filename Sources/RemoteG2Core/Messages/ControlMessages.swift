@@ -44,7 +44,7 @@ public enum PeerState: Equatable, Sendable {
   case refused(Fingerprint.Mismatch)
 }
 
-/// A question to a peer's store, as it crosses the wire.
+/// A question to a peer's store.
 public enum PeerCall: Equatable, Sendable {
   case handshake
   case resolve(LeaseID, keys: [BlockKey], ttl: Duration?)
@@ -53,7 +53,7 @@ public enum PeerCall: Equatable, Sendable {
   case release(LeaseID)
 }
 
-/// What comes back.
+/// A peer's store's answer, by question.
 public enum PeerReply: Equatable, Sendable {
   case introduction(Introduction)
   case resolved(ResolveAnswer)

@@ -24,7 +24,7 @@ extension ByteReader {
             })
         })
     case 3: return .forget(FetchID(number))
-    case 4: return .save(try all(36) { reader throws(WireError) in try reader.save() })
+    case 4: return .stage(try all(36) { reader throws(WireError) in try reader.save() })
     case 5: return .sourceDied(try source())
     case 6:
       return .attach(
@@ -43,8 +43,8 @@ extension ByteReader {
       })
     { report.progress[fetch] = progress }
     report.loadErrors = try all(4) { reader throws(WireError) in BlockIndex(try reader.int32()) }
-    report.saved = try all(37) { reader throws(WireError) in
-      SavedBlock(save: try reader.save(), isStaged: try reader.bool())
+    report.stagings = try all(37) { reader throws(WireError) in
+      StagingResult(save: try reader.save(), isStaged: try reader.bool())
     }
     report.unlinked = try all(16) { reader throws(WireError) in try reader.incarnation() }
     for (source, moved) in try all(
@@ -106,12 +106,19 @@ extension ByteReader {
 
   private mutating func progress() throws(WireError) -> RankProgress {
     RankProgress(
-      landed: try int32(), isTerminal: try bool(),
+      landed: try int32(), posting: try posting(),
       failure: try optional { reader throws(WireError) in try reader.failure() },
-      isQuiet: try bool(), isStopped: try bool(),
       unquiet: try all(4) { reader throws(WireError) in try reader.int32() },
       lastLanding: try instant(), stalledAt: try instant(), active: try duration(),
       proved: try optional { reader throws(WireError) in try reader.int32() })
+  }
+
+  private mutating func posting() throws(WireError) -> RankProgress.Posting {
+    let value = try integer(UInt8.self)
+    guard let posting = RankProgress.Posting(rawValue: value) else {
+      throw .unknown("state \(value) of posting")
+    }
+    return posting
   }
 
   private mutating func failure() throws(WireError) -> TransferFailure {

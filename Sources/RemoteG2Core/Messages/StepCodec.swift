@@ -20,7 +20,7 @@ extension ByteWriter {
         writer.list(block.digests) { writer, digest in writer.optional(digest) { $0.digest($1) } }
       }
     case .forget(let fetch): tag(3, fetch.value)
-    case .save(let blocks):
+    case .stage(let blocks):
       tag(4, 0)
       list(blocks) { $0.save($1) }
     case .sourceDied(let source):
@@ -44,9 +44,9 @@ extension ByteWriter {
       writer.progress(entry.value)
     }
     list(report.loadErrors) { $0.integer(Int32($1.index)) }
-    list(report.saved) { writer, saved in
-      writer.save(saved.save)
-      writer.bool(saved.isStaged)
+    list(report.stagings) { writer, staging in
+      writer.save(staging.save)
+      writer.bool(staging.isStaged)
     }
     list(report.unlinked) { $0.incarnation($1) }
     list(report.bytesMoved) { writer, entry in
@@ -102,10 +102,8 @@ extension ByteWriter {
 
   private mutating func progress(_ progress: RankProgress) {
     integer(Int32(progress.landed))
-    bool(progress.isTerminal)
+    integer(progress.posting.rawValue)
     optional(progress.failure) { $0.failure($1) }
-    bool(progress.isQuiet)
-    bool(progress.isStopped)
     list(progress.unquiet) { $0.integer(Int32($1)) }
     optional(progress.lastLanding) { $0.integer($1.nanoseconds) }
     optional(progress.stalledAt) { $0.integer($1.nanoseconds) }

@@ -66,7 +66,7 @@ public enum RankOrder: Equatable, Codable, Sendable {
   /// The fetch is closed: forget it.
   case forget(FetchID)
   /// Stage these blocks for the own store.
-  case save([BlockSave])
+  case stage([BlockSave])
   /// This incarnation is dead, or given up after minutes of silence, or it is the own store and its
   /// connection has ended. The pump ends everything posted from it and lets its agent, or its mapping, go.
   case sourceDied(SourceID)
@@ -94,7 +94,7 @@ public struct BlockSave: Equatable, Codable, Sendable {
 }
 
 /// A block that this rank has staged, or could not stage. Its G1 block may change from now on.
-public struct SavedBlock: Equatable, Codable, Sendable {
+public struct StagingResult: Equatable, Codable, Sendable {
   public let save: BlockSave
   public let isStaged: Bool
 
@@ -128,7 +128,7 @@ public struct RankReport: Equatable, Codable, Sendable {
   /// Target blocks of loads that failed, each reported once: the seed's
   /// `get_block_ids_with_load_errors`.
   public var loadErrors: [BlockIndex] = []
-  public var saved: [SavedBlock] = []
+  public var stagings: [StagingResult] = []
   /// Own stores whose connection to this rank has ended: nothing can be staged for them.
   public var unlinked: [Incarnation] = []
   public var bytesMoved: [SourceID: MovedBytes] = [:]

@@ -11,7 +11,7 @@
 /// rank could not attach (`unmet` until it is announced again), are not drawn.
 package struct PeerMachine: Equatable, Sendable {
   package enum Standing: Equatable, Sendable {
-    /// Nobody has introduced himself, or who did is dead.
+    /// No store has introduced itself, or the one that did is dead.
     case unmet
     case living
     /// Calls were refused; a few more of those over a while, and it is dead.

@@ -141,7 +141,7 @@ package struct SlotPool: Sendable {
   }
 
   /// The block used longest ago that no lease pins, though others follow it: every leaf is pinned. What
-  /// follows it can not be found before it is saved again.
+  /// follows it cannot be found before it is saved again.
   private mutating func evictInner() {
     let oldest = slots.indices.filter { slots[$0].phase == .sealed && slots[$0].pins == 0 }
       .min { slots[$0].lastUse < slots[$1].lastUse }

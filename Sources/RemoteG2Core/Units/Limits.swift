@@ -13,7 +13,7 @@ public struct Limits: Sendable, Equatable {
   public init(_ change: (inout Values) -> Void = { _ in }) {
     var values = Values()
     change(&values)
-    values.check()
+    if let contradiction = values.contradiction { preconditionFailure(contradiction) }
     self.values = values
   }
 
@@ -26,6 +26,8 @@ public struct Limits: Sendable, Equatable {
 extension Limits {
   /// The bounds by name, while they are being set.
   public struct Values: Sendable, Equatable {
+    package init() {}
+
     // Store.
     public var leasesMax = 1024
     /// Of the pool's slots, how many leases may pin at once.
@@ -142,45 +144,60 @@ extension Limits {
 
 extension Limits.Values {
   /// The relations between limits, each with its reason.
-  fileprivate func check() {
-    precondition(leaseTTL <= leaseTTLMax, "a default lease must be grantable")
-    precondition(
-      resolveMin <= resolveMax && resolveMax < leaseTTL,
-      "a grant must outlive the wait for it")
-    precondition(
-      hardDeadlineMin <= hardDeadline && stallMin <= hardDeadline && regretMax >= 0,
-      "a pull must be able to end by itself")
-    precondition(
-      pumpLateCharge <= pumpGapMax, "our own lateness must not cost a source more than its silence")
-    precondition(
-      stagingSlotsMax >= 1 && storeSavesInFlightMax >= 1 && overtakenStepsMax >= 1,
-      "a block must be able to be saved, and a long prompt to be computed")
-    precondition(
-      planBlocksMax >= blocksPerFetchMax
-        && planBlocksMax * 64 * 17 + blocksPerFetchMax * 64 * 17 <= groupMessageBytesMax,
-      "the largest orders of one fetch must fit a plan, with a digest for each of 64 ranks")
-    precondition(
-      deathRefusalsMin >= 2 && peerVanishedMax > hardDeadline,
-      "one sign is not a death, and silence is not one before every fetch has ended")
-    precondition(
-      hardDeadline <= leaseTTLMax, "a renewed lease must be able to cover a whole fetch")
-    precondition(transferBlocksMax >= 1 && transfersPostedMax >= 1, "a pull must be able to move")
-    precondition(
-      pinnedFractionMax > 0 && pinnedFractionMax < 1,
-      "an owner must always be able to evict something")
-    precondition(
-      blocksPerFetchMax * 64 <= messageBytesMax, "a grant for the longest fetch must fit a message")
-    precondition(
-      quarantinePerSourceFractionMax <= quarantineFractionMax && quarantineFractionMax < 1,
-      "one peer must never be able to take the whole of G1")
-    precondition(
-      breakerBackoffMin > .zero && breakerBackoffMin <= breakerBackoffMax,
-      "a peer that came back must be asked again")
-    precondition(
-      metadataBytesMax * 4 * 64 <= groupMessageBytesMax / 2,
-      "a source of 64 ranks, written as text, must fit a plan")
-    precondition(
-      stepTokensBesideLoads >= 1, "a prefill must go on beside a load")
-    precondition(stepTokensMax >= 1 && promptTokensMax >= 2, "a request must be able to step")
+  private var relations: [(holds: Bool, reason: String)] {
+    [
+      (leaseTTL <= leaseTTLMax, "a default lease must be grantable"),
+      (
+        resolveMin <= resolveMax && resolveMax < leaseTTL, "a grant must outlive the wait for it"
+      ),
+      (
+        hardDeadlineMin <= hardDeadline && stallMin <= hardDeadline && regretMax >= 0,
+        "a pull must be able to end by itself"
+      ),
+      (
+        pumpLateCharge <= pumpGapMax,
+        "our own lateness must not cost a source more than its silence"
+      ),
+      (
+        stagingSlotsMax >= 1 && storeSavesInFlightMax >= 1 && overtakenStepsMax >= 1,
+        "a block must be able to be saved, and a long prompt to be computed"
+      ),
+      (
+        planBlocksMax >= blocksPerFetchMax
+          && planBlocksMax * 64 * 17 + blocksPerFetchMax * 64 * 17 <= groupMessageBytesMax,
+        "the largest orders of one fetch must fit a plan, with a digest for each of 64 ranks"
+      ),
+      (
+        deathRefusalsMin >= 2 && peerVanishedMax > hardDeadline,
+        "one sign is not a death, and silence is not one before every fetch has ended"
+      ),
+      (hardDeadline <= leaseTTLMax, "a renewed lease must be able to cover a whole fetch"),
+      (transferBlocksMax >= 1 && transfersPostedMax >= 1, "a pull must be able to move"),
+      (
+        pinnedFractionMax > 0 && pinnedFractionMax < 1,
+        "an owner must always be able to evict something"
+      ),
+      (
+        blocksPerFetchMax * 64 <= messageBytesMax,
+        "a grant for the longest fetch must fit a message"
+      ),
+      (
+        quarantinePerSourceFractionMax <= quarantineFractionMax && quarantineFractionMax < 1,
+        "one peer must never be able to take the whole of G1"
+      ),
+      (
+        breakerBackoffMin > .zero && breakerBackoffMin <= breakerBackoffMax,
+        "a peer that came back must be asked again"
+      ),
+      (
+        metadataBytesMax * 4 * 64 <= groupMessageBytesMax / 2,
+        "a source of 64 ranks, written as text, must fit a plan"
+      ),
+      (stepTokensBesideLoads >= 1, "a prefill must go on beside a load"),
+      (stepTokensMax >= 1 && promptTokensMax >= 2, "a request must be able to step"),
+    ]
   }
+
+  /// Why the first relation that does not hold must; nil when all hold.
+  package var contradiction: String? { relations.first { !$0.holds }?.reason }
 }

@@ -27,7 +27,7 @@ struct ChaosReport: Codable {
     let isWell: Set<ChaosFault> = [
       .sourceEngineKilled, .ownStoreKilled, .ownStoreAborted, .evictionStorm,
     ]
-    return rounds.count { isWell.contains($0.fault) && $0.reasons == ["softDeadline"] }
+    return rounds.count { isWell.contains($0.fault) && $0.reasons == ["stalled"] }
   }
 
   private static func quantile(_ values: [Double], _ share: Double) -> Double? {

@@ -110,7 +110,7 @@ extension ChaosStage {
   private func expectAllKept(_ round: inout ChaosRound) {
     // On a machine that stalls, a hedge is right, and costs tokens; the report bounds how often.
     round.expect(
-      round.tokens_kept == round.tokens_pulled || round.reasons == ["softDeadline"],
+      round.tokens_kept == round.tokens_pulled || round.reasons == ["stalled"],
       "\(round.tokens_kept) of \(round.tokens_pulled) were kept: \(round.reasons)")
   }
 

@@ -15,7 +15,7 @@ final class ChaosStage {
   let tokensPerBlock = 16
   private let say: (String) -> Void
   var chance: Chance
-  private(set) var golden: [WireResult] = []
+  private(set) var golden: [ConsoleResult] = []
   /// Engines and stores that are expected to be alive, by name.
   private var expected: [String: Int32] = [:]
   private var starts: [String: Int] = [:]
@@ -173,7 +173,7 @@ final class ChaosStage {
   }
 
   private func judge(
-    _ result: WireResult, _ golden: WireResult, _ round: inout ChaosRound, at fault: Int64
+    _ result: ConsoleResult, _ golden: ConsoleResult, _ round: inout ChaosRound, at fault: Int64
   ) {
     let bytes = (round.prompt_tokens - 1) / tokensPerBlock * blockBytes
     let landed = fleet.b.landedBytes(at: fault)

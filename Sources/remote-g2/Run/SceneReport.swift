@@ -87,7 +87,7 @@ struct SceneReport: Codable {
   }
 
   /// Adds one request's account, and compares it with its golden run, by bits.
-  mutating func add(_ result: WireResult, golden: WireResult?) {
+  mutating func add(_ result: ConsoleResult, golden: ConsoleResult?) {
     if ttft_s == nil {
       ttft_s = result.ttftSeconds
       let steps = result.stepSeconds.sorted()

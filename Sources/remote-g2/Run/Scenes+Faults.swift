@@ -11,10 +11,13 @@ extension Scenes {
   /// Where a machine has too much to do, A may be so slow to answer that B rightly gives the pull up before:
   /// then there is nothing for a fault to fall into, and it is begun again.
   ///
-  /// - Parameter prepare: Puts B's caches into the state that the pull is to find; nil: empties them.
+  /// - Parameters:
+  ///   - prepare: Puts B's caches into the state that the pull is to find; nil: empties them.
+  ///   - isTime: What else must hold before the fault may come; asked until it does.
   @discardableResult
   static func beginPull(
-    _ stage: Stage, share: Double, prepare: (() throws -> Void)? = nil
+    _ stage: Stage, share: Double, prepare: (() throws -> Void)? = nil,
+    isTime: () throws -> Bool = { true }
   ) throws -> UInt64 {
     for attempt in 1... {
       try stage.fillA()
@@ -22,9 +25,9 @@ extension Scenes {
       try stage.setPace(true)
       try stage.startTrace()
       let id = try stage.fleet.b.begin(stage.prompts[0], generate: stage.generate, hint: "A")
-      if try stage.waitForLanded(share: share) { return id }
+      if try stage.waitForLanded(share: share), try stage.waitInPull(until: isTime) { return id }
       let result = try stage.fleet.b.result(of: id)
-      guard attempt < 3, result.reasons == ["softDeadline"],
+      guard attempt < 3, result.reasons == ["stalled"],
         result.tokens == stage.golden[0].tokens
       else {
         throw SceneFailure("a pull was given up before the fault: \(result.reasons)")
@@ -48,7 +51,7 @@ extension Scenes {
   }
 
   private static func addTimes(
-    _ report: inout SceneReport, _ result: WireResult, fault: Int64
+    _ report: inout SceneReport, _ result: ConsoleResult, fault: Int64
   ) {
     if let settled = result.settledAt {
       report.fault_to_settle_s = Double(settled - fault) / 1e9
@@ -101,18 +104,18 @@ extension Scenes {
     let quarantined = try stage.fleet.b.audit().quarantined
     report.expect(store.stateLetter == "T", "A's store was not stopped throughout")
     report.expect(quarantined > 0, "nothing was quarantined while A was stopped")
-    report.outcome = "hedged at the soft deadline"
+    report.outcome = "hedged: the source stalled"
     report.expect(
-      result.reasons == ["softDeadline"], "the reasons were \(result.reasons)")
-    if let due = result.softDeadlineAt, let step = result.firstRecomputeAt {
+      result.reasons == ["stalled"], "the reasons were \(result.reasons)")
+    if let due = result.dueAt, let step = result.firstRecomputeAt {
       let late = Double(step - due) / 1e9
       report.notes.append(
         String(
-          format: "first recomputed step %.1f ms after the soft deadline; longest step %.1f ms",
+          format: "first recomputed step %.1f ms after the stall; longest step %.1f ms",
           late * 1e3, (report.step_max_s ?? 0) * 1e3))
       report.expect(late <= report.step_max_s ?? 0, "the recompute began a step too late")
     } else {
-      report.expect(false, "no soft deadline, or no recompute, was seen")
+      report.expect(false, "no stall, or no recompute, was seen")
     }
     report.expectIdentical()
     store.signal(SIGKILL)
@@ -194,11 +197,11 @@ extension Scenes {
   /// so slow that B rightly gives the read up before; then there was no late read, and it is done again.
   private static func lateReadToTheEnd(
     _ stage: Stage, _ report: inout SceneReport, proof: String
-  ) throws -> WireResult {
+  ) throws -> ConsoleResult {
     for _ in 1...2 {
       var attempt = report
       let result = try lateRead(stage, &attempt, proof: proof)
-      guard result.reasons == ["softDeadline"] else {
+      guard result.reasons == ["stalled"] else {
         report = attempt
         return result
       }
@@ -212,7 +215,7 @@ extension Scenes {
 
   private static func lateRead(
     _ stage: Stage, _ report: inout SceneReport, proof: String
-  ) throws -> WireResult {
+  ) throws -> ConsoleResult {
     let (a, b) = (stage.fleet.a, stage.fleet.b)
     try a.perform(.drop(.init(store: true)))
     try stage.fillA()

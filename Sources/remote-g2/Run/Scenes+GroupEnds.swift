@@ -17,14 +17,20 @@ extension Scenes {
     // Only B's store has these blocks; each scene has its own.
     let own = Array(
       stage.prompts[0].reversed().dropFirst(Int(signal)).prefix(5 * stage.tokensPerBlock + 1))
-    var alone: WireResult?
+    var alone: ConsoleResult?
     let logged = text(of: fleet, "B").utf8.count
     try fleet.b.perform(.leaseTTL(seconds: leaseSeconds))
     let incarnation = try fleet.b.audit().storeIncarnation
-    try beginPull(stage, share: 0.2) {
+    var inFlight: [Int] = []
+    let prepare = {
       try fleet.b.dropCaches()
       alone = try fleet.b.generate(own, generate: 1)
       try fleet.poll("B saved its blocks", seconds: 20) { try fleet.b.audit().saving == 0 }
+    }
+    // Between a landing and the next post a paced rank has nothing in flight.
+    try beginPull(stage, share: 0.2, prepare: prepare) {
+      inFlight = try fleet.b.audit().ranks.map(\.transfersInFlight)
+      return inFlight[rank] > 0
     }
     let leases = try fleet.a.audit().storeLeases ?? 0
     let ranks = fleet.rankProcesses("B")
@@ -34,12 +40,6 @@ extension Scenes {
     }
     let others = ranks.indices.filter { $0 != rank }.map { ranks[$0] }
     let areWell = others.allSatisfy { $0.stateLetter.map { !"TZ".contains($0) } ?? false }
-    // Between a landing and the next post a paced rank has nothing in flight.
-    var inFlight: [Int] = []
-    try fleet.poll("rank \(rank) of B has a transfer in flight", seconds: 10) {
-      inFlight = try fleet.b.audit().ranks.map(\.transfersInFlight)
-      return inFlight[rank] > 0
-    }
     ranks[rank].signal(signal)
     if signal == SIGSTOP {
       try fleet.poll("B's rank is stopped", seconds: 2) { ranks[rank].stateLetter == "T" }

@@ -72,7 +72,7 @@ extension Scenes {
         report.add(result, golden: golden)
         report.expect(isProved, "stop \(round) was not proved")
         report.expect(
-          result.reasons == ["softDeadline"], "stop \(round): the reasons were \(result.reasons)")
+          result.reasons == ["stalled"], "stop \(round): the reasons were \(result.reasons)")
         times.append(result.settledAt.map { Double($0 - fault) / 1e9 } ?? .infinity)
         store.signal(SIGCONT)
         try stage.fleet.poll("B's quarantine is empty", seconds: 10) {
@@ -172,7 +172,7 @@ extension Scenes {
   }
 
   /// A computes the prompts, and its store has them.
-  private static func fill(_ stage: Stage, _ prompts: [[Int32]]) throws -> [WireResult] {
+  private static func fill(_ stage: Stage, _ prompts: [[Int32]]) throws -> [ConsoleResult] {
     let a = stage.fleet.a
     try a.dropCaches()
     let results = try prompts.map { try a.generate($0, generate: 1) }

@@ -96,7 +96,7 @@ extension Scenes {
     let least = atStop / stage.blockBytes * stage.tokensPerBlock
     let most = bytes[rank] / stage.blockBytes * stage.tokensPerBlock
     report.expect(
-      result.reasons == ["softDeadline"] && least > 0 && (least...most).contains(result.keptTokens),
+      result.reasons == ["stalled"] && least > 0 && (least...most).contains(result.keptTokens),
       "\(result.keptTokens) tokens were kept, rank \(rank) had \(least) to \(most): "
         + "\(result.reasons)")
     report.expect(audit.quarantined > 0, "nothing is quarantined while a transfer hangs")

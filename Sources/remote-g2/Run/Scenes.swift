@@ -174,7 +174,7 @@ enum Scenes {
     return report
   }
 
-  static func expectAllKept(_ report: inout SceneReport, _ result: WireResult, _ stage: Stage) {
+  static func expectAllKept(_ report: inout SceneReport, _ result: ConsoleResult, _ stage: Stage) {
     let wanted = stage.blocks * stage.tokensPerBlock
     report.expect(
       result.keptTokens == wanted && result.reasons.isEmpty,

@@ -13,9 +13,9 @@ final class Stage {
   let tokensPerBlock = 16
   let blockBytes: Int
   /// By prompt: B alone.
-  var golden: [WireResult] = []
+  var golden: [ConsoleResult] = []
   /// By prompt: A alone, to be compared with the golden ones.
-  var firstResults: [WireResult] = []
+  var firstResults: [ConsoleResult] = []
   private let progress: (String) -> Void
   private var movedBefore: [RankCounts] = []
 
@@ -93,8 +93,7 @@ final class Stage {
     do {
       return try fleet.b.wait("the pull to be under way", seconds: 30) {
         if landedBytes() >= Int(Double(bytes) * share), wasInFlight(at: .max) { return true }
-        return fleet.b.fetchEvents.contains { $0.kind == "fallback" && $0.peer == "A" }
-          ? false : nil
+        return isGivenUp ? false : nil
       }
     } catch {
       let events = fleet.b.fetchEvents.map { event in
@@ -103,6 +102,22 @@ final class Stage {
       throw SceneFailure(
         "\(error): \(landedBytes()) of \(bytes) bytes landed; what B told: \(events)")
     }
+  }
+
+  /// Waits until something holds while the pull goes on.
+  ///
+  /// - Returns: false when the pull was given up before.
+  func waitInPull(until isTime: () throws -> Bool) throws -> Bool {
+    var hasCome = false
+    try fleet.poll("the pull is where the fault is to fall", seconds: 10) {
+      hasCome = try isTime()
+      return hasCome || isGivenUp
+    }
+    return hasCome
+  }
+
+  private var isGivenUp: Bool {
+    fleet.b.fetchEvents.contains { $0.kind == "fallback" && $0.peer == "A" }
   }
 
   /// Traces B's transfers from here on.

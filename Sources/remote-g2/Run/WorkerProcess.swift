@@ -21,8 +21,8 @@ final class WorkerProcess {
   private var pending: [WorkerEvent] = []
   private var isReady = false
   /// Every transfer moment since the last ``clearTrace()``.
-  private(set) var trace: [WireTransfer] = []
-  private(set) var fetchEvents: [WireFetch] = []
+  private(set) var trace: [ConsoleTransfer] = []
+  private(set) var fetchEvents: [ConsoleFetch] = []
   /// By reason: how often the results of this process's requests named it.
   private(set) var reasonsTold: [String: Int] = [:]
   private var idNext: UInt64 = 1
@@ -152,7 +152,7 @@ final class WorkerProcess {
   /// Not answered by itself: the request's result follows.
   func cancel(_ id: UInt64) throws { try send(WorkerCommand(.cancel, id: id)) }
 
-  func result(of id: UInt64) throws -> WireResult {
+  func result(of id: UInt64) throws -> ConsoleResult {
     guard case .result(_, let result) = try event(id, "result", seconds: 180) else {
       throw SceneFailure("worker \(name): no result")
     }
@@ -160,7 +160,8 @@ final class WorkerProcess {
     return result
   }
 
-  func generate(_ prompt: [Int32], generate count: Int, hint: String? = nil) throws -> WireResult {
+  func generate(_ prompt: [Int32], generate count: Int, hint: String? = nil) throws -> ConsoleResult
+  {
     try result(of: try begin(prompt, generate: count, hint: hint))
   }
 

@@ -2,8 +2,8 @@ internal import GRPCCore
 internal import RemoteG2Core
 internal import SwiftProtobuf
 
-/// The peers' service over any backend. Bounds what a peer may ask before anything is done for it.
-struct StoreService: RemoteG2_V1_Store.SimpleServiceProtocol {
+/// Answers the calls of peers, over any backend. Bounds what a peer may ask before anything is done for it.
+struct StoreCalls: RemoteG2_V1_Store.SimpleServiceProtocol {
   let backend: any StoreBackend
   let limits: Limits
 
@@ -14,9 +14,9 @@ struct StoreService: RemoteG2_V1_Store.SimpleServiceProtocol {
       throw RPCError(code: .failedPrecondition, message: "the store is starting")
     }
     return .with { reply in
-      reply.incarnation = introduction.incarnation.wire
+      reply.incarnation = introduction.incarnation.message
       reply.name = introduction.name.text
-      reply.fingerprint = introduction.fingerprint.wire
+      reply.fingerprint = introduction.fingerprint.message
       reply.process = Int64(introduction.process)
       reply.pools = introduction.pools.map { pool in
         .with {
@@ -33,21 +33,21 @@ struct StoreService: RemoteG2_V1_Store.SimpleServiceProtocol {
     request: RemoteG2_V1_ResolveRequest, context: ServerContext
   ) async throws -> RemoteG2_V1_ResolveReply {
     guard request.keys.count <= limits.blocksPerFetchMax else {
-      return ResolveAnswer.refused(.invalid).wire
+      return ResolveAnswer.refused(.invalid).message
     }
     let lease = LeaseID(
       serial: request.lease, owner: Incarnation(request.incarnation),
       holder: Incarnation(request.holder))
     return backend.resolve(
       request.keys.map { BlockKey($0) }, as: lease,
-      ttl: Duration(wireNanoseconds: request.ttlNs)
-    ).wire
+      ttl: Duration(messageNanoseconds: request.ttlNs)
+    ).message
   }
 
   func renew(
     request: RemoteG2_V1_LeaseRequest, context: ServerContext
   ) async throws -> RemoteG2_V1_RenewReply {
-    let answer = backend.renew(lease(request), ttl: Duration(wireNanoseconds: request.ttlNs))
+    let answer = backend.renew(lease(request), ttl: Duration(messageNanoseconds: request.ttlNs))
     return .with {
       switch answer {
       case .renewed(let ttl): $0.ttlNs = ttl.nanoseconds
@@ -83,7 +83,7 @@ struct StoreService: RemoteG2_V1_Store.SimpleServiceProtocol {
   ) async throws -> RemoteG2_V1_StatsReply {
     let (incarnation, stats) = backend.stats()
     return .with {
-      $0.incarnation = incarnation.wire
+      $0.incarnation = incarnation.message
       $0.slots = UInt64(stats.slots)
       $0.free = UInt64(stats.free)
       $0.writing = UInt64(stats.writing)

@@ -6,7 +6,7 @@ internal import Synchronization
 /// A few threads that share one loop at a time with their caller.
 ///
 /// Who computes which part is left to chance; the kernels' results do not depend on it.
-public final class WorkerTeam: Sendable {
+public final class ThreadTeam: Sendable {
   private final class Shared: @unchecked Sendable {
     // @unchecked: `body`, `count` and `grain` are written before `generation` is released and read
     // after it is acquired; `run` does not return before every worker has left them.

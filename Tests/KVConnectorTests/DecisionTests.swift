@@ -1,15 +1,9 @@
 import KVConnector
-import KVTransfer
 import RemoteG2Core
-import RemoteG2Engine
-import RemoteG2EngineTesting
 import Testing
 
 /// What a connector does about peers that answer oddly, late or not at all, and what it says of it.
 @Suite struct `Decisions` {
-  typealias Desk = `Lease and plan decisions`.Desk
-  static let prompt = (0..<50).map { Int32($0 % 90) }
-
   @Test(arguments: [0, 2, 200_000])
   func `a grant that lacks exactly one digest a rank is refused and given back`(
     digests: Int
@@ -18,7 +12,7 @@ import Testing
     defer { desk.connector.shutDown(at: desk.now) }
     _ = try desk.match(0)
     let lease = LeaseID(
-      serial: 7, owner: `Lease and plan decisions`.source.incarnation,
+      serial: 7, owner: Desk.source.incarnation,
       holder: desk.control.incarnation)
     let block = GrantedBlock(
       slot: SlotIndex(0), generation: 1,
@@ -63,31 +57,5 @@ import Testing
     }
     #expect(desk.connector.open.fetches == 0)
     #expect(desk.control.releases.count == 1, "its pins would live as long as its lease")
-  }
-
-  @Test func `every decision not to pull is a reason in the request's result`() throws {
-    func reasons(_ prepare: (ToyWorld) throws -> Void) throws -> [FallbackReason]? {
-      let world = try ToyWorld()
-      try prepare(world)
-      try world.submit(1, Self.prompt)
-      let result = world.finish(1)
-      `The engine`.expectSame(result, try ToyWorld.golden(Self.prompt))
-      #expect(world.connector.fallbacks.values.reduce(0, +) == result?.account.reasons.count)
-      return result?.account.reasons
-    }
-    #expect(try reasons { _ in } == [.gone])
-    #expect(try reasons { $0.control.peers["P"] = .off } == [.peerOff])
-    #expect(try reasons { $0.control.peers["P"] = .notReady } == [.peerNotReady])
-    #expect(try reasons { $0.control.peers["P"] = nil } == [.unknownPeer])
-    #expect(
-      try reasons { world in
-        let mismatch = Fingerprint.Mismatch(field: "f", ours: "1", theirs: "2")
-        world.control.peers["P"] = .refused(mismatch)
-      } == [.incompatible])
-    #expect(
-      try reasons { world in
-        try world.fillPeer(Self.prompt)
-        world.control.isSilent = true
-      } == [.resolveTimedOut])
   }
 }

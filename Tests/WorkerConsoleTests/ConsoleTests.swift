@@ -18,7 +18,7 @@ import WorkerConsole
     let output = ConsoleOutput(ends[1], waitingMax: 1000)
     // Many times what a pipe holds: a post that waited for the reader would never return.
     let moment = WorkerEvent.fetch(
-      WireFetch(
+      ConsoleFetch(
         FetchEvent(
           .planned(blocks: 1), at: LocalInstant(nanoseconds: 1), request: RequestID(1),
           source: .peer("A"))))

@@ -1,6 +1,5 @@
 import KVConnector
 import RemoteG2Core
-import RemoteG2EngineTesting
 import Simulation
 import Testing
 
@@ -10,7 +9,7 @@ extension `Lease and plan decisions` {
     throws
   {
     let desk = try Desk(ranks: 2)
-    var number = desk.announce(Self.source)
+    var number = desk.announce(Desk.source)
     func report(_ first: Bool, _ second: Bool) {
       let reports = [first, second].enumerated().map { rank, isAttached in
         var report = RankReport(rank: rank, sequence: 0)
@@ -26,18 +25,18 @@ extension `Lease and plan decisions` {
     #expect(!desk.connector.isReady("P"))
     #expect(try desk.match(0) == .undecided && !asked(), "it is asked once every rank can read it")
     report(true, false)
-    #expect(desk.control.attachFailures == [Self.source])
+    #expect(desk.control.attachFailures == [Desk.source])
     #expect(!desk.connector.isReady("P"))
     #expect(try desk.match(0) == .undecided && !asked(), "it is waited for, and not asked")
     report(false, true)
     #expect(desk.control.attachFailures.count == 1, "it is told once an announcement")
     let old = number
-    number = desk.announce(Self.source)
+    number = desk.announce(Desk.source)
     report(false, false)
     report(false, false)
     #expect(desk.control.attachFailures.count == 2)
     // What is told of an earlier order says nothing of the next.
-    let next = desk.announce(Self.source)
+    let next = desk.announce(Desk.source)
     number = old
     report(true, true)
     #expect(!desk.connector.isReady("P"))
@@ -79,25 +78,6 @@ extension `Lease and plan decisions` {
     #expect(taken > 50 && dropped > 500)
   }
 
-  @Test func `what a store holds adds up to its pool`() {
-    var ledger = StoreLedger(
-      incarnation: Incarnation(high: 2, low: 2), slotCount: 8, rankCount: 1, limits: Limits())
-    func total() -> Int { ledger.stats.free + ledger.stats.writing + ledger.stats.sealed }
-    for number in 0..<5 {
-      guard
-        case .reserved(let slot, let generation) = ledger.pool.begin(
-          BlockKey(high: UInt64(number), low: 1), after: nil)
-      else { continue }
-      #expect(total() == 8)
-      if number % 2 == 0 {
-        ledger.pool.seal(slot, generation: generation, digests: [Digest128(high: 1, low: 1)])
-      }
-      #expect(total() == 8)
-    }
-    let stats = ledger.stats
-    #expect(stats.sealed == 3 && stats.writing == 2 && stats.free == 3)
-  }
-
   @Test func `a confirm counts from the head of the grant, of which a part was skipped`() throws {
     let desk = try Desk()
     desk.connector.setProof(.off)
@@ -108,7 +88,7 @@ extension `Lease and plan decisions` {
     _ = desk.connector.plan(at: desk.now)
     var report = RankReport(rank: 0, sequence: 0)
     report.progress[FetchID(1)] = RankProgress(
-      landed: 7, isTerminal: true, isQuiet: true, isStopped: true)
+      landed: 7, posting: .ended)
     _ = desk.connector.absorb([report], at: desk.now)
     // The source still vouches for the grant's first five: three that were skipped, and two.
     desk.control.answers.append(.confirmed(FetchID(1), .intact(5)))
@@ -146,7 +126,7 @@ extension `Lease and plan decisions` {
     #expect(try stall(1) == Limits().stallMin)
     // A transfer of 16 blocks of 128 bytes takes a second at this rate.
     var report = RankReport(rank: 0, sequence: 0)
-    report.bytesMoved[Self.source] = .init(bytes: 2048, duration: .seconds(1))
+    report.bytesMoved[Desk.source] = .init(bytes: 2048, duration: .seconds(1))
     _ = desk.connector.absorb([report], at: desk.now)
     #expect(try stall(2) == .seconds(4))
     // A rig that holds a transfer back is not taken for silence either.
@@ -184,14 +164,14 @@ extension `Lease and plan decisions` {
         return report
       }
     }
-    let number = desk.announce(Self.source)
+    let number = desk.announce(Desk.source)
     _ = desk.connector.absorb(reports { $0.attached = [number: true] }, at: desk.now)
     _ = try desk.match(0, blocksMax: 2)
     let granted = (0..<2).map {
       GrantedBlock(slot: SlotIndex($0), generation: 1, digests: [nil, nil])
     }
     let lease = LeaseID(
-      serial: 1, owner: Self.source.incarnation, holder: desk.control.incarnation)
+      serial: 1, owner: Desk.source.incarnation, holder: desk.control.incarnation)
     desk.control.answers.append(
       .resolved(
         FetchID(1), .granted(Grant(lease: lease, ttl: .seconds(30), blocks: granted)),
@@ -202,7 +182,7 @@ extension `Lease and plan decisions` {
     _ = desk.connector.plan(at: desk.now)
     let landed = reports {
       $0.progress[FetchID(1)] = RankProgress(
-        landed: 2, isTerminal: true, isQuiet: true, isStopped: true,
+        landed: 2, posting: .ended,
         lastLanding: $0.at.map { $0 + .milliseconds(-3) })
     }
     _ = desk.connector.absorb(landed, at: desk.now)

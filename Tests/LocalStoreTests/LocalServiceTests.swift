@@ -3,6 +3,7 @@ import Foundation
 import LocalStore
 import OSThreads
 import RemoteG2Core
+import Simulation
 import Testing
 
 /// The local protocol over real sockets and real memory: what an engine can do to its store, and what not.
@@ -237,7 +238,7 @@ import Testing
     let path = Self.path()
     let store = try Store(path, number: 1)
     defer { store.service.stop() }
-    var generator = TestChance(seed: 11)
+    var generator = Chance(seed: 11)
     let sound: [LocalMessage] = [
       .lookup(lease: 1, keys: Self.keys, isLast: true), .offer(batch: 1, keys: Self.keys),
       .staged([StagedBlock(slot: 900, key: Self.keys[0])]), .evict(1), .release(lease: 4),

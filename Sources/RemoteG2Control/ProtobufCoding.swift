@@ -2,37 +2,37 @@ internal import RemoteG2Core
 internal import SwiftProtobuf
 
 extension Incarnation {
-  var wire: RemoteG2_V1_Incarnation {
+  var message: RemoteG2_V1_Incarnation {
     .with {
       $0.high = high
       $0.low = low
     }
   }
-  init(_ wire: RemoteG2_V1_Incarnation) { self.init(high: wire.high, low: wire.low) }
+  init(_ message: RemoteG2_V1_Incarnation) { self.init(high: message.high, low: message.low) }
 }
 
 extension BlockKey {
-  var wire: RemoteG2_V1_BlockKey {
+  var message: RemoteG2_V1_BlockKey {
     .with {
       $0.high = high
       $0.low = low
     }
   }
-  init(_ wire: RemoteG2_V1_BlockKey) { self.init(high: wire.high, low: wire.low) }
+  init(_ message: RemoteG2_V1_BlockKey) { self.init(high: message.high, low: message.low) }
 }
 
 extension Digest128 {
-  var wire: RemoteG2_V1_Digest {
+  var message: RemoteG2_V1_Digest {
     .with {
       $0.high = high
       $0.low = low
     }
   }
-  init(_ wire: RemoteG2_V1_Digest) { self.init(high: wire.high, low: wire.low) }
+  init(_ message: RemoteG2_V1_Digest) { self.init(high: message.high, low: message.low) }
 }
 
 extension Fingerprint {
-  var wire: RemoteG2_V1_Fingerprint {
+  var message: RemoteG2_V1_Fingerprint {
     .with {
       $0.protocolVersion = protocolVersion
       $0.modelDigest = modelDigest
@@ -43,24 +43,24 @@ extension Fingerprint {
       $0.numerics = numerics
     }
   }
-  init(_ wire: RemoteG2_V1_Fingerprint) {
+  init(_ message: RemoteG2_V1_Fingerprint) {
     self.init(
-      protocolVersion: wire.protocolVersion, modelDigest: wire.modelDigest,
-      weightEpoch: wire.weightEpoch, layout: wire.layout, hashScheme: wire.hashScheme,
-      rankCount: wire.rankCount, numerics: wire.numerics)
+      protocolVersion: message.protocolVersion, modelDigest: message.modelDigest,
+      weightEpoch: message.weightEpoch, layout: message.layout, hashScheme: message.hashScheme,
+      rankCount: message.rankCount, numerics: message.numerics)
   }
 }
 
 extension Duration {
-  /// Zero or negative on the wire means "the default".
-  init?(wireNanoseconds: Int64) {
-    guard wireNanoseconds > 0 else { return nil }
-    self = .nanoseconds(wireNanoseconds)
+  /// Zero or negative in a message means "the default".
+  init?(messageNanoseconds: Int64) {
+    guard messageNanoseconds > 0 else { return nil }
+    self = .nanoseconds(messageNanoseconds)
   }
 }
 
 extension ResolveAnswer {
-  var wire: RemoteG2_V1_ResolveReply {
+  var message: RemoteG2_V1_ResolveReply {
     switch self {
     case .refused(let refusal):
       return .with {
@@ -78,17 +78,17 @@ extension ResolveAnswer {
           .with {
             $0.slot = UInt32(block.slot.value)
             $0.generation = block.generation
-            $0.digests = block.digests.map { ($0 ?? Digest128(high: 0, low: 0)).wire }
+            $0.digests = block.digests.map { ($0 ?? Digest128(high: 0, low: 0)).message }
           }
         }
       }
     }
   }
 
-  init(_ wire: RemoteG2_V1_ResolveReply, as lease: LeaseID) {
-    switch wire.refusal {
+  init(_ message: RemoteG2_V1_ResolveReply, as lease: LeaseID) {
+    switch message.refusal {
     case .none:
-      let blocks = wire.blocks.map { block in
+      let blocks = message.blocks.map { block in
         GrantedBlock(
           slot: SlotIndex(Int(Int32(clamping: block.slot))), generation: block.generation,
           digests: block.digests.map { Digest128($0) })
@@ -96,7 +96,7 @@ extension ResolveAnswer {
       self = .granted(
         Grant(
           lease: lease,
-          ttl: Duration(wireNanoseconds: wire.ttlNs) ?? .zero, blocks: blocks))
+          ttl: Duration(messageNanoseconds: message.ttlNs) ?? .zero, blocks: blocks))
     case .gone: self = .refused(.gone)
     case .overBudget: self = .refused(.overBudget)
     case .invalid, .UNRECOGNIZED: self = .refused(.invalid)

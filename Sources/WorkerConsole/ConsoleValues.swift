@@ -4,7 +4,7 @@ package import RemoteG2Core
 package import RemoteG2Engine
 
 /// How a request ended, in seconds and on the machine's monotonic clock.
-package struct WireResult: Codable, Sendable {
+package struct ConsoleResult: Codable, Sendable {
   package var tokens: [Int32]
   package var error: String?
   package var logitsDigest: String?
@@ -20,7 +20,7 @@ package struct WireResult: Codable, Sendable {
   package var reasons: [String]
   package var submittedAt: Int64
   package var settledAt: Int64?
-  package var softDeadlineAt: Int64?
+  package var dueAt: Int64?
   package var firstRecomputeAt: Int64?
   package var preemptions: Int
 
@@ -41,14 +41,14 @@ package struct WireResult: Codable, Sendable {
     reasons = account.reasons.map(\.rawValue)
     submittedAt = account.submittedAt.nanoseconds
     settledAt = account.settledAt?.nanoseconds
-    softDeadlineAt = account.softDeadlineAt?.nanoseconds
+    dueAt = account.dueAt?.nanoseconds
     firstRecomputeAt = account.firstRecomputeAt?.nanoseconds
     preemptions = account.preemptions
   }
 }
 
 /// One moment of one transfer.
-package struct WireTransfer: Codable, Sendable {
+package struct ConsoleTransfer: Codable, Sendable {
   package var fetch: UInt64
   package var ordinal: Int
   package var moment: String
@@ -65,7 +65,7 @@ package struct WireTransfer: Codable, Sendable {
 }
 
 /// One event of a fetch.
-package struct WireFetch: Codable, Sendable {
+package struct ConsoleFetch: Codable, Sendable {
   package var kind: String
   package var request: UInt64
   package var fetch: UInt64?
