@@ -42,7 +42,7 @@ chaos: program
 load: program
 	@$(BIN)/remote-g2 run --scenes $(LOAD_SCENES)
 
-# The pure suites alone (but for their longest test), in a build folder of their own: no process of ours is started. The inner loop.
+# The pure suites alone (but for their two longest tests), in a build folder of their own: no process of ours is started. The inner loop.
 # UNIT_FLAGS adds flags, e.g. --filter machine.
 unit: setup
 	@scripts/unit $(UNIT_FLAGS)

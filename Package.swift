@@ -220,7 +220,7 @@ let package = Package(
       "EngineControlTests",
       on: [
         "EngineControl", "KVConnector", "LocalStore", "OSThreads", "Processes", "RemoteG2Control",
-        "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store",
+        "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store", "remote-g2",
       ]),
     tests(
       "RemoteG2LibraryTests",

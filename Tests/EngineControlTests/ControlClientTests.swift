@@ -15,6 +15,19 @@ import Testing
   static let fingerprint = Fingerprint(
     modelDigest: "m", layout: "l", hashScheme: "h", rankCount: 1, numerics: "n")
 
+  /// The built program, beside the test runner.
+  static let program = URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath()
+    .deletingLastPathComponent().appendingPathComponent("remote-g2").path
+
+  /// An empty folder for the time of one test.
+  static func withDirectory(_ body: (String) async throws -> Void) async throws {
+    let path = FileManager.default.temporaryDirectory.path + "/rg2c-\(UUID().uuidString.prefix(8))"
+    try FileManager.default.createDirectory(
+      atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    try await body(path)
+  }
+
   static func client() -> ControlClient {
     ControlClient(
       fingerprint: fingerprint, name: "T", incarnation: Incarnation(high: 1, low: 1),
@@ -76,7 +89,10 @@ import Testing
   }
 
   @Test func `an own store of another model is told of by its process`() async throws {
-    let directory = `Bad input`.directory()
+    try await Self.withDirectory(Self.refuseAnotherModel)
+  }
+
+  private static func refuseAnotherModel(_ directory: String) async throws {
     var other = Self.fingerprint
     other.modelDigest = "another"
     let owner = Incarnation(high: 5, low: 5)
@@ -102,9 +118,15 @@ import Testing
 
   @Test func `an own store that hangs is not asked any more, and is when it goes on`() async throws
   {
-    let directory = `Bad input`.directory()
-    var arguments = `Bad input`.store + ["--run-dir", directory]
-    arguments[arguments.firstIndex(of: "--linger")! + 1] = "30"
+    try await Self.withDirectory(Self.hangAndGoOn)
+  }
+
+  private static func hangAndGoOn(_ directory: String) async throws {
+    let arguments = [
+      "store", "--name", "T", "--slots", "4", "--block-bytes", "4096", "--model-digest", "m",
+      "--layout", "l", "--hash-scheme", "h", "--numerics", "n", "--linger", "30",
+      "--nixl-path", "/nonexistent", "--run-dir", directory,
+    ]
     let output = Pipe()
     let store = try ChildProcess(
       program, arguments, output: output.fileHandleForWriting.fileDescriptor)
