@@ -1,3 +1,4 @@
+import Foundation
 import RemoteG2Core
 import Testing
 
@@ -128,5 +129,24 @@ import Testing
     await #expect(processExitsWith: .failure) {
       _ = Limits { $0.deathRefusalsMin = 1 }
     }
+  }
+
+  @Test func `docs/limits.md has every limit with its default`() throws {
+    let path = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+      .deletingLastPathComponent().deletingLastPathComponent()
+      .appendingPathComponent("docs/limits.md")
+    let text = try String(contentsOf: path, encoding: .utf8)
+    let rows = text.matches(of: /\n\| `(\w+)` \| ([^|]+) \|/).map { "\($0.1): \($0.2)" }
+    let limits = Mirror(reflecting: Limits.Values()).children.map { child in
+      "\(child.label ?? ""): \(Self.words(child.value))"
+    }
+    #expect(limits.count > 60)
+    #expect(rows.sorted() == limits.sorted())
+  }
+
+  private static func words(_ value: Any) -> String {
+    guard let duration = value as? Duration else { return "\(value)" }
+    let milliseconds = duration.nanoseconds / 1_000_000
+    return milliseconds % 1000 == 0 ? "\(milliseconds / 1000) s" : "\(milliseconds) ms"
   }
 }

@@ -210,6 +210,30 @@ import Testing
     }
   }
 
+  @Test func `a size is read from none to 2^48, and a rank from the leader to the 64th`() throws {
+    func read(slots: Int) throws -> LocalMessage {
+      let welcome = LocalWelcome(
+        store: Self.engine, slotCount: slots, blockBytes: 0, rankCount: 3, stagingSlots: 4)
+      return try LocalCodec.encode(.welcome(welcome)).withUnsafeBytes { try LocalCodec.decode($0) }
+    }
+    for slots in [0, 1 << 48] {
+      guard case .welcome(let welcome) = try read(slots: slots) else { continue }
+      #expect(welcome.slotCount == slots)
+    }
+    for slots in [-1, 1 << 48 + 1] {
+      #expect(throws: WireError.unknown("size \(slots)")) { try read(slots: slots) }
+    }
+    func read(_ role: LocalHello.Role) throws -> LocalMessage {
+      try LocalCodec.encode(Room.hello(role)).withUnsafeBytes { try LocalCodec.decode($0) }
+    }
+    for role in [LocalHello.Role.leader, .rank(0), .rank(63)] {
+      #expect(try read(role) == Room.hello(role))
+    }
+    for rank in [-2, 64] {
+      #expect(throws: WireError.unknown("rank \(rank)")) { try read(.rank(rank)) }
+    }
+  }
+
   @Test func `every message is read as it was written, and nothing else is`() throws {
     let digest = Digest128(high: 3, low: 4)
     let messages: [LocalMessage] = [

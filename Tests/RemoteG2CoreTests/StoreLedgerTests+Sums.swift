@@ -77,4 +77,25 @@ extension `Store ledger` {
     let stats = ledger.stats
     #expect(stats.sealed == 3 && stats.writing == 2 && stats.free == 3)
   }
+
+  @Test func `every question ends what is due before it is answered`() throws {
+    let limits = Limits { $0.leasesMax = 1 }
+    let later = Self.start + .seconds(2)
+    func old() throws -> (StoreLedger, LeaseID) {
+      var ledger = Self.ledger(sealed: 2, limits: limits)
+      let grant = try Self.granted(
+        ledger.resolve(Self.keys(0..<1), ttl: .seconds(1), at: Self.start))
+      return (ledger, grant.lease)
+    }
+    // The only lease that may be live is over: there is room for another.
+    var (asked, _) = try old()
+    #expect(
+      try Self.granted(asked.resolve(Self.keys(1..<2), ttl: nil, at: later)).blocks.count == 1)
+    var (renewed, lease) = try old()
+    #expect(renewed.renew(lease, ttl: nil, at: later) == .gone && renewed.stats.expired == 1)
+    var (confirmed, other) = try old()
+    #expect(confirmed.confirm(other, at: later) == .intact(1) && confirmed.stats.expired == 1)
+    var (released, last) = try old()
+    #expect(released.release(last, at: later) == .alreadyEnded && released.stats.expired == 1)
+  }
 }
