@@ -179,6 +179,51 @@ import Testing
     #expect(Self.copy(actions + room.commit()) == nil)
   }
 
+  @Test func `a rank gets staging memory within bounds, whatever it asks for`() {
+    for (asked, given) in [(0, 1), (1, 1), (31, 31), (32, 32), (1000, 32), (-5, 1)] {
+      var room = Room()
+      let connection = room.desk.joined() ?? ConnectionID(0)
+      let actions = room.say(
+        .hello(
+          LocalHello(
+            engine: Self.engine, role: .rank(1), fingerprint: Room.fingerprint,
+            stagingSlots: asked)), connection)
+      guard case .welcomeRank(_, rank: 1, let welcome)? = actions.last else {
+        Issue.record("\(actions)")
+        continue
+      }
+      #expect(welcome.stagingSlots == given)
+      // Its last slot is one of them, and the one after it is not.
+      #expect(
+        room.say(
+          .staged([StagedBlock(slot: UInt32(given - 1), key: Self.key)]), connection) == [])
+      #expect(
+        room.say(.staged([StagedBlock(slot: UInt32(given), key: Self.key)]), connection)
+          == [.close(connection)])
+    }
+  }
+
+  @Test func `what became of a block is counted, and so is a message that makes no sense`() {
+    var room = Room()
+    _ = room.stage(0)
+    _ = room.stage(1)
+    guard let copy = Self.copy(room.commit()) else {
+      Issue.record("nothing is copied")
+      return
+    }
+    #expect(room.desk.stagedCount == 0 && room.desk.outcomes == [:])
+    let digest = Digest128(high: 1, low: 1)
+    _ = room.desk.copied(copy, digests: [digest, digest], &room.ledger)
+    #expect(room.desk.outcomes == [.sealed: 1] && room.ledger.stats.sealed == 1)
+    _ = room.commit()
+    #expect(room.desk.outcomes == [.sealed: 1, .present: 1] && room.desk.faults == 0)
+    let actions = room.say(.pong(1), room.leader)
+    #expect(actions == [.close(room.leader)] && room.desk.faults == 1)
+    #expect(room.desk.leaderCount == 1 && room.desk.connectionCount == 3)
+    _ = room.desk.left(room.leader, &room.ledger, at: Self.start)
+    #expect(room.desk.leaderCount == 0 && room.desk.connectionCount == 2)
+  }
+
   @Test func `an engine of another kind, version or rank is refused by name`() {
     var room = Room()
     var strange = Room.fingerprint

@@ -106,4 +106,29 @@ import Testing
         breaker.retryAt == Self.start + .milliseconds(25) + .microseconds(Int(25_000 * chance)))
     }
   }
+
+  @Test func `chance beyond its range counts as the end of the range`() {
+    for (chance, milliseconds) in [(-3.0, 25), (7.0, 50)] {
+      var breaker = PeerBreaker(limits: Limits(), at: Self.start)
+      breaker.refused(at: Self.start, chance: chance)
+      #expect(breaker.retryAt == Self.at(milliseconds))
+    }
+  }
+
+  @Test func `silence is counted from the last answer, and misses from it too`() {
+    var breaker = PeerBreaker(limits: Limits(), at: Self.start)
+    breaker.answered(at: Self.at(5000))
+    for time in [5100, 5200, 5300, 5999] {
+      breaker.missed(at: Self.at(time), lateness: .zero, chance: 1)
+    }
+    #expect(breaker.isClosed, "it answered less than a second ago")
+    breaker.missed(at: Self.at(6000), lateness: .zero, chance: 1)
+    #expect(!breaker.isClosed)
+    var seldom = PeerBreaker(limits: Limits(), at: Self.start)
+    for time in [9000, 9100] { seldom.missed(at: Self.at(time), lateness: .zero, chance: 1) }
+    #expect(seldom.isClosed, "two misses are not three")
+    // Five milliseconds late are on time.
+    seldom.missed(at: Self.at(9200), lateness: .milliseconds(5), chance: 1)
+    #expect(!seldom.isClosed && seldom.weWereLate == 0)
+  }
 }

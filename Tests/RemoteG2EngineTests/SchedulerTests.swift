@@ -69,15 +69,18 @@ final class StepBench {
     func finish(_ request: RequestID) { calls.append("finish \(request.value)") }
   }
 
-  private final class Worker: WorkerConnector {
+  final class Worker: WorkerConnector {
+    private(set) var sequences: [UInt64] = []
     func begin(_ orders: [RankOrder]) {}
     func end(rank: Int, sequence: UInt64) -> RankReport {
-      RankReport(rank: rank, sequence: sequence)
+      sequences.append(sequence)
+      return RankReport(rank: rank, sequence: sequence)
     }
   }
 
   let model: Model
   let connector = Connector()
+  let worker = Worker()
   let clock = ToyClock()
   let memory: BlockMemory
   let engine: Engine<SoloStepChannel<StepPlan, RankReport>>
@@ -93,7 +96,7 @@ final class StepBench {
       chain: KeyChain(
         scope: KeyScope(modelDigest: "toy", layoutDigest: "toy", numerics: "t"), tokensPerBlock: 4,
         hash: ToyWorld.hash),
-      channel: SoloStepChannel(), worker: Worker(), connector: connector, policy: .recompute,
+      channel: SoloStepChannel(), worker: worker, connector: connector, policy: .recompute,
       limits: Limits(change), clock: { clock.now })
   }
 
@@ -199,16 +202,24 @@ final class StepBench {
     try bench.submit(1, tokens: 7, generate: 4)
     try bench.submit(2, tokens: 8, generate: 2)
     #expect(bench.step().count == 2)
-    // Both need a third block as soon as they have sampled; the second has to go.
+    // Both need a third block as soon as they have sampled: the second gives its own up in each of the three
+    // steps that the first still takes.
     for _ in 0..<12 { bench.step() }
     let (first, second) = (bench.results[RequestID(1)], bench.results[RequestID(2)])
     #expect(first?.account.preemptions == 0 && first?.generated.count == 4)
-    #expect((second?.account.preemptions ?? 0) > 0 && second?.generated.count == 2)
+    #expect(second?.account.preemptions == 3 && second?.generated.count == 2)
     #expect(bench.engine.poolCounts.held == 0)
     let alone = try Bench(blocks: 4)
     try alone.submit(2, tokens: 8, generate: 2)
     alone.step(4)
     #expect(second?.generated == alone.results[RequestID(2)]?.generated)
+  }
+
+  @Test func `come with plans that are numbered one after the other`() throws {
+    let bench = try Bench()
+    bench.step(3)
+    bench.engine.end()
+    #expect(bench.worker.sequences == [1, 2, 3, 4])
   }
 
   @Test func `are told to whoever observes the forward pass, and to nobody when there are none`()
