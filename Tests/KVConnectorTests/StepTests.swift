@@ -119,4 +119,21 @@ import Testing
     #expect(desk.connector.fallbacks == [.transferFailed: 1])
     #expect(desk.connector.reasons(of: RequestID(1)) == [.transferFailed])
   }
+
+  @Test func `is due at the earliest of its deadlines, of a question or of a wait`() throws {
+    let desk = try Desk()
+    #expect(desk.connector.nextDeadline == nil)
+    _ = try desk.match(0)
+    let asked = try #require(desk.connector.nextDeadline)
+    #expect(asked == desk.now + .milliseconds(50))
+    // Another request waits for a handshake: 6 ms, a tenth of what it would compute.
+    desk.control.peers["Q"] = .notReady
+    let view = RequestView(
+      id: RequestID(2), keys: (50..<62).map { BlockKey(high: UInt64($0), low: 1) }, blocksMax: 3,
+      hint: try Hint(version: 1, store: "Q", blocksMax: nil, limits: Limits()))
+    #expect(desk.connector.match(view, computed: 0, at: desk.now) == .undecided)
+    #expect(desk.connector.nextDeadline == desk.now + .milliseconds(6))
+    desk.connector.finish(RequestID(2))
+    #expect(desk.connector.nextDeadline == asked)
+  }
 }
