@@ -21,24 +21,25 @@ extension Scenes {
     let logged = text(of: fleet, "B").utf8.count
     try fleet.b.perform(.leaseTTL(seconds: leaseSeconds))
     let incarnation = try fleet.b.audit().storeIncarnation
-    var inFlight: [Int] = []
-    let prepare = {
-      try fleet.b.dropCaches()
-      alone = try fleet.b.generate(own, generate: 1)
-      try fleet.poll("B saved its blocks", seconds: 20) { try fleet.b.audit().saving == 0 }
-    }
-    // Between a landing and the next post a paced rank has nothing in flight.
-    try beginPull(stage, share: 0.2, prepare: prepare) {
-      inFlight = try fleet.b.audit().ranks.map(\.transfersInFlight)
-      return inFlight[rank] > 0
-    }
-    let leases = try fleet.a.audit().storeLeases ?? 0
     let ranks = fleet.rankProcesses("B")
     let mpirun = fleet.b.process
     guard ranks.count == fleet.settings.rankCount, ranks.count > rank else {
       throw SceneFailure("B has \(ranks.count) rank processes")
     }
     let others = ranks.indices.filter { $0 != rank }.map { ranks[$0] }
+    var (leases, inFlight) = (0, [Int]())
+    let prepare = {
+      try fleet.b.dropCaches()
+      alone = try fleet.b.generate(own, generate: 1)
+      try fleet.poll("B saved its blocks", seconds: 20) { try fleet.b.audit().saving == 0 }
+    }
+    // Between a landing and the next post a paced rank has nothing in flight. What is in flight is looked at
+    // last, and nothing stands between the look and the fault.
+    try beginPull(stage, share: 0.2, prepare: prepare) {
+      leases = try fleet.a.audit().storeLeases ?? 0
+      inFlight = try fleet.b.audit().ranks.map(\.transfersInFlight)
+      return inFlight[rank] > 0
+    }
     let areWell = others.allSatisfy { $0.stateLetter.map { !"TZ".contains($0) } ?? false }
     ranks[rank].signal(signal)
     if signal == SIGSTOP {
