@@ -1,7 +1,7 @@
 # Everything a developer or CI runs. Each line does its own set-up; nothing is hidden elsewhere.
 
 BIN = .build/release
-PURE_SUITES = ^(TidyTests|RemoteG2CoreTests|ContentDigestTests|OSThreadsTests|LocalStoreTests|KVTransferTests|KVConnectorTests|KVWorkerTests|RemoteG2EngineTests|RemoteG2LibraryTests|SimulationTests)\.
+PURE_SUITES = ^(TidyTests|RemoteG2CoreTests|ContentDigestTests|OSThreadsTests|LocalStoreTests|KVTransferTests|KVConnectorTests|KVWorkerTests|RemoteG2EngineTests|RemoteG2LibraryTests|RemoteG2NodeTests|SimulationTests)\.
 # About two minutes of chaos come after the tests; `make chaos` is the whole of it.
 CHAOS_FAULTS = 22
 # And a minute and a half of rank groups; `remote-g2 run --tp 3` plays all their scenes.
@@ -10,7 +10,7 @@ RANK_SCENES = 'pull,one rank hangs,two of three fail,rank killed'
 SAVING_SCENES = 'right after ready,saved again'
 LOAD_SCENES = 'fifty pulls,twenty stops,six at once,beside a prefill'
 
-.PHONY: all setup build program run unit test check bench format reference sim chaos load sanitize mutants clean
+.PHONY: all setup build program library fleet vllm run unit test check bench format reference sim chaos load sanitize mutants clean
 
 all: build
 
@@ -29,6 +29,19 @@ run: program
 	@$(BIN)/remote-g2 run $(RUN_FLAGS)
 	@echo 'the same pull over the transports that UCX chooses (cma on one host):'
 	@$(BIN)/remote-g2 run --transport auto --scenes pull
+
+# What an engine in another language loads.
+library: setup
+	@scripts/build remote_g2
+
+# Four workers with the built-in engine, each beside a node, behind a plain load balancer; FLEET_FLAGS adds flags.
+fleet: program
+	@$(BIN)/remote-g2 fleet $(FLEET_FLAGS)
+
+# Two stock vLLM servers, each beside a node, share one cache; VLLM_FLAGS adds flags, e.g. --json FILE.
+vllm: program library
+	@scripts/vllm-setup
+	@.deps/vllm/bin/python scripts/fleet/vllm_scenes.py $(VLLM_FLAGS)
 
 # Ten thousand seeded worlds; SIM_FLAGS adds flags, e.g. --profile crash.
 sim: program

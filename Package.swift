@@ -35,6 +35,8 @@ let package = Package(
         "RemoteG2Core", "KVLayout", "KVTransfer", "KVConnector", "KVWorker", "RemoteG2Engine",
       ]),
     .library(name: "RemoteG2Library", targets: ["RemoteG2Library"]),
+    // libremote_g2.so, with remote_g2.h: what engines of other languages load.
+    .library(name: "remote_g2", type: .dynamic, targets: ["RemoteG2CABI"]),
     .library(name: "KVTransferTesting", targets: ["KVTransferTesting"]),
     .executable(name: "remote-g2", targets: ["remote-g2"]),
   ],
@@ -76,8 +78,18 @@ let package = Package(
     module(
       "RemoteG2Library",
       on: [
-        "EngineControl", "KVConnector", "KVTransfer", "KVWorker", "OSThreads", "RemoteG2Core",
+        "ContentDigest", "EngineControl", "KVConnector", "KVTransfer", "KVWorker", "LocalStore",
+        "OSThreads", "RemoteG2Core",
       ]),
+    .target(name: "CRemoteG2"),
+    // With the standard library inside, so that an engine's process needs no Swift.
+    .target(
+      name: "RemoteG2CABI", dependencies: ["CRemoteG2", "RemoteG2Core", "RemoteG2Library"],
+      swiftSettings: strict, linkerSettings: [.unsafeFlags(["-static-stdlib"])]),
+    // The service of one host: no model, no MPI, no gRPC, no NIXL.
+    module(
+      "RemoteG2Node",
+      on: ["CLinuxShims", "ContentDigest", "LocalStore", "OSThreads", "RemoteG2Core"]),
     // Slows down, breaks and looks into what ships. Only tools and tests link it.
     module("TransferRig", on: ["KVConnector", "KVTransfer", "OSThreads", "RemoteG2Core"]),
     module("Processes", on: ["CLinuxShims", "OSThreads", "RemoteG2Core"]),
@@ -109,6 +121,14 @@ let package = Package(
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "GRPCProtobuf", package: "grpc-swift-protobuf"),
         .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+      ],
+      swiftSettings: strict),
+    .target(
+      name: "NodeMetrics",
+      dependencies: [
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
       swiftSettings: strict),
     module(
@@ -144,8 +164,9 @@ let package = Package(
       name: "remote-g2",
       dependencies: [
         "Collectives", "KVConnector", "Linear", "LlamaModel", "LocalStore", "NIXL", "NIXLTransfer",
-        "OSThreads", "Processes", "RankGroups", "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store",
-        "Simulation", "TransferRig", "WorkerConsole",
+        "NodeMetrics", "OSThreads", "Processes", "RankGroups", "RemoteG2Core", "RemoteG2Node",
+        "RemoteG2Runtime",
+        "RemoteG2Store", "Simulation", "TransferRig", "WorkerConsole",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       resources: [.copy("Resources/text.txt")],
@@ -200,6 +221,9 @@ let package = Package(
         "OSThreads", "RemoteG2Core", "RemoteG2Engine", "RemoteG2EngineTesting", "Simulation",
         "TransferRig",
       ]),
+    tests(
+      "RemoteG2NodeTests",
+      on: ["LocalStore", "OSThreads", "RemoteG2Core", "RemoteG2Library", "RemoteG2Node"]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
 
     // What follows needs the model, NIXL, gRPC or processes of its own.
@@ -247,7 +271,8 @@ let package = Package(
 // The suites that sanitizers and mutants run need none of the heavy dependencies, nor their builds.
 if Context.environment["REMOTE_G2_SUITES"] == "pure" {
   let heavy: Set<String> = [
-    "RemoteG2Control", "RemoteG2Store", "RemoteG2Runtime", "RankGroups", "WorkerConsole",
+    "RemoteG2Control", "NodeMetrics", "RemoteG2Store", "RemoteG2Runtime", "RankGroups",
+    "WorkerConsole",
     "NIXLTransfer", "NIXL", "CNIXL", "remote-g2", "remote-g2-testhost", "remote-g2-bench",
     "CAllocations", "NIXLTests",
     "LlamaModelTests", "EngineControlTests", "RemoteG2StoreTests", "WorkerConsoleTests",

@@ -248,16 +248,23 @@ void clinux_event_ring(int event) {
 }
 
 int clinux_event_wait(int event, const int *others, int other_count, int64_t nanoseconds) {
+  return clinux_event_wait_both(event, others, other_count, NULL, 0, nanoseconds);
+}
+
+int clinux_event_wait_both(int event, const int *readers, int reader_count, const int *writers,
+                           int writer_count, int64_t nanoseconds) {
   struct pollfd few[64], *waited = few;
   int count = 1, heard = 0, closed = 0;
+  int other_count = reader_count + writer_count;
   struct timespec most = {nanoseconds / 1000000000, nanoseconds % 1000000000};
   if (other_count > 63) waited = malloc(((size_t)other_count + 1) * sizeof *waited);
   if (waited == NULL) abort();
   waited[0].fd = event;
   waited[0].events = POLLIN;
   for (; count <= other_count; count++) {
-    waited[count].fd = others[count - 1];
-    waited[count].events = POLLIN;
+    int is_reader = count <= reader_count;
+    waited[count].fd = is_reader ? readers[count - 1] : writers[count - 1 - reader_count];
+    waited[count].events = is_reader ? POLLIN : POLLOUT;
   }
   do {
     closed = 0;

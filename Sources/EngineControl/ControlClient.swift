@@ -63,10 +63,13 @@ package final class ControlClient: SourceControl {
   }
 
   /// Follows the store behind a Unix socket, whichever it is.
-  package func followLocalStore(at path: String) {
+  ///
+  /// - Parameter blockBytes: Of one block on one rank; 0: the store knows.
+  package func followLocalStore(at path: String, blockBytes: Int = 0) {
     state.withLock { state in
       state.ownPath = path
-      state.core.followOwnStore(engine: incarnation, socket: path, at: MonotonicClock.now())
+      state.core.followOwnStore(
+        engine: incarnation, socket: path, blockBytes: blockBytes, at: MonotonicClock.now())
     }
     bell.ring()
   }

@@ -1,5 +1,14 @@
 public import RemoteG2Core
 
+/// From where a prefix is loaded that is not in the engine's own memory.
+public enum LoadRoute: String, Sendable, Equatable, CaseIterable {
+  /// From the own store, which is a node and fetches what other members have. The default of a worker beside
+  /// a node.
+  case staged
+  /// From the own store, and from the hinted peer straight into the engine's memory, over NIXL.
+  case direct
+}
+
 /// How a connector behaves. Unusable combinations are refused at start-up.
 public struct ConnectorSettings: Sendable, Equatable {
   public enum Invalid: Error, Equatable, Sendable, CustomStringConvertible {
@@ -29,6 +38,7 @@ public struct ConnectorSettings: Sendable, Equatable {
   public var policy: LoadFailurePolicy
   /// Whether a pull must look cheaper than computing. Off only where the pull itself is shown.
   public var pullsByCost: Bool
+  public var route: LoadRoute
   /// Blocks one transfer carries at most.
   public var transferBlocksMax: Int {
     max(1, min(limits.transferBlocksMax, limits.transferBytesMax / blockBytes))
@@ -37,7 +47,7 @@ public struct ConnectorSettings: Sendable, Equatable {
   public init(
     rankCount: Int = 1, blockBytes: Int, tokensPerBlock: Int, targetBlockCount: Int,
     limits: Limits = Limits(), proof: ProofPolicy = .onFailure,
-    policy: LoadFailurePolicy = .recompute, pullsByCost: Bool = true
+    policy: LoadFailurePolicy = .recompute, pullsByCost: Bool = true, route: LoadRoute = .direct
   ) throws(Invalid) {
     guard rankCount >= 1, rankCount <= 64 else { throw .ranks(rankCount) }
     guard blockBytes > 0, tokensPerBlock > 0 else { throw .blockBytes(blockBytes) }
@@ -50,5 +60,6 @@ public struct ConnectorSettings: Sendable, Equatable {
     self.proof = proof
     self.policy = policy
     self.pullsByCost = pullsByCost
+    self.route = route
   }
 }

@@ -23,8 +23,8 @@ extension RemoteG2Connector {
     if let record = activeRecord(of: request.id) {
       let found = matchActive(record, computed: computed, at: now)
       // What the own store has does not fit any more: the hint is still to be followed.
-      guard case .none = found, record.source.isLocal, let hint = request.hint,
-        !requests.hasTriedPeer(request.id)
+      guard case .none = found, record.source.isLocal, settings.route == .direct,
+        let hint = request.hint, !requests.hasTriedPeer(request.id)
       else { return found }
       return matchPeer(request, hint, computed: computed, at: now)
     }
@@ -38,7 +38,9 @@ extension RemoteG2Connector {
         return begin(request, from: local, computed: computed, blocksMax: nil, at: now)
       }
     }
-    guard let hint = request.hint, !requests.hasTriedPeer(request.id) else { return .none }
+    // The node finds out itself who has it.
+    guard settings.route == .direct, let hint = request.hint, !requests.hasTriedPeer(request.id)
+    else { return .none }
     return matchPeer(request, hint, computed: computed, at: now)
   }
 
@@ -143,7 +145,11 @@ extension RemoteG2Connector {
     let most = min(
       request.blocksMax - computed, settings.limits.blocksPerFetchMax, blocksMax ?? .max)
     let keys = Array(request.keys[computed..<computed + most])
-    let timeout = answerTimeout(blocks: keys.count)
+    let isWanted = source.isLocal && settings.route == .staged
+    let pace = estimator.recomputeTime(tokens: settings.tokensPerBlock)
+    let timeout =
+      isWanted
+      ? fetchTimeout(blocks: keys.count, pace: pace) : answerTimeout(blocks: keys.count)
     let lease = LeaseID(
       serial: id.value, owner: source.incarnation, holder: control.incarnation)
     let machine = FetchMachine(
@@ -156,6 +162,9 @@ extension RemoteG2Connector {
     emit(
       FetchEvent(
         .planned(blocks: keys.count), at: now, request: request.id, fetch: id, source: source.name))
-    control.post(.resolve(id, source, lease, keys: keys, timeout: timeout))
+    control.post(
+      isWanted
+        ? .want(id, source, lease, keys: keys, pace: pace)
+        : .resolve(id, source, lease, keys: keys, timeout: timeout))
   }
 }

@@ -90,6 +90,8 @@ extension RemoteG2Connector {
       }
       if answer != nil { tell(.confirmed, record, at: now) }
       perform(record.machine.confirmAnswered(counted, at: now), record, at: now)
+    // This connector wants nothing: it asks for what is there.
+    case .pending: break
     case .wanted(let batch, let source, let places): wanted(batch, source, places)
     case .saved(let source, let outcomes): saves.ended(source, outcomes)
     case .leaseEnded(let source, let lease):
@@ -201,6 +203,12 @@ extension RemoteG2Connector {
   func answerTimeout(blocks: Int) -> Duration {
     let recompute = estimator.recomputeTime(tokens: blocks * settings.tokensPerBlock)
     return min(settings.limits.resolveMax, max(settings.limits.resolveMin, recompute / 20))
+  }
+
+  /// How long the node may take to fetch that many blocks: its own deadline comes first, where it is well.
+  func fetchTimeout(blocks: Int, pace: Duration) -> Duration {
+    let limits = settings.limits
+    return min(limits.hardDeadline, pace * blocks * (1 + limits.regretMax)) + limits.ownAnswerMax
   }
 
   private func settle(_ result: FetchResult, _ record: FetchRecord, at now: LocalInstant) {

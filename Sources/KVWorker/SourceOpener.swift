@@ -8,11 +8,14 @@ public struct SourceOpener: Sendable {
   private let rank: Int
   private let fingerprint: Fingerprint
   private let stagingSlots: Int
+  private let blockBytes: Int
 
   /// - Parameters:
   ///   - fingerprint: Of the rank's engine; an own store checks it.
   ///   - stagingSlots: Blocks of staging memory to ask an own store for.
-  public init(rank: Int, fingerprint: Fingerprint, stagingSlots: Int) {
+  ///   - blockBytes: Of one block on this rank; 0: the own store knows.
+  public init(rank: Int, fingerprint: Fingerprint, stagingSlots: Int, blockBytes: Int = 0) {
+    self.blockBytes = blockBytes
     self.rank = rank
     self.fingerprint = fingerprint
     self.stagingSlots = stagingSlots
@@ -28,7 +31,8 @@ public struct SourceOpener: Sendable {
     case .remote(let pool): return .nixl(pool)
     case .own(let socket, let engine):
       let hello = LocalHello(
-        engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: stagingSlots)
+        engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: stagingSlots,
+        blockBytes: blockBytes)
       guard
         let own = OwnPool.open(
           socket: socket, store: source.incarnation, hello: hello, now: MonotonicClock.now,

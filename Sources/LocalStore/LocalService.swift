@@ -148,6 +148,10 @@ private final class LocalLoop {
       case .welcomeRank(let id, let rank, let welcome): welcomeRank(id, rank, welcome)
       case .copy(let copy):
         copies.append((copy, copy.sources.map { staging[$0.connection] }))
+      case .want(let wanted):
+        // A store of its own pool only: what is not here is nowhere.
+        let now = MonotonicClock.now()
+        perform(ledger.withLock { desk.answer(wanted, &$0, at: now) })
       case .close(let id): close(id)
       }
     }

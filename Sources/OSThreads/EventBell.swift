@@ -25,12 +25,17 @@ public final class EventBell: Bell {
 
   /// Returns at the next ring, when one of `descriptors` is readable, or at `deadline`, whichever is
   /// first.
-  public func wait(until deadline: LocalInstant, hearing descriptors: [Int32] = []) -> Heard {
+  ///
+  /// - Parameter writable: Descriptors that are waited for until they can be written to.
+  public func wait(
+    until deadline: LocalInstant, hearing descriptors: [Int32] = [], writable: [Int32] = []
+  ) -> Heard {
     while true {
       if rung.exchange(false, ordering: .acquiringAndReleasing) { return .ring }
       let left = deadline - MonotonicClock.now()
-      let heard = clinux_event_wait(
-        event, descriptors, Int32(descriptors.count), max(0, left.nanoseconds))
+      let heard = clinux_event_wait_both(
+        event, descriptors, Int32(descriptors.count), writable, Int32(writable.count),
+        max(0, left.nanoseconds))
       // A ring that was heard by its flag alone leaves the event readable: look again.
       if heard & 2 != 0 {
         return rung.exchange(false, ordering: .acquiringAndReleasing) ? .ring : .descriptor

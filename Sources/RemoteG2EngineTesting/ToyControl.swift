@@ -188,7 +188,8 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
     posted.append(request)
     guard !isSilent else { return }
     switch request {
-    case .resolve(let fetch, let source, let lease, let keys, _):
+    case .resolve(let fetch, let source, let lease, let keys, _),
+      .want(let fetch, let source, let lease, let keys, _):
       guard !source.isLocal else { return postOwn(request) }
       let answer = withLedger(of: source) { $0.resolve(keys, as: lease, ttl: nil, at: now) }
       if let answer { grants.append(answer) }

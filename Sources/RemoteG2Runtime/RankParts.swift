@@ -62,7 +62,8 @@ package struct RankParts {
         target: region, peers: peers, rank: rank, limits: limits, rigging: rigging)
     }
     let opener = SourceOpener(
-      rank: rank, fingerprint: identity.fingerprint(), stagingSlots: limits.stagingSlotsMax)
+      rank: rank, fingerprint: identity.fingerprint(), stagingSlots: limits.stagingSlotsMax,
+      blockBytes: layout.blockBytes)
     worker = RemoteG2Worker(pump: pump, rank: rank, open: opener.open)
   }
 }

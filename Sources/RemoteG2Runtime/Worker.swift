@@ -47,7 +47,8 @@ package final class Worker: @unchecked Sendable {
   package let identity: ModelIdentity
   package let control: ControlClient
   package let pump: TransferPump
-  package let supervisor: StoreSupervisor
+  /// Nil beside a node, which nobody here starts or ends.
+  package let supervisor: StoreSupervisor?
   let model: LlamaModel
   package let engine: WorkerEngine
   package let connector: RemoteG2Connector
@@ -86,19 +87,21 @@ package final class Worker: @unchecked Sendable {
       reducer: group.map { MPITensorReducer($0) } ?? SoloTensorReducer(), ringing: bell,
       rigging: rigging?.pump)
     (identity, pump, model) = (parts.identity, parts.pump, parts.model)
-    let supervisor = StoreSupervisor(
-      StoreLaunch(
-        name: configuration.name, host: configuration.host, port: configuration.port,
-        directory: configuration.directory, slotCount: configuration.slotCount,
-        blockBytes: model.layout.blockBytes, fingerprint: identity.fingerprint(),
-        linger: configuration.linger, nixlPath: configuration.nixlPath,
-        isInsecure: configuration.isInsecure))
+    let supervisor =
+      configuration.node == nil
+      ? StoreSupervisor(
+        StoreLaunch(
+          name: configuration.name, host: configuration.host, port: configuration.port,
+          directory: configuration.directory, slotCount: configuration.slotCount,
+          blockBytes: model.layout.blockBytes, fingerprint: identity.fingerprint(),
+          linger: configuration.linger, nixlPath: configuration.nixlPath,
+          isInsecure: configuration.isInsecure)) : nil
     self.supervisor = supervisor
     control = ControlClient(
       fingerprint: identity.fingerprint(), name: PeerName(configuration.name),
       incarnation: incarnation,
       limits: limits, answers: Mailbox(ringing: bell),
-      onUnusable: { supervisor.replace($0, because: $1) })
+      onUnusable: { supervisor?.replace($0, because: $1) })
     do throws(ConnectorSettings.Invalid) {
       connector = RemoteG2Connector(
         control: rigging?.control(control) ?? control,
@@ -106,7 +109,8 @@ package final class Worker: @unchecked Sendable {
           rankCount: model.layout.rankCount, blockBytes: model.layout.blockBytes,
           tokensPerBlock: model.layout.tokensPerBlock, targetBlockCount: configuration.blockCount,
           limits: limits, proof: configuration.proof,
-          policy: configuration.policy, pullsByCost: configuration.pullsByCost),
+          policy: configuration.policy, pullsByCost: configuration.pullsByCost,
+          route: configuration.node == nil ? .direct : .staged),
         emit: onEvent)
     } catch { throw .settings(error) }
     do throws(GroupCoordinator.Invalid) {
@@ -123,8 +127,9 @@ package final class Worker: @unchecked Sendable {
 
   /// Starts the store, the connections and the step thread.
   package func start() throws(WorkerError) {
-    supervisor.start()
-    control.followLocalStore(at: supervisor.socketPath)
+    supervisor?.start()
+    control.followLocalStore(
+      at: configuration.node ?? supervisor?.socketPath ?? "", blockBytes: model.layout.blockBytes)
     do throws(CallError) {
       for peer in configuration.peers {
         control.addPeer(
@@ -149,7 +154,7 @@ package final class Worker: @unchecked Sendable {
     // A grant that came meanwhile is given back too.
     _ = connector.absorb([], at: MonotonicClock.now())
     control.finishCalls(within: .milliseconds(300))
-    supervisor.stop()
+    supervisor?.stop()
     control.stop()
     pump.stop()
   }
@@ -221,7 +226,7 @@ package final class Worker: @unchecked Sendable {
   package func waitForStore() async -> String? {
     let deadline = MonotonicClock.now() + configuration.limits.storeAttachMax
     while !snapshot.withLock({ $0.isLocalReady }) {
-      if let failure = supervisor.failure, supervisor.storePID == nil { return failure }
+      if let failure = supervisor?.failure, supervisor?.storePID == nil { return failure }
       guard MonotonicClock.now() < deadline else { return "it does not answer" }
       try? await Task.sleep(for: .milliseconds(5))
     }
@@ -246,8 +251,8 @@ package final class Worker: @unchecked Sendable {
       .count { $0.contains("remote-g2-pool") }
     let pages = (ProcFile.text("/proc/self/statm") ?? "").split(separator: " ")
     audit.residentMB = (pages.count > 1 ? Int(pages[1]) ?? 0 : 0) * 4096 / (1 << 20)
-    audit.storePID = supervisor.storePID.map(Int.init)
-    audit.storeStarts = supervisor.startCount
+    audit.storePID = supervisor?.storePID.map(Int.init)
+    audit.storeStarts = supervisor?.startCount ?? 0
     let incarnation = control.localStore?.incarnation
     if case .statsAnswer(_, let stats)? = await control.askOwnStore(
       within: .seconds(1), { .stats($0) })

@@ -18,13 +18,15 @@ package struct WorkerConfiguration: Sendable {
   package var proof: ProofPolicy
   package var policy: LoadFailurePolicy
   package var pullsByCost: Bool
+  /// Socket of the node that it loads from and saves to; nil: it has a store of its own.
+  package var node: String?
   package var limits: Limits
 
   package init(
     name: String, modelPath: String, host: String, port: Int, directory: String,
     peers: [PeerAddress], blockCount: Int, slotCount: Int, threads: Int, linger: Duration,
     nixlPath: String?, isInsecure: Bool, proof: ProofPolicy, policy: LoadFailurePolicy,
-    pullsByCost: Bool = true, limits: Limits
+    pullsByCost: Bool = true, node: String? = nil, limits: Limits
   ) {
     self.name = name
     self.modelPath = modelPath
@@ -41,6 +43,7 @@ package struct WorkerConfiguration: Sendable {
     self.proof = proof
     self.policy = policy
     self.pullsByCost = pullsByCost
+    self.node = node
     self.limits = limits
   }
 }

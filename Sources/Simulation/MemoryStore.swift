@@ -89,6 +89,7 @@ package final class MemoryStore: @unchecked Sendable {
         PoolWriter.begin(copy, writers)
         copies.append((copy, copy.sources.map { staging[$0.connection] }))
         if let onCopy { onCopy() } else { finishCopy(at: now) }
+      case .want(let wanted): perform(desk.answer(wanted, &ledger, at: now), at: now)
       case .close(let id):
         links[id]?.close()
         left(id, at: now)

@@ -18,7 +18,8 @@ struct RemoteG2: AsyncParsableCommand {
       """,
     version: "0.1.0",
     subcommands: [
-      Run.self, Sim.self, Chaos.self, Doctor.self, WorkerCommandLine.self, StoreCommandLine.self,
+      Run.self, FleetCommandLine.self, Sim.self, Chaos.self, Doctor.self, NodeCommandLine.self,
+      StatusCommandLine.self, WorkerCommandLine.self, StoreCommandLine.self,
     ])
 }
 

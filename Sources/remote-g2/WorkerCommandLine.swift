@@ -40,7 +40,13 @@ struct WorkerCommandLine: AsyncParsableCommand {
   @Option(help: "A GGUF file: Llama architecture, F32, F16, Q4_1 or Q8_0 tensors.")
   var model: String?
   @Option(help: "Numeric address the store listens on.") var host = "127.0.0.1"
-  @Option(help: "The store's port for peers.") var port: Int
+  @Option(help: "The store's port for peers; not needed beside a node.") var port: Int?
+  @Option(
+    help: """
+      Name of the node of this host, found in the run directory: the worker loads from it and saves to it, \
+      and has neither a store of its own nor peers.
+      """)
+  var node: String?
   @Option(help: "Folder for the store's socket, lock and log.") var runDir: String?
   @Option(name: .customLong("peer"), help: "A member of the fleet, as name=host:port. Repeat it.")
   var peers: [PeerArgument] = []
@@ -71,8 +77,8 @@ struct WorkerCommandLine: AsyncParsableCommand {
 
   func run() async throws {
     checkName(name)
+    let port = storePort()
     TransportOptions.check(host: host, port: port)
-    checkRange("--port", port, 1...65535)
     checkRange("--g1-blocks", g1Blocks, 2...(1 << 20))
     checkRange("--slots", slots, 1...(1 << 20))
     checkRange("--threads", threads, 1...256)
@@ -95,7 +101,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
       checkName(peer.address.name.text)
       TransportOptions.check(host: peer.address.host, port: peer.address.port)
     }
-    checkMembers()
+    checkMembers(port)
     let pulse = GroupPulse()
     let watchdog =
       tp > 1 && GroupLauncher.isRank
@@ -104,8 +110,8 @@ struct WorkerCommandLine: AsyncParsableCommand {
         silenceMax: Limits().groupSilenceMax) : nil
     let group = rankGroup(pulse)
     transport.prepare(host: host)
-    let discovery = NIXLDiscovery(explicitPath: transport.nixlPath)
-    if discovery.library == nil {
+    let discovery = node == nil ? NIXLDiscovery(explicitPath: transport.nixlPath) : nil
+    if let discovery, discovery.library == nil {
       FileHandle.standardError.write(
         Data("remote-g2: not pulling from peers. \(discovery.explanation)\n".utf8))
     }
@@ -116,22 +122,36 @@ struct WorkerCommandLine: AsyncParsableCommand {
       slotCount: slots, threads: max(1, threads / tp), linger: .nanoseconds(Int64(linger * 1e9)),
       nixlPath: transport.nixlPath, isInsecure: transport.insecure,
       proof: digestPolicy, policy: policy, pullsByCost: pull == "byCost",
-      limits: limits)
+      node: node.map { "\(runDirectory(runDir))/\($0).node" }, limits: limits)
     do throws(WorkerError) {
       if let group, group.rank > 0 {
         try RankFollower.run(
-          configuration, library: discovery.library, group: group, watchdog: watchdog,
+          configuration, library: discovery?.library, group: group, watchdog: watchdog,
           rigging: TransferRig.rigging(breaks: inject) { _ in })
       } else {
         try await WorkerConsole(limits: limits, breaks: inject).run(
-          configuration, library: discovery.library, group: group, watchdog: watchdog)
+          configuration, library: discovery?.library, group: group, watchdog: watchdog)
       }
     } catch { fail("\(error)") }
     NIXLLibrary.endProcess(0)
   }
 
+  /// Where the own store listens; beside a node nobody does.
+  private func storePort() -> Int {
+    if let node {
+      checkName(node)
+      guard port == nil, peers.isEmpty else {
+        fail("--node \(node): the node has the members and the ports; leave out --port and --peer")
+      }
+      return 0
+    }
+    guard let port else { fail("--port is missing: the own store listens there; or name a --node") }
+    checkRange("--port", port, 1...65535)
+    return port
+  }
+
   /// Two members of one name, or behind one address, could not be told apart when one of them dies.
-  private func checkMembers() {
+  private func checkMembers(_ port: Int) {
     var names: Set<String> = [name]
     var addresses: Set<String> = ["\(host):\(port)"]
     for peer in peers.map(\.address) {

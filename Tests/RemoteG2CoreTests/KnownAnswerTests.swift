@@ -33,12 +33,12 @@ import Testing
     (
       .hello(
         LocalHello(engine: incarnation, role: .leader, fingerprint: fingerprint, stagingSlots: 0)),
-      "01010000000e000000000000000f00000000000000ffffffff02000000010000006d0300000000000000010000006c010000006802000000010000006e0000000000000000"
+      "01020000000e000000000000000f00000000000000ffffffff02000000010000006d0300000000000000010000006c010000006802000000010000006e00000000000000000000000000000000"
     ),
     (
       .hello(
         LocalHello(engine: incarnation, role: .rank(1), fingerprint: fingerprint, stagingSlots: 32)),
-      "01010000000e000000000000000f000000000000000100000002000000010000006d0300000000000000010000006c010000006802000000010000006e2000000000000000"
+      "01020000000e000000000000000f000000000000000100000002000000010000006d0300000000000000010000006c010000006802000000010000006e20000000000000000000000000000000"
     ),
     (
       .lookup(lease: 16, keys: [key, parent], isLast: true),
@@ -132,7 +132,69 @@ import Testing
       .pong(21),
       "4a1500000000000000"
     ),
+    (
+      .want(lease: 16, keys: [key], isLast: true, pace: .milliseconds(5)),
+      "0b100000000000000001404b4c00000000000100000008070605040302010900000000000000"
+    ),
+    (
+      .pending(lease: 16),
+      "4b1000000000000000"
+    ),
+    (
+      .report(21),
+      "0c1500000000000000"
+    ),
+    (
+      .reported(21, "{}", isLast: true),
+      "4c150000000000000001020000007b7d"
+    ),
   ]
+
+  static let streams: [(StreamMessage, String)] = [
+    (
+      .hello(StreamHello(node: incarnation, name: "a", terms: nil)),
+      "1b00000001010000000e000000000000000f00000000000000010000006100"
+    ),
+    (
+      .hello(
+        StreamHello(
+          node: incarnation, name: "a",
+          terms: PoolTerms(
+            fingerprint: Fingerprint(
+              protocolVersion: 2, modelDigest: "m", weightEpoch: 3, layout: "l", hashScheme: "h",
+              rankCount: 2, numerics: "n"), blockBytes: 4096))),
+      "4700000001010000000e000000000000000f00000000000000010000006101"
+        + "02000000010000006d0300000000000000010000006c010000006802000000010000006e0010000000000000"
+    ),
+    (
+      .ask(keys: [key], isLast: true), "16000000020101000000" + "08070605040302010900000000000000"
+    ),
+    (.watch, "0100000003"),
+    (
+      .welcome(StreamWelcome(node: incarnation, name: "b")),
+      "16000000410e000000000000000f000000000000000100000062"
+    ),
+    (.refused("no"), "0700000042020000006e6f"),
+    (
+      .block(position: 7, digests: [digest]),
+      "190000004307000000010000000c000000000000000d00000000000000"
+    ),
+    (.end(.served), "020000004400"), (.end(.lacking), "020000004401"),
+    (.end(.busy), "020000004402"),
+    (.snapshot([], isLast: true), "06000000450100000000"),
+    (
+      .changes(number: 9, [FeedChange(key: key, isSealed: true)]),
+      "1e00000046090000000000000001000000" + "0807060504030201090000000000000001"
+    ),
+    (.pools([]), "050000004700000000"), (.beat, "0100000048"),
+  ]
+
+  @Test(arguments: streams.indices) func `a frame between two nodes`(index: Int) throws {
+    let (message, hex) = Self.streams[index]
+    #expect(Self.hex(StreamCodec.encode(message)) == hex)
+    let read = try Self.bytes(hex).dropFirst(4).withUnsafeBytes { try StreamCodec.decode($0) }
+    #expect(read == message)
+  }
 
   @Test(arguments: frames.indices) func `a frame between an engine and its store`(index: Int) throws
   {

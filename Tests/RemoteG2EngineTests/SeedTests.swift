@@ -175,7 +175,7 @@ import TransferRig
         switch answer {
         case .resolved, .confirmed, .sourceDied, .leaseEnded, .announced:
           world.control.answers.append(answer)
-        case .wanted, .saved: break
+        case .pending, .wanted, .saved: break
         }
       }
       world.run(1)

@@ -59,7 +59,8 @@ import Testing
       "CMPI": ["Collectives"], "CKernels": ["Linear"], "CNIXL": ["NIXL"],
       "CXXHash": ["ContentDigest"],
       "CLinuxShims": [
-        "LocalStore", "OSThreads", "Processes", "RankGroups", "RemoteG2Store", "RemoteG2Runtime",
+        "LocalStore", "OSThreads", "Processes", "RankGroups", "RemoteG2Node", "RemoteG2Store",
+        "RemoteG2Runtime",
       ],
     ]
     for source in Self.sources("Sources") {
@@ -75,6 +76,7 @@ import Testing
       "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "LocalStore", "NIXL", "Processes",
       "Linear", "Collectives", "LlamaModel", "LlamaModelTesting", "KVTransfer", "NIXLTransfer",
       "KVTransferTesting", "KVConnector", "KVWorker", "EngineControl", "RemoteG2Library",
+      "RemoteG2CABI", "RemoteG2Node", "NodeMetrics",
       "TransferRig", "RemoteG2Engine", "Simulation", "RemoteG2EngineTesting", "RemoteG2Control",
       "RemoteG2Store", "RankGroups", "RemoteG2Runtime", "WorkerConsole", "remote-g2",
       "remote-g2-testhost",
@@ -111,6 +113,14 @@ import Testing
       [
         "GRPCCore", "NIOCore", "SwiftProtobuf", "NIXL", "CNIXL", "CMPI", "Collectives", "Linear",
         "LlamaModel", "RemoteG2Engine", "RemoteG2Control", "RemoteG2Store", "Crypto",
+      ]
+    ),
+    // The service of one host.
+    (
+      "RemoteG2Node",
+      [
+        "GRPCCore", "NIOCore", "NIXL", "CNIXL", "Collectives", "LlamaModel", "RemoteG2Engine",
+        "EngineControl", "KVTransfer", "KVConnector", "TransferRig",
       ]
     ),
     // Who decides moves nothing.
@@ -200,8 +210,8 @@ import Testing
   @Test func `no clock or chance is read outside the shells`() {
     let shells: Set<String> = [
       "Collectives", "EngineControl", "KVTransferTesting", "LocalStore", "OSThreads", "Processes",
-      "RankGroups", "RemoteG2Library", "RemoteG2Runtime", "RemoteG2Store", "WorkerConsole",
-      "remote-g2", "remote-g2-testhost",
+      "RankGroups", "RemoteG2Library", "RemoteG2Node", "RemoteG2Runtime", "RemoteG2Store",
+      "WorkerConsole", "remote-g2", "remote-g2-testhost",
     ]
     let reads = ["MonotonicClock.now()", "SystemRandomNumberGenerator", ".random(in:", "Date()"]
     for source in Self.sources("Sources") where !shells.contains(source.module) {

@@ -64,6 +64,29 @@ void clinux_event_ring(int event);
 // the others), or 0 for neither.
 int clinux_event_wait(int event, const int *others, int other_count, int64_t nanoseconds);
 
+// As clinux_event_wait; `writers` are waited for until they can be written to, or are broken.
+int clinux_event_wait_both(int event, const int *readers, int reader_count, const int *writers,
+                           int writer_count, int64_t nanoseconds);
+
+// A listening TCP socket at a numeric IPv4 address. Returns it, or -errno; `bound` gets its port.
+int clinux_tcp_listen(const char *host, int port, int *bound);
+
+// The next connection of a listening TCP socket, or -errno (-EAGAIN: none waits).
+int clinux_tcp_accept(int listener);
+
+// Begins a connection to a numeric IPv4 address. Returns it, or -errno; it can be written to once it is made,
+// and clinux_tcp_error tells what became of it.
+int clinux_tcp_connect(const char *host, int port);
+
+// 0, or the errno that a connection failed with.
+int clinux_tcp_error(int socket);
+
+// Receives at most `count` bytes. Never waits. Returns how many, 0 when the other end has closed, or -errno.
+ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count);
+
+// Sends at most `count` bytes by copying them. Never waits. Returns how many, or -errno.
+ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count);
+
 // Removes the folder `name` of `parent` with the files in it, if it is a real folder (no link to one)
 // that belongs to this user. Follows no link. Returns 0 or -errno.
 int clinux_remove_folder(const char *parent, const char *name);

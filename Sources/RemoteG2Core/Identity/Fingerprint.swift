@@ -1,5 +1,5 @@
 /// What two peers compare before the first transfer. A mismatch is a named refusal, remembered.
-public struct Fingerprint: Equatable, Sendable {
+public struct Fingerprint: Equatable, Hashable, Sendable {
   public static let protocolVersion: UInt32 = 2
 
   public var protocolVersion: UInt32

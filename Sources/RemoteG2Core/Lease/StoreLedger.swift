@@ -23,10 +23,14 @@ package struct StoreLedger: Sendable {
   private var releasedCount: UInt64 = 0
   private var expiredCount: UInt64 = 0
 
-  package init(incarnation: Incarnation, slotCount: Int, rankCount: Int, limits: Limits) {
+  /// - Parameter tellsChanges: The pool's changes are taken again and again.
+  package init(
+    incarnation: Incarnation, slotCount: Int, rankCount: Int, limits: Limits,
+    tellsChanges: Bool = false
+  ) {
     self.incarnation = incarnation
     self.limits = limits
-    pool = SlotPool(slotCount: slotCount, rankCount: rankCount)
+    pool = SlotPool(slotCount: slotCount, rankCount: rankCount, tellsChanges: tellsChanges)
   }
 
   // MARK: Events
@@ -48,11 +52,10 @@ package struct StoreLedger: Sendable {
     let ttl = min(max(ttl ?? limits.leaseTTL, .milliseconds(1)), limits.leaseTTLMax)
     guard pool.slot(holding: keys[0]) != nil else { return .refused(.gone) }
     guard liveCount < limits.leasesMax else { return .refused(.overBudget) }
-    let pinnedMax = max(1, Int(Double(pool.slotCount) * limits.pinnedFractionMax))
     var blocks: [GrantedBlock] = []
     for key in keys {
       guard let slot = pool.slot(holding: key) else { break }
-      if pool.pins(of: slot) == 0, pool.pinnedCount >= pinnedMax { break }
+      guard mayPin(slot) else { break }
       pool.pin(slot)
       blocks.append(
         GrantedBlock(
@@ -118,6 +121,12 @@ package struct StoreLedger: Sendable {
         leases[first.value] = nil
       }
     }
+  }
+
+  /// Whether the slot may be pinned: some slots must always be able to be evicted.
+  package func mayPin(_ slot: SlotIndex) -> Bool {
+    pool.pins(of: slot) > 0
+      || pool.pinnedCount < max(1, Int(Double(pool.slotCount) * limits.pinnedFractionMax))
   }
 
   // MARK: Queries

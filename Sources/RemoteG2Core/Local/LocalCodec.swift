@@ -10,6 +10,8 @@ public enum LocalCodec {
     max(1, (bytesMax - 64) / (40 + 17 * ranks))
   }
   private static let ranksMax = 64
+  /// Of a report.
+  public static let reportBytesPerPage = 32 << 10
 
   public static func encode(_ message: LocalMessage) -> [UInt8] {
     var out = ByteWriter()
@@ -45,9 +47,16 @@ public enum LocalCodec {
     case .withdraw(let keys):
       out.integer(UInt8(7))
       out.list(keys) { $0.key($1) }
+    case .want(let lease, let keys, let isLast, let pace):
+      out.integer(UInt8(11))
+      out.integer(lease)
+      out.bool(isLast)
+      out.duration(pace)
+      out.list(keys) { $0.key($1) }
     case .evict(let id): number(8, id, &out)
     case .stats(let id): number(9, id, &out)
     case .ping(let id): number(10, id, &out)
+    case .report(let id): number(12, id, &out)
     case .welcome(let welcome):
       out.integer(UInt8(65))
       out.incarnation(welcome.store)
@@ -70,6 +79,7 @@ public enum LocalCodec {
       out.integer(UInt8(68))
       out.integer(lease)
       out.integer(UInt8(Refusal.allCases.firstIndex(of: refusal) ?? 0))
+    case .pending(let lease): number(75, lease, &out)
     case .wanted(let batch, let places):
       out.integer(UInt8(69))
       out.integer(batch)
@@ -90,6 +100,10 @@ public enum LocalCodec {
       number(73, id, &out)
       write(stats, to: &out)
     case .pong(let id): number(74, id, &out)
+    case .reported(let id, let page, let isLast):
+      number(76, id, &out)
+      out.bool(isLast)
+      out.text(page)
     }
     return out.bytes
   }
@@ -108,6 +122,7 @@ public enum LocalCodec {
     }
     out.fingerprint(hello.fingerprint)
     out.integer(Int64(hello.stagingSlots))
+    out.integer(Int64(hello.blockBytes))
   }
 
   private static func write(_ stats: StoreStats, to out: inout ByteWriter) {
@@ -148,6 +163,12 @@ public enum LocalCodec {
     case 8: return .evict(try input.integer())
     case 9: return .stats(try input.integer())
     case 10: return .ping(try input.integer())
+    case 11:
+      let (lease, isLast) = (try input.integer(UInt64.self), try input.bool())
+      let pace = try input.duration()
+      guard pace >= .zero else { throw .unknown("pace \(pace)") }
+      return .want(lease: lease, keys: try keys(&input), isLast: isLast, pace: pace)
+    case 12: return .report(try input.integer())
     case 65:
       let store = try input.incarnation()
       return .welcome(
@@ -172,6 +193,10 @@ public enum LocalCodec {
     case 72: return .evicted(try input.integer(), count: try size(&input))
     case 73: return .statsAnswer(try input.integer(), try stats(&input))
     case 74: return .pong(try input.integer())
+    case 76:
+      let (id, isLast) = (try input.integer(UInt64.self), try input.bool())
+      return .reported(id, try input.text(max: reportBytesPerPage), isLast: isLast)
+    case 75: return .pending(lease: try input.integer())
     case let tag: throw .unknown("message \(tag)")
     }
   }
@@ -198,7 +223,7 @@ public enum LocalCodec {
     let fingerprint = try input.fingerprint()
     return LocalHello(
       version: version, engine: engine, role: rank == -1 ? .leader : .rank(rank),
-      fingerprint: fingerprint, stagingSlots: try size(&input))
+      fingerprint: fingerprint, stagingSlots: try size(&input), blockBytes: try size(&input))
   }
 
   private static func digests(_ input: inout ByteReader) throws(WireError) -> [Digest128] {

@@ -58,11 +58,12 @@ extension LocalDesk {
       withdrawn: RecentKeys(countMax: limits.storeSavesInFlightMax * 4))
   }
 
-  mutating func lookedUp(
+  /// One page of a question; `whole` is called with all of its keys once the last page is here.
+  mutating func page(
     _ serial: UInt64, _ keys: [BlockKey], _ isLast: Bool, _ id: Incarnation,
-    _ connection: ConnectionID, _ ledger: inout StoreLedger, at now: LocalInstant
+    _ connection: ConnectionID, whole: (inout LocalDesk, [BlockKey]) -> [LocalAction]
   ) -> [LocalAction] {
-    guard var engine = engines[id] else { return [] }
+    guard let engine = engines[id] else { return [] }
     let all = (engine.asked[serial] ?? []) + keys
     guard all.count <= limits.blocksPerFetchMax, engine.asked.count < limits.fetchesInFlightMax
     else {
@@ -73,21 +74,30 @@ extension LocalDesk {
       engines[id]?.asked[serial] = all
       return []
     }
-    engine.asked[serial] = nil
-    defer { engines[id] = engine }
-    let lease = LeaseID(serial: serial, owner: store, holder: id)
-    // It ends when the leader gives it back, or with the leader's connection.
-    switch ledger.resolve(all, as: lease, ttl: limits.leaseTTLMax, at: now) {
-    case .refused(let refusal): return [.send(connection, .notFound(lease: serial, refusal))]
+    engines[id]?.asked[serial] = nil
+    return whole(&self, all)
+  }
+
+  /// Grants the longest prefix that is sealed now. The lease ends when the leader gives it back, or with the
+  /// leader's connection.
+  package mutating func answer(
+    _ wanted: WantedPrefix, _ ledger: inout StoreLedger, at now: LocalInstant
+  ) -> [LocalAction] {
+    // Its leader left, or came again, while it was fetched.
+    guard engines[wanted.engine]?.leader == wanted.connection else { return [] }
+    let lease = LeaseID(serial: wanted.serial, owner: store, holder: wanted.engine)
+    switch ledger.resolve(wanted.keys, as: lease, ttl: limits.leaseTTLMax, at: now) {
+    case .refused(let refusal):
+      return [.send(wanted.connection, .notFound(lease: wanted.serial, refusal))]
     case .granted(let grant):
-      engine.leases.insert(lease)
+      engines[wanted.engine]?.leases.insert(lease)
       let page = LocalCodec.blocksPerPage(ranks: rankCount)
       return stride(from: 0, to: grant.blocks.count, by: page).map { first in
         let end = min(first + page, grant.blocks.count)
         return .send(
-          connection,
+          wanted.connection,
           .found(
-            lease: serial, blocks: Array(grant.blocks[first..<end]),
+            lease: wanted.serial, blocks: Array(grant.blocks[first..<end]),
             isLast: end == grant.blocks.count))
       }
     }

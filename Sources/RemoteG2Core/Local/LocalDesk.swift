@@ -40,6 +40,17 @@ package struct StageSource: Hashable, Sendable {
   }
 }
 
+/// A prefix that an engine wants to load, and that may be fetched for it.
+package struct WantedPrefix: Equatable, Sendable {
+  package let connection: ConnectionID
+  package let engine: Incarnation
+  /// Of the lease that the answer is given under.
+  package let serial: UInt64
+  package let keys: [BlockKey]
+  /// What computing one block takes there; zero: not known.
+  package let pace: Duration
+}
+
 /// What a ``LocalDesk`` orders, to be carried out in the order given.
 package enum LocalAction: Equatable, Sendable {
   case send(ConnectionID, LocalMessage)
@@ -47,6 +58,8 @@ package enum LocalAction: Equatable, Sendable {
   case welcomeRank(ConnectionID, rank: Int, LocalWelcome)
   /// Answered by ``LocalDesk/copied(_:digests:_:)``. Until then the staging memory that it reads stays.
   case copy(StageCopy)
+  /// Answered by ``LocalDesk/answer(_:_:at:)``, at once or when what the store lacks has been fetched.
+  case want(WantedPrefix)
   /// Nothing more is read from it, or sent to it.
   case close(ConnectionID)
 }
@@ -125,6 +138,12 @@ package struct LocalDesk: Sendable {
     return id
   }
 
+  /// A connection that somebody else has counted and named.
+  package mutating func joined(as id: ConnectionID) { connections[id] = .stranger }
+
+  /// Whether this engine has a connection here.
+  package func knows(_ engine: Incarnation) -> Bool { engines[engine] != nil }
+
   /// A connection ended, whoever ended it.
   package mutating func left(
     _ connection: ConnectionID, _ ledger: inout StoreLedger, at now: LocalInstant
@@ -175,7 +194,20 @@ package struct LocalDesk: Sendable {
     case (.staged(let blocks), .rank(let id, let rank, let slots)):
       return staged(blocks, id, rank, slots, connection, &ledger)
     case (.lookup(let lease, let keys, let isLast), .leader(let id)):
-      return lookedUp(lease, keys, isLast, id, connection, &ledger, at: now)
+      return page(lease, keys, isLast, id, connection) { desk, all in
+        desk.answer(
+          WantedPrefix(
+            connection: connection, engine: id, serial: lease, keys: all, pace: .zero),
+          &ledger, at: now)
+      }
+    case (.want(let lease, let keys, let isLast, let pace), .leader(let id)):
+      return page(lease, keys, isLast, id, connection) { _, all in
+        [
+          .want(
+            WantedPrefix(
+              connection: connection, engine: id, serial: lease, keys: all, pace: pace))
+        ]
+      }
     case (.release(let serial), .leader(let id)):
       let lease = LeaseID(serial: serial, owner: store, holder: id)
       engines[id]?.asked[serial] = nil

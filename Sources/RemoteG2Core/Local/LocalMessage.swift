@@ -6,7 +6,7 @@
 /// and the leader **commits** the key. Nobody but the store writes a pool.
 public enum LocalMessage: Equatable, Sendable {
   /// Of this protocol; a store refuses another by name.
-  public static let version: UInt32 = 1
+  public static let version: UInt32 = 2
 
   // MARK: From the engine
 
@@ -14,6 +14,10 @@ public enum LocalMessage: Equatable, Sendable {
   case hello(LocalHello)
   /// The leader wants the longest sealed prefix of these keys. Long lists come in pages.
   case lookup(lease: UInt64, keys: [BlockKey], isLast: Bool)
+  /// As `lookup`, but what the store lacks and other members have may be fetched first. Answered by `pending`
+  /// when that is so, and by `found` or `notFound` in the end. `pace`: what computing one block takes; zero:
+  /// not known.
+  case want(lease: UInt64, keys: [BlockKey], isLast: Bool, pace: Duration)
   case release(lease: UInt64)
   /// The leader could save these. Answered by `wanted`.
   case offer(batch: UInt64, keys: [BlockKey])
@@ -26,6 +30,8 @@ public enum LocalMessage: Equatable, Sendable {
   /// Evict every block that nobody pins.
   case evict(UInt64)
   case stats(UInt64)
+  /// What a node says of itself. Whoever may connect may ask, without a hello.
+  case report(UInt64)
   case ping(UInt64)
 
   // MARK: From the store
@@ -37,6 +43,8 @@ public enum LocalMessage: Equatable, Sendable {
   case refused(String)
   case found(lease: UInt64, blocks: [GrantedBlock], isLast: Bool)
   case notFound(lease: UInt64, Refusal)
+  /// What was wanted is being fetched.
+  case pending(lease: UInt64)
   /// Of the offered keys, the places of those that the store lacks.
   case wanted(batch: UInt64, [UInt32])
   /// These staging slots may be written again.
@@ -46,6 +54,8 @@ public enum LocalMessage: Equatable, Sendable {
   case evicted(UInt64, count: Int)
   case statsAnswer(UInt64, StoreStats)
   case pong(UInt64)
+  /// A page of the report, as JSON.
+  case reported(UInt64, String, isLast: Bool)
 }
 
 /// Who opens a connection.
@@ -61,11 +71,15 @@ public struct LocalHello: Equatable, Sendable {
   public var fingerprint: Fingerprint
   /// Blocks that a rank wants to be able to stage at once.
   public var stagingSlots: Int
+  /// Of one block on one rank: a store that has no pool for the engine makes one of such blocks. 0: the store
+  /// knows.
+  public var blockBytes: Int
 
   public init(
     version: UInt32 = LocalMessage.version, engine: Incarnation, role: Role,
-    fingerprint: Fingerprint, stagingSlots: Int
+    fingerprint: Fingerprint, stagingSlots: Int, blockBytes: Int = 0
   ) {
+    self.blockBytes = blockBytes
     self.version = version
     self.engine = engine
     self.role = role

@@ -2,6 +2,10 @@
 public enum ControlRequest: Equatable, Sendable {
   /// The asker names the lease; a question it gives up is ended by its release.
   case resolve(FetchID, SourceID, LeaseID, keys: [BlockKey], timeout: Duration)
+  /// As `resolve`, of the own store only, which may fetch what it lacks before it answers; it then says
+  /// `pending` at once. `pace`: what computing one block takes here; zero: not known. Whoever asks sets itself
+  /// a deadline.
+  case want(FetchID, SourceID, LeaseID, keys: [BlockKey], pace: Duration)
   case confirm(FetchID, SourceID, LeaseID, timeout: Duration)
   /// Not answered: the lease's deadline answers for it.
   case release(SourceID, LeaseID)
@@ -17,6 +21,8 @@ public enum ControlAnswer: Equatable, Sendable {
   /// Nil: no answer in time, or no connection. `after` is the question's own time, without the wait
   /// for the step that hears of it.
   case resolved(FetchID, ResolveAnswer?, after: Duration)
+  /// What was wanted is being fetched by the own store.
+  case pending(FetchID)
   case confirmed(FetchID, ConfirmAnswer?)
   /// The places of the offered blocks that this store lacks.
   case wanted(batch: UInt64, SourceID, [Int])

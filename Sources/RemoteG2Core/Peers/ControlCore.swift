@@ -56,10 +56,11 @@ package struct ControlCore: Sendable {
   }
 
   package mutating func followOwnStore(
-    engine: Incarnation, socket: String, at now: LocalInstant
+    engine: Incarnation, socket: String, blockBytes: Int = 0, at now: LocalInstant
   ) {
     own = OwnStore(
-      engine: engine, as: fingerprint, socket: socket, limits: limits, at: now)
+      engine: engine, as: fingerprint, blockBytes: blockBytes, socket: socket, limits: limits,
+      at: now)
   }
 
   package mutating func setRenewals(dropped: Bool) { leases.dropsRenewals = dropped }
@@ -88,7 +89,7 @@ package struct ControlCore: Sendable {
     case .release(let source, let lease):
       guard case .peer = source else { return postOwn(request, at: now) }
       return carryOut(leases.released(lease, by: source, at: now), at: now)
-    case .offer, .commit, .withdraw: return postOwn(request, at: now)
+    case .want, .offer, .commit, .withdraw: return postOwn(request, at: now)
     }
   }
 

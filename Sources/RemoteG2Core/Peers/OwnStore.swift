@@ -32,6 +32,7 @@ package struct OwnStore: Equatable, Sendable {
 
   package let engine: Incarnation
   private let fingerprint: Fingerprint
+  private let blockBytes: Int
   private let socket: String
   private let limits: Limits
   package private(set) var state = State.absent
@@ -44,11 +45,14 @@ package struct OwnStore: Equatable, Sendable {
   private var pinged: Silence?
   private var isUnattached = false
 
-  /// - Parameter socket: Where every rank finds the store.
+  /// - Parameters:
+  ///   - blockBytes: Of one block on one rank; 0: the store knows.
+  ///   - socket: Where every rank finds the store.
   package init(
-    engine: Incarnation, as fingerprint: Fingerprint, socket: String, limits: Limits,
-    at now: LocalInstant
+    engine: Incarnation, as fingerprint: Fingerprint, blockBytes: Int = 0, socket: String,
+    limits: Limits, at now: LocalInstant
   ) {
+    self.blockBytes = blockBytes
     self.engine = engine
     self.fingerprint = fingerprint
     self.socket = socket
@@ -70,13 +74,13 @@ package struct OwnStore: Equatable, Sendable {
         return [.answer(.resolved(fetch, nil, after: .zero))]
       }
       questions[lease.serial] = Question(fetch: fetch, askedAt: now)
-      let page = LocalCodec.keysPerPage
-      return stride(from: 0, to: keys.count, by: page).map { first in
-        let end = min(first + page, keys.count)
-        return .send(
-          .lookup(
-            lease: lease.serial, keys: Array(keys[first..<end]), isLast: end == keys.count))
+      return Self.pages(keys) { .lookup(lease: lease.serial, keys: $0, isLast: $1) }
+    case .want(let fetch, let source, let lease, let keys, let pace):
+      guard source == self.source, !keys.isEmpty else {
+        return [.answer(.resolved(fetch, nil, after: .zero))]
       }
+      questions[lease.serial] = Question(fetch: fetch, askedAt: now)
+      return Self.pages(keys) { .want(lease: lease.serial, keys: $0, isLast: $1, pace: pace) }
     case .release(let source, let lease):
       questions[lease.serial] = nil
       return source == self.source ? [.send(.release(lease: lease.serial))] : []
@@ -106,7 +110,9 @@ package struct OwnStore: Equatable, Sendable {
     return [
       .send(
         .hello(
-          LocalHello(engine: engine, role: .leader, fingerprint: fingerprint, stagingSlots: 0)))
+          LocalHello(
+            engine: engine, role: .leader, fingerprint: fingerprint, stagingSlots: 0,
+            blockBytes: blockBytes)))
     ]
   }
 
@@ -148,6 +154,9 @@ package struct OwnStore: Equatable, Sendable {
     case (.notFound(let lease, let refusal), .attached):
       guard let question = questions.removeValue(forKey: lease) else { return [] }
       return [.answer(.resolved(question.fetch, .refused(refusal), after: now - question.askedAt))]
+    case (.pending(let lease), .attached):
+      guard let question = questions[lease] else { return [] }
+      return [.answer(.pending(question.fetch))]
     case (.wanted(let batch, let places), .attached(let store)):
       return [.answer(.wanted(batch: batch, .local(store), places.map { Int($0) }))]
     case (.saved(let outcomes), .attached(let store)):
@@ -203,6 +212,16 @@ package struct OwnStore: Equatable, Sendable {
   }
 
   // MARK: Private
+
+  /// A question in messages that fit a packet.
+  private static func pages(
+    _ keys: [BlockKey], _ message: ([BlockKey], _ isLast: Bool) -> LocalMessage
+  ) -> [Order] {
+    stride(from: 0, to: keys.count, by: LocalCodec.keysPerPage).map { first in
+      let end = min(first + LocalCodec.keysPerPage, keys.count)
+      return .send(message(Array(keys[first..<end]), end == keys.count))
+    }
+  }
 
   private func announcement(of store: Incarnation) -> ControlAnswer {
     .announced(

@@ -35,10 +35,14 @@ package struct SlotPool: Sendable {
   private var orphans: [BlockKey: Int] = [:]
   package private(set) var pinnedCount = 0
   package private(set) var evictedCount: UInt64 = 0
+  /// What was sealed and evicted since it was last taken; nil where nobody is told.
+  private var changes: [FeedChange]?
 
-  package init(slotCount: Int, rankCount: Int) {
+  /// - Parameter tellsChanges: ``takeChanges()`` is called again and again.
+  package init(slotCount: Int, rankCount: Int, tellsChanges: Bool = false) {
     precondition(slotCount > 0 && rankCount > 0, "a pool has slots and ranks")
     self.rankCount = rankCount
+    changes = tellsChanges ? [] : nil
     slots = Array(repeating: Slot(), count: slotCount)
     free = (0..<slotCount).reversed().map { SlotIndex($0) }
   }
@@ -59,6 +63,18 @@ package struct SlotPool: Sendable {
   package func slot(holding key: BlockKey) -> SlotIndex? { index[key] }
   /// Whether a block of that key is sealed or being written.
   package func has(_ key: BlockKey) -> Bool { index[key] != nil || writing[key] != nil }
+
+  /// The keys that are sealed in some of the slots.
+  package func sealedKeys(in range: Range<Int>) -> [BlockKey] {
+    slots[range.clamped(to: slots.indices)].compactMap { $0.phase == .sealed ? $0.key : nil }
+  }
+
+  /// What was sealed and evicted since the last call, in order.
+  package mutating func takeChanges() -> [FeedChange] {
+    guard let taken = changes, !taken.isEmpty else { return [] }
+    changes = []
+    return taken
+  }
 
   // MARK: Writing
 
@@ -86,6 +102,7 @@ package struct SlotPool: Sendable {
     guard let key = slots[slot.index].key else { preconditionFailure("\(slot) has no key") }
     writing[key] = nil
     index[key] = slot
+    changes?.append(FeedChange(key: key, isSealed: true))
     slots[slot.index].phase = .sealed
     slots[slot.index].digests = digests
     slots[slot.index].children = orphans.removeValue(forKey: key) ?? 0
@@ -160,6 +177,7 @@ package struct SlotPool: Sendable {
   private mutating func evict(_ slot: SlotIndex) {
     guard let key = slots[slot.index].key else { preconditionFailure("\(slot) has no key") }
     index[key] = nil
+    changes?.append(FeedChange(key: key, isSealed: false))
     evictedCount += 1
     if let parent = slots[slot.index].parent { count(-1, of: parent) }
     clear(slot)

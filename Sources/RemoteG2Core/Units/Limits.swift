@@ -50,6 +50,10 @@ extension Limits {
     public var ownSilenceMax: Duration = .seconds(1)
     /// How long a worker that starts waits for its store before it says that it is ready without.
     public var storeAttachMax: Duration = .seconds(10)
+    /// An own store that has not said anything about a question for this long is not waited for.
+    public var ownAnswerMax: Duration = .milliseconds(100)
+    /// Bytes that one rank stages in one step of an engine that owns its memory itself; one block at least.
+    public var stepStageBytesMax = 256 << 20
     public var ownRetryMin: Duration = .milliseconds(20)
     public var ownRetryMax: Duration = .milliseconds(250)
     /// Blocks an engine remembers that its store lacked when they were used.
@@ -109,6 +113,33 @@ extension Limits {
     public var breakerSilence: Duration = .seconds(1)
     public var breakerBackoffMin: Duration = .milliseconds(50)
     public var breakerBackoffMax: Duration = .seconds(10)
+
+    // Node.
+    /// Questions of own engines that are not answered yet.
+    public var waitersMax = 1024
+    /// Answers that other members are sending at once.
+    public var pullsMax = 32
+    /// Answers that are being sent to other members at once.
+    public var streamsMax = 64
+    /// Bytes of blocks that one answer pins at once; one block at least.
+    public var streamWindowBytes = 8 << 20
+    /// A member that is asked for blocks and sends no byte for this long is given up.
+    public var streamStallMin: Duration = .milliseconds(100)
+    /// A reader that takes less than `readerProgressBytes` in this time, though there is more for it, is cut off.
+    public var readerStallMax: Duration = .seconds(2)
+    public var readerProgressBytes = 1 << 20
+    /// Connections to one member that are kept for the next question.
+    public var streamsIdleMax = 4
+    /// Connections from other members.
+    public var streamConnectionsMax = 256
+    /// Changes that a feed remembers for watchers that are behind.
+    public var feedChangesMax = 1 << 18
+    /// Pause after which a feed that has nothing to tell gives a sign of life.
+    public var feedBeat: Duration = .milliseconds(500)
+    /// A feed that says nothing for this long is opened anew.
+    public var feedSilenceMax: Duration = .milliseconds(1500)
+    /// Keys that are remembered of one member.
+    public var indexKeysMax = 4 << 20
 
     // Engine.
     public var stepTokensMax = 128
@@ -193,6 +224,11 @@ extension Limits.Values {
         metadataBytesMax * 4 * 64 <= groupMessageBytesMax / 2,
         "a source of 64 ranks, written as text, must fit a plan"
       ),
+      (
+        pullsMax >= 1 && streamsMax >= 1 && streamWindowBytes >= 1 && waitersMax >= 1,
+        "a node must be able to fetch and to serve"
+      ),
+      (feedBeat * 2 < feedSilenceMax, "a feed that lives must not be taken for a silent one"),
       (stepTokensBesideLoads >= 1, "a prefill must go on beside a load"),
       (stepTokensMax >= 1 && promptTokensMax >= 2, "a request must be able to step"),
     ]

@@ -1,0 +1,288 @@
+"""libremote_g2 by ctypes: the two halves of its C interface (remote_g2.h), and nothing else."""
+
+import ctypes
+import os
+from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+
+ABI_VERSION = 1
+NONE, READY, PENDING = 0, 1, 2
+
+
+class LibraryError(RuntimeError):
+    """The library is missing, is of another version, or refuses a call."""
+
+
+class Model(ctypes.Structure):
+    _fields_ = [
+        ("model", c_char_p),
+        ("layout", c_char_p),
+        ("hash_scheme", c_char_p),
+        ("numerics", c_char_p),
+        ("weight_epoch", c_uint64),
+        ("rank_count", c_uint32),
+        ("tokens_per_block", c_uint32),
+        ("block_bytes", c_uint64),
+    ]
+
+
+class Layer(ctypes.Structure):
+    _fields_ = [
+        ("base", c_void_p),
+        ("stride", c_uint64),
+        ("bytes", c_uint64),
+        ("device", c_int32),
+    ]
+
+
+class Counts(ctypes.Structure):
+    _fields_ = [
+        (name, c_uint64)
+        for name in (
+            "asked",
+            "ready",
+            "none",
+            "late",
+            "loads",
+            "loads_failed",
+            "blocks_bound",
+            "blocks_committed",
+            "stages_dropped",
+            "saves_lost",
+        )
+    ]
+
+
+_SIGNATURES = {
+    "rg2_version": (c_uint32, []),
+    "rg2_error": (c_char_p, []),
+    "rg2_scheduler_open": (c_void_p, [POINTER(Model), c_char_p]),
+    "rg2_scheduler_close": (None, [c_void_p]),
+    "rg2_scheduler_new_request": (c_int, [c_void_p, c_uint64, c_char_p, c_uint32, c_uint32]),
+    "rg2_scheduler_match": (c_int, [c_void_p, c_uint64, c_uint32, c_uint32, POINTER(c_uint32)]),
+    "rg2_scheduler_bind": (c_int, [c_void_p, c_uint64, c_uint32, POINTER(c_int32), c_uint32]),
+    "rg2_scheduler_scheduled": (
+        c_int,
+        [c_void_p, c_uint64, c_uint32, c_uint32, c_char_p, c_uint32, c_uint32, POINTER(c_int32)]
+        + [c_uint32, c_int],
+    ),
+    "rg2_scheduler_plan": (c_void_p, [c_void_p, c_uint32, POINTER(c_size_t)]),
+    "rg2_scheduler_absorb": (c_int, [c_void_p, POINTER(c_char_p), POINTER(c_size_t), c_uint32]),
+    "rg2_scheduler_finished": (c_int, [c_void_p, c_uint64]),
+    "rg2_scheduler_wait": (c_int, [c_void_p, c_uint64]),
+    "rg2_scheduler_pending": (c_int, [c_void_p]),
+    "rg2_scheduler_attached": (c_int, [c_void_p]),
+    "rg2_scheduler_counts": (c_int, [c_void_p, POINTER(Counts)]),
+    "rg2_rank_open": (c_void_p, [POINTER(Model), c_char_p, c_uint32, POINTER(Layer), c_uint32, c_uint64]),
+    "rg2_rank_close": (None, [c_void_p]),
+    "rg2_rank_begin": (c_int, [c_void_p, c_char_p, c_size_t]),
+    "rg2_rank_load": (c_int, [c_void_p]),
+    "rg2_rank_stage": (c_int, [c_void_p]),
+    "rg2_rank_finished": (c_int, [c_void_p, POINTER(c_uint64), c_uint32]),
+    "rg2_rank_load_errors": (c_int, [c_void_p, POINTER(c_int32), c_uint32]),
+    "rg2_rank_report": (c_void_p, [c_void_p, POINTER(c_size_t)]),
+}
+
+_loaded = None
+
+
+def load():
+    """The library, loaded once a process: never at import, which happens before engines fork."""
+    global _loaded
+    if _loaded is None:
+        path = find()
+        try:
+            library = ctypes.CDLL(path)
+        except OSError as error:
+            raise LibraryError(f"{path} cannot be loaded: {error}") from None
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name, None)
+            if function is None:
+                raise LibraryError(f"{path} has no {name}: take both from one release of remote-g2")
+            function.restype, function.argtypes = result, arguments
+        if library.rg2_version() != ABI_VERSION:
+            raise LibraryError(
+                f"{path} speaks interface {library.rg2_version()}, this module {ABI_VERSION}: "
+                "take both from one release of remote-g2"
+            )
+        _loaded = library
+    return _loaded
+
+
+def find():
+    here = Path(__file__).resolve().parent
+    places = [os.environ.get("REMOTE_G2_LIBRARY"), here / "libremote_g2.so"]
+    places.append(here.parent.parent / ".build" / "release" / "libremote_g2.so")
+    for place in places:
+        if place and Path(place).exists():
+            return str(place)
+    raise LibraryError(
+        "libremote_g2.so is in none of "
+        + ", ".join(str(place) for place in places if place)
+        + ": build it (make vllm does), or set REMOTE_G2_LIBRARY"
+    )
+
+
+def node_socket(path=None, node=None):
+    """The socket of this host's node: as named, or the only one there is."""
+    path = path or os.environ.get("REMOTE_G2_SOCKET")
+    if path:
+        return path
+    base = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
+    folder = Path(os.environ.get("REMOTE_G2_RUN_DIR") or f"{base}/remote-g2-{os.getuid()}")
+    node = node or os.environ.get("REMOTE_G2_NODE")
+    if node:
+        return str(folder / f"{node}.node")
+    found = sorted(folder.glob("*.node")) if folder.is_dir() else []
+    if len(found) == 1:
+        return str(found[0])
+    if not found:
+        # It may be started later; a node that is named need not be found now.
+        raise LibraryError(
+            f"no node's socket is in {folder}: start `remote-g2 node` first, or name it with "
+            'kv_connector_extra_config {"node": NAME} or REMOTE_G2_NODE'
+        )
+    names = ", ".join(socket.stem for socket in found)
+    raise LibraryError(
+        f"{len(found)} nodes are in {folder} ({names}): name one with "
+        'kv_connector_extra_config {"node": NAME} or REMOTE_G2_NODE'
+    )
+
+
+def _check(library, status):
+    if status < 0:
+        raise LibraryError(library.rg2_error().decode())
+    return status
+
+
+def _numbers(values):
+    return (c_int32 * len(values))(*values), len(values)
+
+
+class Scheduler:
+    """The scheduler half. One thread uses it."""
+
+    def __init__(self, model, socket):
+        self._library = load()
+        self._handle = self._library.rg2_scheduler_open(byref(model), socket.encode())
+        if not self._handle:
+            raise LibraryError(self._library.rg2_error().decode())
+
+    def _call(self, name, *arguments):
+        return _check(self._library, getattr(self._library, name)(self._handle, *arguments))
+
+    def new_request(self, request, hashes):
+        self._call("rg2_scheduler_new_request", request, *_joined(hashes))
+
+    def match(self, request, local, most):
+        """(one of NONE, READY and PENDING, blocks)"""
+        blocks = c_uint32()
+        answer = self._call("rg2_scheduler_match", request, local, most, byref(blocks))
+        return answer, blocks.value
+
+    def bind(self, request, local, targets):
+        self._call("rg2_scheduler_bind", request, local, *_numbers(targets))
+
+    def scheduled(self, request, computed, scheduled, hashes, blocks, is_whole):
+        self._call(
+            "rg2_scheduler_scheduled",
+            request,
+            computed,
+            scheduled,
+            *_joined(hashes),
+            *_numbers(blocks),
+            int(is_whole),
+        )
+
+    def plan(self, tokens):
+        length = c_size_t()
+        plan = self._library.rg2_scheduler_plan(self._handle, tokens, byref(length))
+        if not plan:
+            raise LibraryError(self._library.rg2_error().decode())
+        return ctypes.string_at(plan, length.value)
+
+    def absorb(self, reports):
+        count = len(reports)
+        lengths = (c_size_t * count)(*(len(report) for report in reports))
+        self._call("rg2_scheduler_absorb", (c_char_p * count)(*reports), lengths, count)
+
+    def finished(self, request):
+        self._call("rg2_scheduler_finished", request)
+
+    def wait(self, seconds):
+        self._call("rg2_scheduler_wait", int(seconds * 1e6))
+
+    @property
+    def pending(self):
+        return self._call("rg2_scheduler_pending")
+
+    @property
+    def attached(self):
+        return bool(self._call("rg2_scheduler_attached"))
+
+    @property
+    def counts(self):
+        counts = Counts()
+        self._call("rg2_scheduler_counts", byref(counts))
+        return {name: getattr(counts, name) for name, _ in Counts._fields_}
+
+    def close(self):
+        handle, self._handle = self._handle, None
+        if handle:
+            self._library.rg2_scheduler_close(handle)
+
+
+class Rank:
+    """The worker half of one rank. One thread uses it."""
+
+    def __init__(self, model, socket, rank, layers, block_count):
+        self._library = load()
+        array = (Layer * len(layers))(*layers)
+        self._handle = self._library.rg2_rank_open(
+            byref(model), socket.encode(), rank, array, len(layers), block_count
+        )
+        if not self._handle:
+            raise LibraryError(self._library.rg2_error().decode())
+
+    def _call(self, name, *arguments):
+        return _check(self._library, getattr(self._library, name)(self._handle, *arguments))
+
+    def begin(self, plan):
+        self._call("rg2_rank_begin", plan, len(plan))
+
+    def load(self):
+        self._call("rg2_rank_load")
+
+    def stage(self):
+        self._call("rg2_rank_stage")
+
+    def _taken(self, name, kind):
+        count = self._call(name, None, 0)
+        if not count:
+            return []
+        found = (kind * count)()
+        self._call(name, found, count)
+        return list(found)
+
+    def finished(self):
+        return self._taken("rg2_rank_finished", c_uint64)
+
+    def load_errors(self):
+        return self._taken("rg2_rank_load_errors", c_int32)
+
+    def report(self):
+        length = c_size_t()
+        report = self._library.rg2_rank_report(self._handle, byref(length))
+        if not report:
+            raise LibraryError(self._library.rg2_error().decode())
+        return ctypes.string_at(report, length.value)
+
+    def close(self):
+        handle, self._handle = self._handle, None
+        if handle:
+            self._library.rg2_rank_close(handle)
+
+
+def _joined(hashes):
+    """(all of them after one another, how many, bytes of each)"""
+    return b"".join(hashes), len(hashes), len(hashes[0]) if hashes else 0

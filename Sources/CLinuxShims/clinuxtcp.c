@@ -1,0 +1,87 @@
+#define _GNU_SOURCE
+#include "clinuxshims.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static int tcp_address(const char *host, int port, struct sockaddr_in *address) {
+  memset(address, 0, sizeof *address);
+  address->sin_family = AF_INET;
+  address->sin_port = htons((uint16_t)port);
+  return inet_pton(AF_INET, host, &address->sin_addr) == 1 ? 0 : -EINVAL;
+}
+
+static void tcp_options(int fd) {
+  int on = 1;
+  // What was sent and not acknowledged for so long breaks the connection.
+  unsigned int most = 5000;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &most, sizeof most);
+}
+
+int clinux_tcp_listen(const char *host, int port, int *bound) {
+  struct sockaddr_in address;
+  socklen_t length = sizeof address;
+  int on = 1, error = tcp_address(host, port, &address);
+  if (error != 0) return error;
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return -errno;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 64) != 0 ||
+      getsockname(fd, (struct sockaddr *)&address, &length) != 0) {
+    error = errno;
+    close(fd);
+    return -error;
+  }
+  *bound = ntohs(address.sin_port);
+  return fd;
+}
+
+int clinux_tcp_accept(int listener) {
+  int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd < 0) return -errno;
+  tcp_options(fd);
+  return fd;
+}
+
+int clinux_tcp_connect(const char *host, int port) {
+  struct sockaddr_in address;
+  int error = tcp_address(host, port, &address);
+  if (error != 0) return error;
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0) return -errno;
+  tcp_options(fd);
+  if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0 && errno != EINPROGRESS) {
+    error = errno;
+    close(fd);
+    return -error;
+  }
+  return fd;
+}
+
+int clinux_tcp_error(int socket) {
+  int error = 0;
+  socklen_t length = sizeof error;
+  return getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &length) == 0 ? error : errno;
+}
+
+ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count) {
+  ssize_t received;
+  do {
+    received = recv(socket, bytes, count, MSG_DONTWAIT);
+  } while (received < 0 && errno == EINTR);
+  return received < 0 ? -errno : received;
+}
+
+ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count) {
+  ssize_t sent;
+  do {
+    sent = send(socket, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  return sent < 0 ? -errno : sent;
+}

@@ -1,0 +1,169 @@
+#ifndef REMOTE_G2_H
+#define REMOTE_G2_H
+
+// libremote_g2: what an engine that owns its KV memory itself loads to share prefix blocks with the node of its
+// host, and through it with every other node. EXPERIMENTAL until its device part has run on a GPU.
+//
+// An engine has one scheduler half, in the process that schedules, and one worker half for each tensor-parallel
+// rank, in the process that owns that rank's pages. They talk only through the engine: each step the scheduler
+// half makes a plan, the engine gives it to every rank, and gives the ranks' reports back.
+//
+//   arrival            rg2_scheduler_new_request          each step, on each rank
+//   scheduling         rg2_scheduler_match, _bind           rg2_rank_begin(plan)
+//   end of scheduling  rg2_scheduler_scheduled, _plan       rg2_rank_load    copies in what the plan loads
+//   after the ranks    rg2_scheduler_absorb(reports)        the forward pass
+//   leaving            rg2_scheduler_finished               rg2_rank_stage   copies out what it computed
+//                                                           rg2_rank_finished, _load_errors, _report
+//
+// Threads: each handle is used by one thread at a time. No function calls back. Every handle belongs to the
+// process that opened it: in a forked child every function but rg2_version fails with RG2_FORKED.
+// Waiting: no function waits for another machine. What may wait at all says so, and for how long.
+// Memory: everything passed in is the caller's and is not kept, but for the pages of rg2_rank_open. What a
+// function returns a pointer to stays valid until the next call with that handle.
+// Blocks are numbered as the engine numbers them; sizes are in bytes.
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Of this interface. A caller compares it before anything else and refuses what it was not made for.
+#define RG2_ABI_VERSION 1
+
+enum rg2_status {
+  RG2_OK = 0,
+  // The arguments make no sense; rg2_error says which.
+  RG2_INVALID = -1,
+  // The handle was opened by another process.
+  RG2_FORKED = -2,
+};
+
+enum rg2_match {
+  // Nothing more to load: compute.
+  RG2_NONE = 0,
+  // `blocks` blocks can be loaded.
+  RG2_READY = 1,
+  // It is being fetched: ask again in a later step.
+  RG2_PENDING = 2,
+};
+
+// What all engines that share blocks have in common. Texts are compared as they are.
+typedef struct rg2_model {
+  const char *model;        // a digest or a name with a revision
+  const char *layout;       // of a block: page layout, heads, types
+  const char *hash_scheme;  // of the engine's block hashes, with its root
+  const char *numerics;     // engine version and attention backend
+  uint64_t weight_epoch;    // rises with every change of the weights
+  uint32_t rank_count;      // tensor-parallel ranks
+  uint32_t tokens_per_block;
+  uint64_t block_bytes;     // of one block on one rank, over all layers
+} rg2_model;
+
+// Where one layer's pages are. `device` is 0 for host memory, the only kind so far.
+typedef struct rg2_layer {
+  void *base;        // the page of block 0
+  uint64_t stride;   // from one block's page to the next one's
+  uint64_t bytes;    // of a page
+  int32_t device;
+} rg2_layer;
+
+typedef struct rg2_counts {
+  uint64_t asked, ready, none, late;
+  uint64_t loads, loads_failed, blocks_bound;
+  uint64_t blocks_committed, stages_dropped, saves_lost;
+} rg2_counts;
+
+uint32_t rg2_version(void);
+
+// Why the last call of this thread failed.
+const char *rg2_error(void);
+
+// ---- The scheduler half ----
+
+// `socket` is the path of the node's socket; the node need not be there. Starts one thread, which blocks all
+// signals. Returns NULL for arguments that make no sense.
+void *rg2_scheduler_open(const rg2_model *model, const char *socket);
+
+// Ends the thread and the connection. Waits for the thread, which waits for nothing.
+void rg2_scheduler_close(void *scheduler);
+
+// A request arrived. `hashes` are the engine's hashes of its whole blocks, one after another, of `hash_bytes`
+// (16 or more) bytes each.
+int rg2_scheduler_new_request(void *scheduler, uint64_t request, const uint8_t *hashes,
+                              uint32_t count, uint32_t hash_bytes);
+
+// How many blocks can be loaded beyond the first `local` ones; `most` may be loaded in all. Waits for a first
+// word of the node for at most 200 microseconds a step, over all requests. Returns an rg2_match or an error.
+int rg2_scheduler_match(void *scheduler, uint64_t request, uint32_t local, uint32_t most,
+                        uint32_t *blocks);
+
+// The request is scheduled. `targets` are the blocks that its next blocks are loaded into; with none, it
+// computes them.
+int rg2_scheduler_bind(void *scheduler, uint64_t request, uint32_t local, const int32_t *targets,
+                       uint32_t count);
+
+// The request is computed in the step being planned: `computed` tokens have their KV before it, `scheduled`
+// get it in it. `hashes` are those of whole blocks that were not told before. `blocks` are the blocks that are
+// new, or, with `is_whole`, all of them.
+int rg2_scheduler_scheduled(void *scheduler, uint64_t request, uint32_t computed,
+                            uint32_t scheduled, const uint8_t *hashes, uint32_t hash_count,
+                            uint32_t hash_bytes, const int32_t *blocks, uint32_t block_count,
+                            int is_whole);
+
+// The step's plan, for every rank; `tokens` are computed in it. NULL: error.
+const uint8_t *rg2_scheduler_plan(void *scheduler, uint32_t tokens, size_t *length);
+
+// What all ranks reported of one step.
+int rg2_scheduler_absorb(void *scheduler, const uint8_t *const *reports, const size_t *lengths,
+                         uint32_t count);
+
+// The request has left the engine. Unknown requests are ignored.
+int rg2_scheduler_finished(void *scheduler, uint64_t request);
+
+// Sleeps until the node says something, at most `microseconds`.
+int rg2_scheduler_wait(void *scheduler, uint64_t microseconds);
+
+// Requests whose prefix is being fetched, or an error.
+int rg2_scheduler_pending(void *scheduler);
+
+// Whether the node is there: 1 or 0, or an error.
+int rg2_scheduler_attached(void *scheduler);
+
+int rg2_scheduler_counts(void *scheduler, rg2_counts *counts);
+
+// ---- The worker half of one rank ----
+
+// `layers` say where the engine's pages are; they stay there until the handle is closed. NULL for arguments
+// that make no sense.
+void *rg2_rank_open(const rg2_model *model, const char *socket, uint32_t rank,
+                    const rg2_layer *layers, uint32_t layer_count, uint64_t block_count);
+
+void rg2_rank_close(void *rank);
+
+// Takes a step's plan. Connects to the node where it must, and then waits for it for at most 100 ms.
+int rg2_rank_begin(void *rank, const uint8_t *plan, size_t length);
+
+// Copies in what the plan loads, before it returns. Each copy counts only if the block was what it was
+// promised to be before and after it.
+int rg2_rank_load(void *rank);
+
+// Copies out what the plan stages: after the step has computed it, and before the engine may change it.
+int rg2_rank_stage(void *rank);
+
+// Requests whose loads have ended since the last call, well or not. Returns how many there are, of which at most
+// `capacity` are written; those that are not are told next time.
+int rg2_rank_finished(void *rank, uint64_t *requests, uint32_t capacity);
+
+// Blocks that could not be loaded, as rg2_rank_finished.
+int rg2_rank_load_errors(void *rank, int32_t *blocks, uint32_t capacity);
+
+// What was done of the step's plan, for the scheduler half. NULL: error.
+const uint8_t *rg2_rank_report(void *rank, size_t *length);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,1 @@
+#include "remote_g2.h"

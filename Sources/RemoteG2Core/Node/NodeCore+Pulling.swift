@@ -1,0 +1,243 @@
+/// How a prefix that an engine wants comes together: from the own pool, and for the rest from members.
+extension NodeCore {
+  mutating func want(
+    _ wanted: WantedPrefix, _ number: PoolNumber, at now: LocalInstant
+  ) -> [NodeAction] {
+    let id = Waiter.ID(engine: wanted.engine, serial: wanted.serial)
+    guard waiters[id] == nil, let pool = pools[number] else { return [] }
+    guard waiters.count < limits.waitersMax, !wanted.keys.isEmpty else {
+      count(.overBudget)
+      return give(wanted, number, at: now)
+    }
+    let have = wanted.keys.prefix { pool.ledger.pool.slot(holding: $0) != nil }.count
+    let missing = wanted.keys.count - have
+    var patience = limits.hardDeadline
+    if wanted.pace > .zero {
+      patience = min(patience, wanted.pace * missing * (1 + limits.regretMax))
+    }
+    waiters[id] = Waiter(
+      wanted: wanted, pool: number, startedAt: now, deadline: now + patience, missing: missing)
+    return advance(id, at: now)
+  }
+
+  /// Answers a waiter, or finds out whom to wait for.
+  private mutating func advance(_ id: Waiter.ID, at now: LocalInstant) -> [NodeAction] {
+    guard let waiter = waiters[id] else { return [] }
+    let keys = waiter.wanted.keys
+    guard pinPrefix(id) else { return answer(id, .overBudget, at: now) }
+    let have = waiters[id]?.pinned.count ?? 0
+    guard have < keys.count else { return answer(id, nil, at: now) }
+    if let stream = spans.first(where: { isFetching(keys[have], $0.value, waiter.pool) })?.key {
+      return wait(id, for: stream)
+    }
+    guard spans.count < limits.pullsMax else { return answer(id, .overBudget, at: now) }
+    let (chosen, shortfall) = holder(of: keys[have...], for: waiter)
+    guard let chosen else { return answer(id, shortfall, at: now) }
+    let stream = nextStream()
+    let span = Array(keys[have..<have + chosen.run])
+    spans[stream] = Span(
+      pool: waiter.pool, member: chosen.member, keys: span,
+      parent: have > 0 ? keys[have - 1] : nil, startedAt: now)
+    members[chosen.member]?.pullCount += 1
+    let terms = pools[waiter.pool]!.terms
+    return [.pull(stream, from: chosen.member, waiter.pool, terms, keys: span)]
+      + wait(id, for: stream)
+  }
+
+  private mutating func wait(_ id: Waiter.ID, for stream: StreamID) -> [NodeAction] {
+    waiters[id]?.waitsFor = stream
+    guard let waiter = waiters[id], !waiter.isToldPending else { return [] }
+    waiters[id]?.isToldPending = true
+    return [
+      .local(
+        .send(waiter.wanted.connection, .pending(lease: waiter.wanted.serial)), pool: waiter.pool)
+    ]
+  }
+
+  private func isFetching(_ key: BlockKey, _ span: Span, _ pool: PoolNumber) -> Bool {
+    span.pool == pool && !span.isCancelled && span.keys[span.next...].contains(key)
+  }
+
+  /// The member that announces the most of it, among those that are not known to be of no use.
+  private func holder(
+    of keys: ArraySlice<BlockKey>, for waiter: Waiter
+  ) -> ((member: PeerName, run: Int)?, NodeShortfall) {
+    guard let terms = pools[waiter.pool]?.terms else { return (nil, .noHolder) }
+    var best: (member: PeerName, run: Int)?
+    var shortfall = waiter.tried.isEmpty ? NodeShortfall.noHolder : .failed
+    for (name, member) in members.sorted(by: { $0.key < $1.key })
+    where member.standing == .watched && !waiter.tried.contains(name)
+      && member.pools.contains(terms)
+    {
+      let run = index.run(of: keys, at: name)
+      guard run > 0 else { continue }
+      let bytes = Double(run * terms.bytesOfAllRanks)
+      if let rate = member.bytesPerSecond, waiter.wanted.pace > .zero,
+        bytes / rate * Double(1 + member.pullCount) > (waiter.wanted.pace * run).inSeconds
+      {
+        shortfall = .cost
+        continue
+      }
+      let isBetter =
+        best.map { run > $0.run || (run == $0.run && member.pullCount < pulls($0.member)) } ?? true
+      if isBetter { best = (name, run) }
+    }
+    return (best, shortfall)
+  }
+
+  private func pulls(_ member: PeerName) -> Int { members[member]?.pullCount ?? 0 }
+
+  /// Pins what is sealed of a waiter's prefix, beyond what is pinned for it already.
+  ///
+  /// - Returns: False when too much is pinned.
+  private mutating func pinPrefix(_ id: Waiter.ID) -> Bool {
+    guard let waiter = waiters[id] else { return true }
+    for key in waiter.wanted.keys.dropFirst(waiter.pinned.count) {
+      guard let slot = pools[waiter.pool]?.ledger.pool.slot(holding: key) else { return true }
+      guard pools[waiter.pool]?.ledger.mayPin(slot) == true else { return false }
+      pools[waiter.pool]?.ledger.pool.pin(slot)
+      waiters[id]?.pinned.append(slot)
+    }
+    return true
+  }
+
+  /// Gives a waiter what is here.
+  mutating func answer(
+    _ id: Waiter.ID, _ shortfall: NodeShortfall?, at now: LocalInstant
+  ) -> [NodeAction] {
+    guard let waiter = waiters[id] else { return [] }
+    if let shortfall { count(shortfall) }
+    let actions = give(waiter.wanted, waiter.pool, at: now)
+    return actions + forget(id)
+  }
+
+  private mutating func give(
+    _ wanted: WantedPrefix, _ number: PoolNumber, at now: LocalInstant
+  ) -> [NodeAction] {
+    let actions = withPool(number) { $0.desk.answer(wanted, &$0.ledger, at: now) }
+    for case .local(.send(_, .found(_, let blocks, _)), _) in actions {
+      blocksAnswered += UInt64(blocks.count)
+    }
+    return actions
+  }
+
+  /// A waiter is answered, or has gone. A pull that nobody waits for ends.
+  mutating func forget(_ id: Waiter.ID) -> [NodeAction] {
+    guard let waiter = waiters.removeValue(forKey: id) else { return [] }
+    // Tail first, so that the head of a chain is the last to be evicted.
+    for slot in waiter.pinned.reversed() { pools[waiter.pool]?.ledger.pool.unpin(slot) }
+    guard let stream = waiter.waitsFor, spans[stream]?.isCancelled == false,
+      !waiters.values.contains(where: { $0.waitsFor == stream })
+    else { return [] }
+    spans[stream]?.isCancelled = true
+    return [.cancel(stream)]
+  }
+
+  mutating func dropWaiters(of connection: ConnectionID, at now: LocalInstant) -> [NodeAction] {
+    let ids = waiters.values.filter { $0.wanted.connection == connection }.map(\.id)
+    return ids.sorted().flatMap { forget($0) }
+  }
+
+  private mutating func count(_ shortfall: NodeShortfall) { shortfalls[shortfall, default: 0] += 1 }
+
+  // MARK: What arrives
+
+  /// A block's frame is here, and its bytes follow.
+  package mutating func arriving(_ stream: StreamID, position: Int) -> BlockArrival {
+    guard let span = spans[stream], !span.isCancelled, span.writing == nil,
+      position == span.next, position < span.keys.count, pools[span.pool] != nil
+    else { return .stop }
+    let key = span.keys[position]
+    let parent = position > 0 ? span.keys[position - 1] : span.parent
+    switch pools[span.pool]!.ledger.pool.begin(key, after: parent) {
+    case .reserved(let slot, let generation):
+      spans[stream]?.writing = (slot, generation)
+      return .write(slot, generation: generation)
+    // Another engine of this host has computed it meanwhile, or is having it copied.
+    case .present: return .skip
+    case .full: return .stop
+    }
+  }
+
+  /// All bytes of the block that was arriving are here, and nothing will write them again.
+  ///
+  /// - Parameter digests: Of the slots' bytes, by rank, and equal to those that came with them; nil when they
+  ///   are not, or when the bytes did not all come. Ignored for a block that was skipped.
+  package mutating func arrived(
+    _ stream: StreamID, digests: [Digest128]?, at now: LocalInstant
+  ) -> [NodeAction] {
+    guard let span = spans[stream] else { return [] }
+    if let (slot, generation) = span.writing {
+      spans[stream]?.writing = nil
+      guard let digests else {
+        pools[span.pool]?.ledger.pool.abandon(slot, generation: generation)
+        return news()
+      }
+      pools[span.pool]?.ledger.pool.seal(slot, generation: generation, digests: digests)
+      let bytes = pools[span.pool]?.terms.bytesOfAllRanks ?? 0
+      blocksPulled += 1
+      bytesPulled += UInt64(bytes)
+    }
+    spans[stream]?.next += 1
+    var actions: [NodeAction] = []
+    for id in waiters.values.filter({ $0.waitsFor == stream }).map(\.id).sorted() {
+      actions += landed(id, stream, at: now)
+    }
+    return actions + news()
+  }
+
+  /// Looks whether it is worth it for a waiter to wait for the rest.
+  private mutating func landed(
+    _ id: Waiter.ID, _ stream: StreamID, at now: LocalInstant
+  ) -> [NodeAction] {
+    guard pinPrefix(id), let waiter = waiters[id], let span = spans[stream] else {
+      return answer(id, .overBudget, at: now)
+    }
+    let left = waiter.wanted.keys.count - waiter.pinned.count
+    guard left > 0 else { return answer(id, nil, at: now) }
+    guard waiter.wanted.pace > .zero else { return [] }
+    let perBlock = (now - span.startedAt) / span.next
+    let whole = now - waiter.startedAt + perBlock * (span.keys.count - span.next)
+    guard whole > waiter.wanted.pace * waiter.missing * (1 + limits.regretMax) else { return [] }
+    return answer(id, .outpaced, at: now)
+  }
+
+  /// Nothing more comes, and nothing more is written.
+  package mutating func ended(
+    _ stream: StreamID, _ end: PullEnd, at now: LocalInstant
+  ) -> [NodeAction] {
+    guard let span = spans.removeValue(forKey: stream) else { return [] }
+    if let (slot, generation) = span.writing {
+      pools[span.pool]?.ledger.pool.abandon(slot, generation: generation)
+    }
+    noteEnd(span, end, at: now)
+    var actions: [NodeAction] = []
+    for id in waiters.values.filter({ $0.waitsFor == stream }).map(\.id).sorted() {
+      waiters[id]?.waitsFor = nil
+      if end != .served { waiters[id]?.tried.insert(span.member) }
+      actions += advance(id, at: now)
+    }
+    return actions + news()
+  }
+
+  private mutating func noteEnd(_ span: Span, _ end: PullEnd, at now: LocalInstant) {
+    members[span.member]?.pullCount -= 1
+    members[span.member]?.ends[end, default: 0] += 1
+    let elapsed = (now - span.startedAt).inSeconds
+    let bytes = span.next * (pools[span.pool]?.terms.bytesOfAllRanks ?? 0)
+    if bytes > 0, elapsed > 0 {
+      let rate = Double(bytes) / elapsed
+      let old = members[span.member]?.bytesPerSecond ?? rate
+      members[span.member]?.bytesPerSecond = old + 0.25 * (rate - old)
+    }
+    switch end {
+    case .lacking:
+      if span.next < span.keys.count { index.lacks(span.keys[span.next], span.member) }
+    case .stalled, .broken, .invalid:
+      guard !span.isCancelled else { return }
+      // Until its feed is heard again nobody waits for it.
+      if members[span.member]?.standing == .watched { members[span.member]?.standing = .doubted }
+    case .served, .busy, .refused: break
+    }
+  }
+}

@@ -1,0 +1,329 @@
+/// All that a node decides: pools by fingerprint, its own engines, what other members announce, what is pulled
+/// from whom, and who waits for it.
+///
+/// Pure. The shells own sockets, memory and the clock; several threads give their events, under one lock, and
+/// carry out the actions. Bytes are moved outside the lock, into slots that only one thread knows.
+package struct NodeCore: Sendable {
+  struct Pool: Sendable {
+    let terms: PoolTerms
+    var desk: LocalDesk
+    var ledger: StoreLedger
+  }
+
+  /// An engine's question that is not answered yet. What is sealed of it so far is pinned.
+  struct Waiter: Sendable {
+    struct ID: Hashable, Comparable, Sendable {
+      let engine: Incarnation
+      let serial: UInt64
+      static func < (a: Self, b: Self) -> Bool {
+        (a.engine.high, a.engine.low, a.serial) < (b.engine.high, b.engine.low, b.serial)
+      }
+    }
+    let wanted: WantedPrefix
+    let pool: PoolNumber
+    let startedAt: LocalInstant
+    /// Then it is answered with what is there.
+    let deadline: LocalInstant
+    /// Blocks that were lacking when it was asked.
+    let missing: Int
+    var pinned: [SlotIndex] = []
+    /// Members that could not help.
+    var tried: Set<PeerName> = []
+    var waitsFor: StreamID?
+    var isToldPending = false
+    var id: ID { ID(engine: wanted.engine, serial: wanted.serial) }
+  }
+
+  /// A pull that is under way.
+  struct Span: Sendable {
+    let pool: PoolNumber
+    let member: PeerName
+    let keys: [BlockKey]
+    /// The key before its first.
+    let parent: BlockKey?
+    let startedAt: LocalInstant
+    /// Of the next block to arrive.
+    var next = 0
+    var writing: (slot: SlotIndex, generation: UInt32)?
+    var isCancelled = false
+  }
+
+  package let node: Incarnation
+  package let name: PeerName
+  package let limits: Limits
+  /// For all pools together.
+  let memoryBytes: Int
+  var pools: [PoolNumber: Pool] = [:]
+  /// Pools whose memory is being made, with the greetings that wait for it.
+  var making: [PoolNumber: (terms: PoolTerms, slots: Int, hellos: [(ConnectionID, LocalHello)])] =
+    [:]
+  /// Connections by the pool that they use; nil: it has not said who it is.
+  var connections: [ConnectionID: PoolNumber?] = [:]
+  var members: [PeerName: MemberState] = [:]
+  var index: HolderIndex
+  var feed: Feed
+  /// Rises whenever a pool comes or goes.
+  var poolsVersion: UInt64 = 0
+  var waiters: [Waiter.ID: Waiter] = [:]
+  var spans: [StreamID: Span] = [:]
+  var servedCount = 0
+  /// Pins that streams to other members hold.
+  package internal(set) var servedPins = 0
+  package internal(set) var shortfalls: [NodeShortfall: Int] = [:]
+  package internal(set) var blocksPulled: UInt64 = 0
+  package internal(set) var bytesPulled: UInt64 = 0
+  package internal(set) var bytesServed: UInt64 = 0
+  package internal(set) var blocksAnswered: UInt64 = 0
+  private var connectionNext: UInt64 = 1
+  private var poolNext = 1
+  private var streamNext: UInt64 = 1
+
+  package init(
+    node: Incarnation, name: PeerName, members: [PeerName], memoryBytes: Int, limits: Limits
+  ) {
+    self.node = node
+    self.name = name
+    self.memoryBytes = memoryBytes
+    self.limits = limits
+    index = HolderIndex(keysMax: limits.indexKeysMax)
+    feed = Feed(changesMax: limits.feedChangesMax)
+    for member in members { self.members[member] = MemberState() }
+  }
+
+  // MARK: Own engines
+
+  /// Somebody connected. Nil: there is no room, and the socket is closed at once.
+  package mutating func joined() -> ConnectionID? {
+    guard connections.count < limits.localConnectionsMax else { return nil }
+    let id = ConnectionID(connectionNext)
+    connectionNext += 1
+    connections[id] = .some(nil)
+    return id
+  }
+
+  /// A connection ended, whoever ended it.
+  package mutating func left(_ connection: ConnectionID, at now: LocalInstant) -> [NodeAction] {
+    guard let found = connections.removeValue(forKey: connection), let number = found else {
+      for number in making.keys {
+        making[number]?.hellos.removeAll { $0.0 == connection }
+      }
+      return []
+    }
+    var actions = dropWaiters(of: connection, at: now)
+    actions += withPool(number) { $0.desk.left(connection, &$0.ledger, at: now) }
+    return actions + news()
+  }
+
+  /// A packet that is no message.
+  package mutating func malformed(_ connection: ConnectionID) -> [NodeAction] {
+    guard let number = connections[connection] ?? nil else {
+      return [.local(.close(connection), pool: nil)]
+    }
+    return withPool(number) { $0.desk.malformed(connection) }
+  }
+
+  package mutating func received(
+    _ message: LocalMessage, from connection: ConnectionID, at now: LocalInstant
+  ) -> [NodeAction] {
+    // A packet that was read before its connection was closed by an action.
+    guard let found = connections[connection] else { return [] }
+    guard let number = found else {
+      guard case .hello(let hello) = message else {
+        return [.local(.close(connection), pool: nil)]
+      }
+      return greeted(hello, connection, at: now)
+    }
+    if case .release(let serial) = message {
+      let ids = waiters.values.filter {
+        $0.wanted.connection == connection && $0.wanted.serial == serial
+      }.map(\.id)
+      let actions = ids.sorted().flatMap { forget($0) }
+      return actions
+        + withPool(number) { $0.desk.received(message, from: connection, &$0.ledger, at: now) }
+    }
+    let actions = withPool(number) {
+      $0.desk.received(message, from: connection, &$0.ledger, at: now)
+    }
+    return carry(actions, at: now) + news()
+  }
+
+  /// A copy has ended.
+  package mutating func copied(
+    _ copy: StageCopy, in number: PoolNumber, digests: [Digest128]?
+  ) -> [NodeAction] {
+    withPool(number) { $0.desk.copied(copy, digests: digests, &$0.ledger) } + news()
+  }
+
+  // MARK: Pools
+
+  private mutating func greeted(
+    _ hello: LocalHello, _ connection: ConnectionID, at now: LocalInstant
+  ) -> [NodeAction] {
+    // A rank joins its engine's pool, whatever bits it has computed itself.
+    if let number = pools.first(where: { $0.value.desk.knows(hello.engine) })?.key {
+      return enter(hello, connection, number, at: now)
+    }
+    let terms = PoolTerms(fingerprint: hello.fingerprint, blockBytes: hello.blockBytes)
+    if let number = pools.first(where: { $0.value.terms == terms })?.key {
+      return enter(hello, connection, number, at: now)
+    }
+    if let number = making.first(where: { $0.value.terms == terms })?.key {
+      making[number]?.hellos.append((connection, hello))
+      return []
+    }
+    func refuse(_ reason: String) -> [NodeAction] {
+      connections[connection] = nil
+      return [
+        .local(.send(connection, .refused(reason)), pool: nil),
+        .local(.close(connection), pool: nil),
+      ]
+    }
+    guard hello.version == LocalMessage.version else {
+      return refuse(
+        "local protocol \(hello.version); this node speaks \(LocalMessage.version): "
+          + "run both from one release")
+    }
+    guard hello.blockBytes > 0, hello.fingerprint.rankCount >= 1, hello.fingerprint.rankCount <= 64
+    else { return refuse("the engine does not say how large its blocks are on how many ranks") }
+    // Who has gone for good makes room for who comes.
+    if let idle = pools.first(where: { $0.value.desk.connectionCount == 0 })?.key {
+      drop(idle)
+    }
+    let free = memoryBytes - bytesInUse
+    let slots = min(free / terms.bytesOfAllRanks, limits.slotsMax)
+    guard slots >= 1 else {
+      return refuse(
+        "a block of this engine takes \(terms.bytesOfAllRanks) bytes, and \(max(0, free)) of the "
+          + "node's \(memoryBytes) are free: raise --memory, or give it a node of its own")
+    }
+    let number = PoolNumber(poolNext)
+    poolNext += 1
+    making[number] = (terms, slots, [(connection, hello)])
+    return [.makePool(number, terms, slotCount: slots)]
+  }
+
+  /// The memory of a pool is there, or cannot be had.
+  ///
+  /// - Parameter id: Drawn for it; nil: why there is none.
+  package mutating func poolMade(
+    _ number: PoolNumber, _ id: Result<Incarnation, PoolFailure>, at now: LocalInstant
+  ) -> [NodeAction] {
+    guard let made = making.removeValue(forKey: number) else { return [] }
+    switch id {
+    case .failure(let failure):
+      return made.hellos.flatMap { connection, _ -> [NodeAction] in
+        connections[connection] = nil
+        return [
+          .local(.send(connection, .refused(failure.reason)), pool: nil),
+          .local(.close(connection), pool: nil),
+        ]
+      }
+    case .success(let id):
+      pools[number] = Pool(
+        terms: made.terms,
+        desk: LocalDesk(
+          store: id, fingerprint: made.terms.fingerprint, slotCount: made.slots,
+          blockBytes: made.terms.blockBytes, limits: limits),
+        ledger: StoreLedger(
+          incarnation: id, slotCount: made.slots, rankCount: made.terms.rankCount, limits: limits,
+          tellsChanges: true))
+      poolsVersion += 1
+      return made.hellos.flatMap { enter($1, $0, number, at: now) } + [.feedChanged]
+    }
+  }
+
+  private mutating func enter(
+    _ hello: LocalHello, _ connection: ConnectionID, _ number: PoolNumber, at now: LocalInstant
+  ) -> [NodeAction] {
+    connections[connection] = number
+    return withPool(number) {
+      $0.desk.joined(as: connection)
+      return $0.desk.received(.hello(hello), from: connection, &$0.ledger, at: now)
+    }
+  }
+
+  private mutating func drop(_ number: PoolNumber) {
+    guard let pool = pools.removeValue(forKey: number) else { return }
+    poolsVersion += 1
+    feed.note(
+      pool.ledger.pool.sealedKeys(in: 0..<pool.ledger.pool.slotCount).map {
+        FeedChange(key: $0, isSealed: false)
+      })
+  }
+
+  private var bytesInUse: Int {
+    pools.values.reduce(0) { $0 + $1.ledger.pool.slotCount * $1.terms.bytesOfAllRanks }
+      + making.values.reduce(0) { $0 + $1.slots * $1.terms.bytesOfAllRanks }
+  }
+
+  package func stats(of pool: PoolNumber) -> StoreStats? { pools[pool]?.ledger.stats }
+  package func standing(of member: PeerName) -> MemberState.Standing? { members[member]?.standing }
+  /// Questions of own engines that are not answered, and answers that members are sending.
+  package var openCounts: (questions: Int, pulls: Int) { (waiters.count, spans.count) }
+  package var poolNumbers: Set<PoolNumber> { Set(pools.keys).union(making.keys) }
+
+  // MARK: Time
+
+  /// Ends what is due.
+  package mutating func timePassed(at now: LocalInstant) -> [NodeAction] {
+    var actions: [NodeAction] = []
+    for id in waiters.values.filter({ $0.deadline <= now }).map(\.id).sorted() {
+      actions += answer(id, .outpaced, at: now)
+    }
+    for number in pools.keys { pools[number]?.ledger.expireDue(at: now) }
+    return actions
+  }
+
+  package var nextDeadline: LocalInstant? {
+    let waiting = waiters.values.map(\.deadline).min()
+    let leases = pools.values.compactMap(\.ledger.nextDeadline).min()
+    return [waiting, leases].compactMap { $0 }.min()
+  }
+
+  // MARK: Within
+
+  /// Lets a pool's desk decide; what it orders is about that pool.
+  mutating func withPool(
+    _ number: PoolNumber, _ body: (inout Pool) -> [LocalAction]
+  ) -> [NodeAction] {
+    guard pools[number] != nil else { return [] }
+    let actions = body(&pools[number]!)
+    for case .close(let connection) in actions { connections[connection] = nil }
+    return actions.map { .local($0, pool: number) }
+  }
+
+  /// Carries out what is the core's own business of these.
+  private mutating func carry(_ actions: [NodeAction], at now: LocalInstant) -> [NodeAction] {
+    var left: [NodeAction] = []
+    for action in actions {
+      guard case .local(.want(let wanted), let number?) = action else {
+        left.append(action)
+        continue
+      }
+      left += want(wanted, number, at: now)
+    }
+    return left
+  }
+
+  /// What pools have sealed and evicted becomes the feed's.
+  mutating func news() -> [NodeAction] {
+    var changes: [FeedChange] = []
+    for number in pools.keys.sorted() {
+      changes += pools[number]?.ledger.pool.takeChanges() ?? []
+    }
+    guard !changes.isEmpty else { return [] }
+    feed.note(changes)
+    return [.feedChanged]
+  }
+
+  mutating func nextStream() -> StreamID {
+    defer { streamNext += 1 }
+    return StreamID(streamNext)
+  }
+}
+
+/// Why a pool's memory cannot be made.
+package struct PoolFailure: Error, Equatable, Sendable {
+  package let reason: String
+  package init(reason: String) { self.reason = reason }
+}

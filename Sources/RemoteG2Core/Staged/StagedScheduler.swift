@@ -1,0 +1,386 @@
+/// How much of a request's prefix the node has ready.
+public enum StagedMatch: Equatable, Sendable {
+  /// The node has not said anything yet. It is worth waiting some microseconds for.
+  case unknown
+  /// Nothing more to load: compute.
+  case none
+  /// It is being fetched: ask again in a later step.
+  case pending
+  /// This many blocks can be loaded, following those that the engine has.
+  case ready(blocks: Int)
+}
+
+/// The scheduler half for an engine that owns its memory itself: it asks the node, orders loads and stages, and
+/// commits what every rank has staged.
+///
+/// Pure. What it has to say to the node gathers in ``takeRequests()``; what the node says comes to
+/// ``heard(_:at:)``. A request is asked about once in a scheduling attempt: when it has been answered none, has
+/// failed or has waited too long, it is computed. A preemption begins a new attempt, and there are at most two.
+public struct StagedScheduler: Sendable {
+  private enum State: Sendable {
+    /// The node was away, or there is nothing to ask about.
+    case unasked
+    case asked(at: LocalInstant, deadline: LocalInstant, isPending: Bool)
+    case ready([GrantedBlock])
+    /// Ranks that have still to report.
+    case loading(ranksLeft: Int, isWhole: Bool)
+    /// Nothing more is loaded in this attempt.
+    case over
+  }
+
+  private struct Request: Sendable {
+    var keys: [BlockKey]
+    var blocks: [BlockIndex] = []
+    var state = State.unasked
+    var fetch: FetchID
+    var lease: LeaseID?
+    /// The pool that it was asked of.
+    var source: SourceID?
+    var attempts = 1
+    /// Whether it has been given to a step since it was last asked about.
+    var hasRun = false
+    /// Blocks before it are in the pool, or have been ordered to be staged.
+    var cursor = 0
+  }
+
+  public let engine: Incarnation
+  private let limits: Limits
+  private let rankCount: Int
+  private let tokensPerBlock: Int
+  private let stagesPerStep: Int
+  private var requests: [RequestID: Request] = [:]
+  private var byFetch: [FetchID: RequestID] = [:]
+  /// Of the node's pool that is attached; nil while the node is away.
+  private var source: SourceID?
+  private var outgoing: [ControlRequest] = []
+  private var loads: [StagedLoad] = []
+  /// What the steps before ordered to be staged, until all ranks have reported.
+  private var ordered: [UInt64: (source: SourceID, stages: [Stage])] = [:]
+  private var stepNext: UInt64 = 1
+  private var fetchNext: UInt64 = 1
+  private var estimator = Estimator()
+  private var stepBegan: (at: LocalInstant, tokens: Int)?
+  /// What happened so far, by name.
+  public private(set) var counts = StagedCounts()
+
+  private struct Stage: Sendable {
+    let request: RequestID
+    let position: Int
+    let order: StageOrder
+    let parent: BlockKey?
+  }
+
+  public init(
+    engine: Incarnation, rankCount: Int, blockBytes: Int, tokensPerBlock: Int, limits: Limits
+  ) {
+    self.engine = engine
+    self.limits = limits
+    self.rankCount = rankCount
+    self.tokensPerBlock = tokensPerBlock
+    stagesPerStep = max(1, min(limits.stagingSlotsMax, limits.stepStageBytesMax / blockBytes))
+  }
+
+  /// What is to be said to the node.
+  public mutating func takeRequests() -> [ControlRequest] {
+    let taken = outgoing
+    outgoing = []
+    return taken
+  }
+
+  // MARK: Requests
+
+  /// A request arrived: its prefix is looked for from now on.
+  ///
+  /// - Parameter keys: Of its whole blocks.
+  public mutating func newRequest(_ id: RequestID, keys: [BlockKey], at now: LocalInstant) {
+    // One that comes twice is the engine's to tell apart.
+    guard requests[id] == nil else { return }
+    requests[id] = Request(keys: keys, fetch: FetchID(0))
+    ask(id, at: now)
+  }
+
+  private mutating func ask(_ id: RequestID, at now: LocalInstant) {
+    guard let request = requests[id] else { return }
+    requests[id]?.hasRun = false
+    guard let source, !request.keys.isEmpty else {
+      requests[id]?.state = .unasked
+      return
+    }
+    let fetch = FetchID(fetchNext)
+    fetchNext += 1
+    let lease = LeaseID(serial: fetch.value, owner: source.incarnation, holder: engine)
+    let keys = Array(request.keys.prefix(limits.blocksPerFetchMax))
+    let pace = estimator.recomputeTime(tokens: tokensPerBlock)
+    let patience = min(limits.hardDeadline, pace * keys.count * (1 + limits.regretMax))
+    requests[id]?.fetch = fetch
+    requests[id]?.lease = lease
+    requests[id]?.source = source
+    // The node's own deadline comes first, where the node is well.
+    requests[id]?.state = .asked(
+      at: now, deadline: now + patience + limits.ownAnswerMax, isPending: false)
+    byFetch[fetch] = id
+    counts.asked += 1
+    outgoing.append(.want(fetch, source, lease, keys: keys, pace: pace))
+  }
+
+  /// How much can be loaded beyond the engine's own prefix, which may grow and shrink from call to call.
+  ///
+  /// - Parameters:
+  ///   - local: Leading blocks that the engine has.
+  ///   - most: Blocks that may be loaded in all: the last token is always computed.
+  public mutating func match(
+    _ id: RequestID, local: Int, most: Int, at now: LocalInstant
+  ) -> StagedMatch {
+    guard var request = requests[id] else { return .none }
+    if request.hasRun, case .over = request.state, request.attempts < 2 {
+      // It was preempted: what it has computed may be in the pool by now.
+      requests[id]?.attempts += 1
+      ask(id, at: now)
+      request = requests[id]!
+    }
+    switch request.state {
+    case .unasked, .over, .loading: return .none
+    case .asked(let at, let deadline, let isPending):
+      if now >= deadline || (!isPending && now - at >= limits.ownAnswerMax) {
+        counts.late += 1
+        giveUp(id)
+        return .none
+      }
+      return isPending ? .pending : .unknown
+    case .ready(let blocks):
+      let count = min(blocks.count, most) - local
+      return count > 0 ? .ready(blocks: count) : .none
+    }
+  }
+
+  /// The engine has scheduled the request, with blocks for what it was told could be loaded.
+  ///
+  /// - Parameters:
+  ///   - local: Leading blocks that it has already.
+  ///   - targets: Where the next ones are to be loaded; empty: it computes them.
+  /// - Returns: False for more blocks than were ready: nothing is loaded.
+  public mutating func bind(_ id: RequestID, local: Int, targets: [BlockIndex]) -> Bool {
+    guard let request = requests[id] else { return targets.isEmpty }
+    guard case .ready(let blocks) = request.state, let source = request.source, !targets.isEmpty
+    else {
+      // The engine says once more, with nothing to load, that a loaded request goes on.
+      if case .loading = request.state { return targets.isEmpty }
+      giveUp(id)
+      return targets.isEmpty
+    }
+    guard local >= 0, local + targets.count <= blocks.count else { return false }
+    let moves = targets.enumerated().map { place, target in
+      BlockMove(
+        target: target, source: blocks[local + place].slot,
+        generation: blocks[local + place].generation)
+    }
+    requests[id]?.state = .loading(ranksLeft: rankCount, isWhole: true)
+    loads.append(StagedLoad(request: id, pool: source.incarnation, moves: moves))
+    counts.blocksBound += UInt64(targets.count)
+    return true
+  }
+
+  /// It has left the engine, however it ended. Unknown requests are ignored.
+  public mutating func finished(_ id: RequestID) {
+    giveUp(id)
+    guard requests.removeValue(forKey: id) != nil else { return }
+    // A load of it that no plan has told yet is told to no rank.
+    loads.removeAll { $0.request == id }
+  }
+
+  /// Ends its attempt: what was asked is answered by nobody any more.
+  private mutating func giveUp(_ id: RequestID) {
+    guard let request = requests[id] else { return }
+    release(request)
+    requests[id]?.lease = nil
+    requests[id]?.state = .over
+  }
+
+  private mutating func release(_ request: Request) {
+    byFetch[request.fetch] = nil
+    guard let lease = request.lease, let source = request.source else { return }
+    outgoing.append(.release(source, lease))
+  }
+
+  // MARK: A step
+
+  /// A request is computed in the step that is being planned.
+  ///
+  /// - Parameters:
+  ///   - computed: Tokens that have their KV before the step.
+  ///   - scheduled: Tokens that get it in the step.
+  ///   - keys: Of all its whole blocks by now.
+  ///   - blocks: All its blocks, or those that are new.
+  ///   - isWhole: Whether `blocks` are all of them.
+  public mutating func scheduled(
+    _ id: RequestID, computed: Int, scheduled: Int, keys: [BlockKey], blocks: [BlockIndex],
+    isWhole: Bool
+  ) {
+    guard requests[id] != nil else { return }
+    requests[id]?.hasRun = true
+    if case .asked? = requests[id]?.state { giveUp(id) }
+    if case .ready? = requests[id]?.state { giveUp(id) }
+    requests[id]?.keys += keys
+    if isWhole {
+      requests[id]?.blocks = blocks
+    } else {
+      requests[id]?.blocks += blocks
+    }
+    let reached = min(
+      (computed + scheduled) / tokensPerBlock, requests[id]!.keys.count,
+      requests[id]!.blocks.count)
+    stage(id, through: reached)
+  }
+
+  /// Orders what is final after this step, and not in the pool, to be staged.
+  private mutating func stage(_ id: RequestID, through end: Int) {
+    guard let source, let request = requests[id] else { return }
+    // The node may have been replaced since the step was begun: it stages for one pool.
+    if let begun = ordered[stepNext], begun.source != source { return }
+    let room = stagesPerStep - (ordered[stepNext]?.stages.count ?? 0)
+    let last = min(end, request.cursor + max(0, room))
+    guard request.cursor < last else { return }
+    for position in request.cursor..<last {
+      ordered[stepNext, default: (source, [])].stages.append(
+        Stage(
+          request: id, position: position,
+          order: StageOrder(block: request.blocks[position], key: request.keys[position]),
+          parent: position > 0 ? request.keys[position - 1] : nil))
+    }
+    requests[id]?.cursor = last
+  }
+
+  /// What every rank does in this step.
+  ///
+  /// - Parameter tokens: Computed in it, over all requests.
+  public mutating func plan(tokens: Int, at now: LocalInstant) -> StagedPlan {
+    let begun = ordered[stepNext]
+    var plan = StagedPlan(
+      step: stepNext, engine: engine, pool: (begun?.source ?? source)?.incarnation)
+    plan.loads = loads
+    plan.stages = begun?.stages.map(\.order) ?? []
+    loads = []
+    stepNext += 1
+    stepBegan = tokens > 0 ? (now, tokens) : nil
+    return plan
+  }
+
+  /// Whether the engine has to step though it computes nothing.
+  public var hasOrders: Bool { !loads.isEmpty }
+
+  /// All ranks have carried a plan out.
+  ///
+  /// - Parameter reports: Of one step, one of each rank.
+  public mutating func absorb(_ reports: [StagedReport], at now: LocalInstant) {
+    precondition(reports.count == rankCount, "\(reports.count) reports of \(rankCount) ranks")
+    guard let step = reports.first?.step else { return }
+    if let began = stepBegan {
+      estimator.prefilled(tokens: began.tokens, in: now - began.at)
+      stepBegan = nil
+    }
+    var hasErrors = false
+    for report in reports {
+      for loaded in report.loaded {
+        hasErrors = hasErrors || !loaded.isWhole
+        noteLoaded(loaded)
+      }
+    }
+    guard let begun = ordered.removeValue(forKey: step), begun.source == source else { return }
+    settle(begun.stages, for: begun.source, reports, hasErrors: hasErrors)
+  }
+
+  private mutating func noteLoaded(_ loaded: StagedReport.LoadedRequest) {
+    // It left meanwhile; its lease has been given back, and its pages were the engine's until now.
+    guard case .loading(let left, let isWhole)? = requests[loaded.request]?.state else { return }
+    let allWhole = isWhole && loaded.isWhole
+    guard left == 1 else {
+      requests[loaded.request]?.state = .loading(ranksLeft: left - 1, isWhole: allWhole)
+      return
+    }
+    if allWhole { counts.loads += 1 } else { counts.loadsFailed += 1 }
+    giveUp(loaded.request)
+  }
+
+  /// Commits what every rank has staged; from a step with a load error, nothing.
+  private mutating func settle(
+    _ stages: [Stage], for source: SourceID, _ reports: [StagedReport], hasErrors: Bool
+  ) {
+    var stagedBy = [Int](repeating: 0, count: stages.count)
+    for report in reports {
+      for place in report.staged where Int(place) < stages.count { stagedBy[Int(place)] += 1 }
+    }
+    var (commits, withdrawals): ([CommittedBlock], [BlockKey]) = ([], [])
+    for (place, stage) in stages.enumerated() {
+      if stagedBy[place] == rankCount, !hasErrors {
+        commits.append(CommittedBlock(key: stage.order.key, parent: stage.parent))
+        continue
+      }
+      if stagedBy[place] > 0 { withdrawals.append(stage.order.key) }
+      counts.stagesDropped += 1
+      // While it runs it may be staged in a later step.
+      guard let cursor = requests[stage.request]?.cursor, cursor > stage.position else { continue }
+      requests[stage.request]?.cursor = stage.position
+    }
+    counts.blocksCommitted += UInt64(commits.count)
+    if !commits.isEmpty { outgoing.append(.commit(source, commits)) }
+    if !withdrawals.isEmpty { outgoing.append(.withdraw(source, withdrawals)) }
+  }
+
+  // MARK: The node
+
+  public mutating func heard(_ answer: ControlAnswer, at now: LocalInstant) {
+    switch answer {
+    case .announced(let source, _) where source.isLocal:
+      self.source = source
+    case .sourceDied(let source) where source == self.source:
+      self.source = nil
+      for id in requests.keys.sorted() where requests[id]?.source == source {
+        switch requests[id]?.state {
+        case .asked?, .ready?: giveUp(id)
+        default: break
+        }
+      }
+    case .pending(let fetch):
+      guard let id = byFetch[fetch],
+        case .asked(let at, let deadline, _)? = requests[id]?.state
+      else { return }
+      requests[id]?.state = .asked(at: at, deadline: deadline, isPending: true)
+    case .resolved(let fetch, let answer, _): resolved(fetch, answer)
+    case .saved(_, let outcomes):
+      for outcome in outcomes where outcome.kind != .sealed && outcome.kind != .present {
+        counts.savesLost += 1
+      }
+    default: break
+    }
+  }
+
+  private mutating func resolved(_ fetch: FetchID, _ answer: ResolveAnswer?) {
+    guard let id = byFetch[fetch], case .asked? = requests[id]?.state else { return }
+    guard case .granted(let grant)? = answer else {
+      counts.none += 1
+      // Nothing is held there under its name.
+      byFetch[fetch] = nil
+      requests[id]?.lease = nil
+      requests[id]?.state = .over
+      return
+    }
+    counts.ready += 1
+    requests[id]?.state = .ready(grant.blocks)
+    let cursor = requests[id]?.cursor ?? 0
+    requests[id]?.cursor = max(cursor, grant.blocks.count)
+  }
+
+  /// When ``match(_:local:most:at:)`` next has something new to say though the node says nothing.
+  public var nextDeadline: LocalInstant? {
+    requests.values.compactMap { request -> LocalInstant? in
+      guard case .asked(let at, let deadline, let isPending) = request.state else { return nil }
+      return isPending ? deadline : min(deadline, at + limits.ownAnswerMax)
+    }.min()
+  }
+  public var requestCount: Int { requests.count }
+  /// Requests whose prefix is being fetched.
+  public var pendingCount: Int {
+    requests.values.count { if case .asked = $0.state { true } else { false } }
+  }
+  public var isAttached: Bool { source != nil }
+}

@@ -1,0 +1,51 @@
+internal import Glibc
+internal import RemoteG2Core
+
+/// Where an engine has its blocks: in each of its layers one page a block, at equal distances.
+public struct EnginePages: @unchecked Sendable {
+  // @unchecked: addresses and sizes; what is there is the engine's until it is closed.
+  public struct Layer {
+    public let base: UnsafeMutableRawPointer
+    /// From one block's page to the next one's.
+    public let stride: Int
+    /// Of a page.
+    public let bytes: Int
+
+    public init(base: UnsafeMutableRawPointer, stride: Int, bytes: Int) {
+      self.base = base
+      self.stride = stride
+      self.bytes = bytes
+    }
+  }
+
+  public let layers: [Layer]
+  public let blockCount: Int
+  /// Of one block, over all layers.
+  public let blockBytes: Int
+
+  /// - Returns: Nil where pages would overlap, or there are none.
+  public init?(layers: [Layer], blockCount: Int) {
+    guard !layers.isEmpty, blockCount > 0,
+      layers.allSatisfy({ $0.bytes > 0 && $0.stride >= $0.bytes })
+    else { return nil }
+    self.layers = layers
+    self.blockCount = blockCount
+    blockBytes = layers.reduce(0) { $0 + $1.bytes }
+  }
+
+  func copy(_ block: BlockIndex, from slot: UnsafeRawPointer) {
+    var offset = 0
+    for layer in layers {
+      memcpy(layer.base + block.index * layer.stride, slot + offset, layer.bytes)
+      offset += layer.bytes
+    }
+  }
+
+  func copy(_ block: BlockIndex, to slot: UnsafeMutableRawPointer) {
+    var offset = 0
+    for layer in layers {
+      memcpy(slot + offset, layer.base + block.index * layer.stride, layer.bytes)
+      offset += layer.bytes
+    }
+  }
+}

@@ -1,0 +1,132 @@
+internal import CLinuxShims
+internal import Glibc
+internal import LocalStore
+internal import OSThreads
+package import RemoteG2Core
+
+/// Why a node cannot start.
+package enum NodeError: Error, Equatable, Sendable, CustomStringConvertible {
+  case nameTaken(String, path: String)
+  case cannotLock(path: String, reason: String)
+  case cannotListen(String, reason: String)
+
+  package var description: String {
+    switch self {
+    case .nameTaken(let name, let path):
+      "a node named \(name) is running already (it holds \(path)): stop it, or choose another --name"
+    case .cannotLock(let path, let reason): "cannot lock \(path): \(reason)"
+    case .cannotListen(let address, let reason):
+      "cannot listen on \(address): \(reason); choose another --listen"
+    }
+  }
+}
+
+/// What a node is started with.
+package struct NodeConfiguration: Sendable {
+  package var name: PeerName
+  /// For other members' questions.
+  package var address: StreamAddress
+  package var members: [(name: PeerName, address: StreamAddress)]
+  /// For all pools together.
+  package var memoryBytes: Int
+  /// Folder of the socket and the lock.
+  package var directory: String
+  package var limits: Limits
+  /// Told what an operator should know, one line each.
+  package var log: @Sendable (String) -> Void
+
+  package init(
+    name: PeerName, address: StreamAddress, members: [(name: PeerName, address: StreamAddress)],
+    memoryBytes: Int, directory: String, limits: Limits = Limits(),
+    log: @escaping @Sendable (String) -> Void
+  ) {
+    self.name = name
+    self.address = address
+    self.members = members
+    self.memoryBytes = memoryBytes
+    self.directory = directory
+    self.limits = limits
+    self.log = log
+  }
+
+  package var socketPath: String { "\(directory)/\(name).node" }
+  package var lockPath: String { "\(directory)/\(name).node.lock" }
+}
+
+/// The service of one host: pools for all its engines, and streams to and from other members. The shell of a
+/// ``NodeCore``: four threads that each own their sockets, one lock round the core.
+package final class Node: Sendable {
+  package let incarnation: Incarnation
+  private let configuration: NodeConfiguration
+  let board: NodeBoard
+  private let local: NodeLocalThread
+  private let pulls: PullThread
+  private let watches: WatchThread
+  private let streams: [ServeThread]
+  private let lock: Int32
+  /// That other members reach it at.
+  package let port: Int
+
+  /// Listens, and serves from now on.
+  package init(_ configuration: NodeConfiguration) throws(NodeError) {
+    // Held for the life of the node: only its holder may replace the socket.
+    let lock = clinux_lock_file(configuration.lockPath)
+    guard lock >= 0 else {
+      if lock == -EWOULDBLOCK {
+        throw .nameTaken(configuration.name.text, path: configuration.lockPath)
+      }
+      throw .cannotLock(path: configuration.lockPath, reason: String(cString: strerror(-lock)))
+    }
+    self.lock = lock
+    self.configuration = configuration
+    var generator = SystemRandomNumberGenerator()
+    incarnation = Incarnation(using: &generator)
+    let board = NodeBoard(
+      NodeCore(
+        node: incarnation, name: configuration.name, members: configuration.members.map(\.name),
+        memoryBytes: configuration.memoryBytes, limits: configuration.limits))
+    self.board = board
+    do throws(NodeError) {
+      let listener = try StreamListener(configuration.address)
+      port = listener.port
+      do throws(PoolError) {
+        local = try NodeLocalThread(board, at: configuration.socketPath)
+      } catch {
+        throw NodeError.cannotListen(configuration.socketPath, reason: "\(error)")
+      }
+      streams = [ServeThread(board, limits: configuration.limits, listener: listener)]
+    } catch {
+      close(lock)
+      throw error
+    }
+    let addresses = Dictionary(
+      uniqueKeysWithValues: configuration.members.map { ($0.name, $0.address) })
+    pulls = PullThread(
+      board, as: StreamIdentity(node: incarnation, name: configuration.name),
+      members: addresses, limits: configuration.limits)
+    watches = WatchThread(
+      board, as: StreamIdentity(node: incarnation, name: configuration.name),
+      members: addresses, limits: configuration.limits, log: configuration.log)
+  }
+
+  /// What it decides by, for reports.
+  package func look<Result>(_ body: (NodeCore) -> Result) -> Result {
+    board.core.withLock { body($0) }
+  }
+
+  /// Ends every thread and connection; its pools end with the last process that maps them.
+  package func stop() {
+    unlink(configuration.socketPath)
+    watches.stop()
+    pulls.stop()
+    for thread in streams { thread.stop() }
+    local.stop()
+    close(lock)
+  }
+}
+
+/// What a node says of itself when it connects.
+struct StreamIdentity: Sendable {
+  let node: Incarnation
+  let name: PeerName
+}

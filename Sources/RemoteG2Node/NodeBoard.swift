@@ -1,0 +1,74 @@
+internal import LocalStore
+internal import OSThreads
+internal import RemoteG2Core
+
+/// What a node's threads share: the core under its lock, the pools' memory, and whom to give which orders.
+final class NodeBoard: Sendable {
+  enum PullOrder: Sendable {
+    case pull(StreamID, from: PeerName, PoolNumber, PoolTerms, keys: [BlockKey])
+    case cancel(StreamID)
+  }
+
+  let core: Guarded<NodeCore>
+  let memory = Guarded<[PoolNumber: [PoolMemory]]>([:])
+  let localBell = EventBell()
+  let pullBell = EventBell()
+  let localActions: Mailbox<NodeAction>
+  let pullOrders: Mailbox<PullOrder>
+  /// Of the threads that serve watchers.
+  private let feedBells = Guarded<[EventBell]>([])
+
+  init(_ core: NodeCore) {
+    self.core = Guarded(core)
+    localActions = Mailbox(ringing: localBell)
+    pullOrders = Mailbox(ringing: pullBell)
+  }
+
+  func ringWithFeed(_ bell: EventBell) { feedBells.withLock { $0.append(bell) } }
+
+  /// Lets the core decide, and hands each action to the thread that carries it out.
+  func advance(_ event: (inout NodeCore, LocalInstant) -> [NodeAction]) {
+    var feedChanged = false
+    core.withLock { core in
+      // Under the lock, so that each thread gets its orders in the order in which they were decided.
+      for action in event(&core, MonotonicClock.now()) {
+        switch action {
+        case .local, .makePool: localActions.post(action)
+        case .pull(let stream, let member, let pool, let terms, let keys):
+          pullOrders.post(.pull(stream, from: member, pool, terms, keys: keys))
+        case .cancel(let stream): pullOrders.post(.cancel(stream))
+        case .feedChanged: feedChanged = true
+        }
+      }
+    }
+    guard feedChanged else { return }
+    for bell in feedBells.withLock({ $0 }) { bell.ring() }
+  }
+
+  func pools(_ number: PoolNumber) -> [PoolMemory]? { memory.withLock { $0[number] } }
+}
+
+/// A thread that turns until it is stopped, and sleeps where it has nothing to do.
+final class TurningThread: Sendable {
+  private let isStopping = Guarded(false)
+  private let thread = Guarded<OSThread?>(nil)
+  private let bell: EventBell
+
+  /// - Parameter loop: Called once, on the thread; it returns soon after ``isOver`` has become true.
+  init(_ name: String, bell: EventBell, _ loop: @escaping @Sendable (TurningThread) -> Void) {
+    self.bell = bell
+    let started = OSThread.start(name) { [self] in loop(self) }
+    thread.withLock { $0 = started }
+  }
+
+  var isOver: Bool { isStopping.withLock { $0 } }
+
+  func stop() {
+    isStopping.withLock { $0 = true }
+    bell.ring()
+    thread.withLock { thread -> OSThread? in
+      defer { thread = nil }
+      return thread
+    }?.join()
+  }
+}

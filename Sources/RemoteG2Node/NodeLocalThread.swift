@@ -1,0 +1,199 @@
+internal import Foundation
+internal import LocalStore
+internal import OSThreads
+internal import RemoteG2Core
+
+/// Serves a node's own engines: sockets in, the core decides, pools are made and written from what is staged.
+final class NodeLocalThread: Sendable {
+  private let thread: TurningThread
+
+  init(_ board: NodeBoard, at path: String) throws(PoolError) {
+    let listener = try LocalListener(path)
+    thread = TurningThread("local", bell: board.localBell) { thread in
+      NodeLocalLoop(board, listener).run { thread.isOver }
+    }
+  }
+
+  func stop() { thread.stop() }
+}
+
+private final class NodeLocalLoop {
+  /// Messages taken from one connection before the next has its turn.
+  private static let messagesPerTurn = 64
+  private static let copiesPerTurn = 4
+
+  private struct Copy {
+    let copy: StageCopy
+    let pool: PoolNumber
+    /// What each rank staged, which may outlive its connection.
+    let sources: [StagingMemory?]
+  }
+
+  private let board: NodeBoard
+  private let listener: LocalListener
+  private var sockets: [ConnectionID: LocalSocket] = [:]
+  private var staging: [ConnectionID: StagingMemory] = [:]
+  private var copies: [Copy] = []
+  private var writers: [PoolNumber: [PoolWriter.Pool]] = [:]
+
+  init(_ board: NodeBoard, _ listener: LocalListener) {
+    self.board = board
+    self.listener = listener
+  }
+
+  func run(until isOver: () -> Bool) {
+    while !isOver() {
+      let hasMore = turn()
+      if hasMore { continue }
+      let now = MonotonicClock.now()
+      let due = board.core.withLock { $0.nextDeadline }
+      if let due, due <= now {
+        board.advance { core, now in core.timePassed(at: now) }
+        continue
+      }
+      _ = board.localBell.wait(
+        until: min(due ?? now + .seconds(1), now + .seconds(1)),
+        hearing: [listener.descriptor] + sockets.values.map(\.descriptor))
+    }
+  }
+
+  /// Does a bounded piece of all there is to do.
+  ///
+  /// - Returns: Whether there is more.
+  private func turn() -> Bool {
+    var hasMore = false
+    while let socket = listener.accept() {
+      guard let id = board.core.withLock({ $0.joined() }) else { continue }
+      sockets[id] = socket
+    }
+    for id in sockets.keys.sorted() { hasMore = read(id) || hasMore }
+    performAll()
+    for _ in 0..<min(Self.copiesPerTurn, copies.count) { copyNext() }
+    performAll()
+    return hasMore || !copies.isEmpty
+  }
+
+  private func read(_ id: ConnectionID) -> Bool {
+    for _ in 0..<Self.messagesPerTurn {
+      guard let socket = sockets[id] else { return false }
+      switch socket.receive() {
+      case .nothing: return false
+      case .closed:
+        close(id)
+        return false
+      case .malformed: board.advance { core, _ in core.malformed(id) }
+      case .message(.report(let number), _): report(number, to: id)
+      case .message(let message, _):
+        board.advance { core, now in core.received(message, from: id, at: now) }
+      }
+      // What it orders about this connection comes before what is read from it next.
+      performAll()
+    }
+    return true
+  }
+
+  private func performAll() {
+    for action in board.localActions.drain() {
+      switch action {
+      case .local(let action, let pool): perform(action, pool)
+      case .makePool(let number, let terms, let slots): makePool(number, terms, slots)
+      case .pull, .cancel, .feedChanged: preconditionFailure("\(action) is another thread's")
+      }
+    }
+  }
+
+  private func perform(_ action: LocalAction, _ pool: PoolNumber?) {
+    switch action {
+    case .send(let id, let message): send(message, to: id)
+    case .welcomeRank(let id, let rank, let welcome):
+      welcomeRank(id, rank, welcome, pool)
+    case .copy(let copy):
+      guard let pool else { preconditionFailure("a copy is into a pool") }
+      copies.append(
+        Copy(copy: copy, pool: pool, sources: copy.sources.map { staging[$0.connection] }))
+    case .want: preconditionFailure("what is wanted is the core's business")
+    case .close(let id): close(id)
+    }
+  }
+
+  private func makePool(_ number: PoolNumber, _ terms: PoolTerms, _ slots: Int) {
+    var generator = SystemRandomNumberGenerator()
+    let id = Incarnation(using: &generator)
+    var pools: [PoolMemory] = []
+    do throws(PoolError) {
+      for _ in 0..<terms.rankCount {
+        pools.append(try PoolMemory(slotCount: slots, blockBytes: terms.blockBytes, owner: id))
+      }
+    } catch {
+      board.advance { core, now in
+        core.poolMade(number, .failure(PoolFailure(reason: "\(error)")), at: now)
+      }
+      return
+    }
+    writers[number] = pools.map {
+      PoolWriter.Pool(base: $0.base, blockBytes: $0.blockBytes, words: $0.words)
+    }
+    board.memory.withLock { $0[number] = pools }
+    board.advance { core, now in core.poolMade(number, .success(id), at: now) }
+    // A pool that made room for this one.
+    let kept = board.core.withLock { $0.poolNumbers }
+    writers = writers.filter { kept.contains($0.key) }
+    board.memory.withLock { memory in memory = memory.filter { kept.contains($0.key) } }
+  }
+
+  private func report(_ number: UInt64, to id: ConnectionID) {
+    let report = board.core.withLock { $0.report }
+    guard let json = try? JSONEncoder().encode(report) else { return close(id) }
+    // Plain ASCII pages, whatever is in the names: a page must not end within a character.
+    let text = String(decoding: json, as: UTF8.self).unicodeScalars.map {
+      $0.isASCII ? String($0) : String(format: "\\u%04x", $0.value & 0xffff)
+    }.joined()
+    var rest = Substring(text)
+    repeat {
+      let page = rest.prefix(LocalCodec.reportBytesPerPage)
+      rest = rest.dropFirst(page.count)
+      send(.reported(number, String(page), isLast: rest.isEmpty), to: id)
+    } while !rest.isEmpty
+  }
+
+  /// One that does not read is as good as gone.
+  private func send(_ message: LocalMessage, to id: ConnectionID, _ descriptors: [Int32] = []) {
+    guard let socket = sockets[id] else { return }
+    if !socket.send(message, descriptors: descriptors) { close(id) }
+  }
+
+  private func close(_ id: ConnectionID) {
+    guard sockets.removeValue(forKey: id) != nil else { return }
+    staging[id] = nil
+    board.advance { core, now in core.left(id, at: now) }
+  }
+
+  private func welcomeRank(
+    _ id: ConnectionID, _ rank: Int, _ welcome: LocalWelcome, _ number: PoolNumber?
+  ) {
+    guard let number, let pools = board.pools(number) else { return close(id) }
+    do throws(PoolError) {
+      let memory = try StagingMemory(
+        slotCount: welcome.stagingSlots, blockBytes: welcome.blockBytes)
+      staging[id] = memory
+      send(.welcome(welcome), to: id, [pools[rank].readOnlyDescriptor, memory.descriptor])
+    } catch {
+      send(.refused("\(error)"), to: id)
+      close(id)
+    }
+  }
+
+  private func copyNext() {
+    let next = copies.removeFirst()
+    guard let writers = writers[next.pool] else { return }
+    PoolWriter.begin(next.copy, writers)
+    let sources = zip(next.sources, next.copy.sources).map { memory, source in
+      memory.map { UnsafeRawPointer($0.pointer(to: source.slot)) }
+    }
+    // The memory of a connection that ended meanwhile is kept by nobody else.
+    let digests = withExtendedLifetime(next.sources) {
+      PoolWriter.finish(next.copy, from: sources, writers)
+    }
+    board.advance { core, _ in core.copied(next.copy, in: next.pool, digests: digests) }
+  }
+}

@@ -1,0 +1,306 @@
+internal import LocalStore
+internal import OSThreads
+internal import RemoteG2Core
+
+/// Sends other members what they ask for, and the feed to those that watch.
+final class ServeThread: Sendable {
+  private let thread: TurningThread
+
+  init(_ board: NodeBoard, limits: Limits, listener: StreamListener) {
+    let bell = EventBell()
+    board.ringWithFeed(bell)
+    nonisolated(unsafe) let listener = listener
+    thread = TurningThread("serve", bell: bell) { thread in
+      ServeLoop(board, limits, listener, bell).run { thread.isOver }
+    }
+  }
+
+  func stop() { thread.stop() }
+}
+
+private final class ServeLoop {
+  private let board: NodeBoard
+  private let limits: Limits
+  private let listener: StreamListener
+  private let bell: EventBell
+  private var readers: [Int32: Reader] = [:]
+
+  init(_ board: NodeBoard, _ limits: Limits, _ listener: StreamListener, _ bell: EventBell) {
+    self.board = board
+    self.limits = limits
+    self.listener = listener
+    self.bell = bell
+  }
+
+  func run(until isOver: () -> Bool) {
+    while !isOver() {
+      while let socket = listener.accept() {
+        // One too many is closed at once, and counted by nobody but its own side.
+        guard readers.count < limits.streamConnectionsMax else { continue }
+        readers[socket.descriptor] = Reader(socket, board, limits)
+      }
+      var hasMore = false
+      for (descriptor, reader) in readers {
+        switch reader.turn() {
+        case .more: hasMore = true
+        case .waiting: break
+        case .over:
+          reader.close()
+          readers[descriptor] = nil
+        }
+      }
+      if hasMore { continue }
+      let now = MonotonicClock.now()
+      let due = readers.values.compactMap { $0.nextLook(after: now) }.min()
+      _ = bell.wait(
+        until: min(due ?? now + .seconds(1), now + .seconds(1)),
+        hearing: [listener.descriptor] + readers.values.map(\.socket.descriptor),
+        writable: readers.values.filter(\.isBlocked).map(\.socket.descriptor))
+    }
+    for reader in readers.values { reader.close() }
+  }
+}
+
+/// One connection from another member.
+private final class Reader {
+  enum Turn { case more, waiting, over }
+
+  private enum Role {
+    case stranger
+    case forBlocks(PoolNumber, PoolTerms)
+    /// It has said that it is for no blocks.
+    case forFeed
+    case watcher(FeedWatcher)
+  }
+
+  /// Bytes sent before others have their turn.
+  private static let bytesPerTurn = 1 << 20
+
+  let socket: StreamSocket
+  private let board: NodeBoard
+  private let limits: Limits
+  private var role = Role.stranger
+  private var intake = FrameIntake()
+  private var outgoing = Outgoing()
+  /// The question that is being asked, or answered.
+  private var keys: [BlockKey] = []
+  private var isAnswering = false
+  private var position = 0
+  private var window: [ServedBlock] = []
+  private var pools: [PoolMemory] = []
+  /// Where in the window's first block the next byte is; nil: its frame comes first.
+  private var cursor: (rank: Int, done: Int)?
+  private(set) var isBlocked = false
+  /// Since when it has been told less than there is, and how much it has taken since then.
+  private var slowSince: LocalInstant?
+  private var takenSince = 0
+  private var saidAt = MonotonicClock.now()
+  /// The answer in `outgoing` is the last thing that it hears.
+  private var isLast = false
+
+  init(_ socket: StreamSocket, _ board: NodeBoard, _ limits: Limits) {
+    self.socket = socket
+    self.board = board
+    self.limits = limits
+  }
+
+  func nextLook(after now: LocalInstant) -> LocalInstant? {
+    if let slowSince { return slowSince + limits.readerStallMax }
+    if case .watcher = role { return max(now, saidAt + limits.feedBeat) }
+    return nil
+  }
+
+  func turn() -> Turn {
+    guard !isLast else { return sendSome() }
+    // A new question is read when the last one is answered.
+    while !isAnswering {
+      do throws(WireError) {
+        let (message, outcome) = try socket.receive(&intake)
+        if let message {
+          guard received(message) else { return .over }
+          continue
+        }
+        if outcome == .closed { return .over }
+      } catch { return .over }
+      break
+    }
+    return sendSome()
+  }
+
+  /// Lets go of all that it holds.
+  func close() {
+    drop()
+    if isAnswering { board.core.withLock { $0.served() } }
+    isAnswering = false
+  }
+
+  private func drop() {
+    guard case .forBlocks(let number, _) = role else { return }
+    for block in window {
+      board.core.withLock { $0.sent(block, in: number, isWhole: false) }
+    }
+    window = []
+    cursor = nil
+  }
+
+  // MARK: Questions
+
+  /// - Returns: False for what no member says: it is cut off.
+  private func received(_ message: StreamMessage) -> Bool {
+    switch (message, role) {
+    case (.hello(let hello), .stranger): return greeted(hello)
+    case (.watch, .forFeed):
+      role = .watcher(FeedWatcher())
+      return true
+    case (.ask(let page, let isLast), .forBlocks):
+      guard keys.count + page.count <= limits.blocksPerFetchMax, !page.isEmpty else { return false }
+      keys += page
+      if isLast { begin() }
+      return true
+    default: return false
+    }
+  }
+
+  private func greeted(_ hello: StreamHello) -> Bool {
+    guard hello.version == StreamMessage.version else {
+      return refuse(
+        "stream protocol \(hello.version); this node speaks \(StreamMessage.version): run both "
+          + "from one release")
+    }
+    let (welcome, answer) = board.core.withLock { core in
+      (StreamWelcome(node: core.node, name: core.name), core.serveBegins(hello))
+    }
+    switch answer {
+    case .success(let number):
+      guard let terms = hello.terms, let memory = board.pools(number) else { return false }
+      role = .forBlocks(number, terms)
+      pools = memory
+    case .failure(.notForBlocks): role = .forFeed
+    case .failure(let refusal): return refuse(refusal.description)
+    }
+    outgoing.add(.welcome(welcome))
+    return true
+  }
+
+  private func refuse(_ reason: String) -> Bool {
+    outgoing.add(.refused(reason))
+    isLast = true
+    return true
+  }
+
+  private func begin() {
+    isAnswering = true
+    position = 0
+    guard board.core.withLock({ $0.serves() }) else {
+      outgoing.add(.end(.busy))
+      keys = []
+      isAnswering = false
+      return
+    }
+  }
+
+  // MARK: Answers
+
+  private func sendSome() -> Turn {
+    var budget = Self.bytesPerTurn
+    isBlocked = false
+    while budget > 0 {
+      if !outgoing.isEmpty {
+        switch outgoing.send(to: socket) {
+        case .bytes(let count): note(count, &budget)
+        case .nothing: return blocked()
+        case .closed: return .over
+        }
+        continue
+      }
+      if isLast { return .over }
+      if let block = window.first {
+        switch send(block, &budget) {
+        case .bytes: continue
+        case .nothing: return blocked()
+        case .closed: return .over
+        }
+      }
+      guard prepare() else {
+        slowSince = nil
+        return .waiting
+      }
+    }
+    return .more
+  }
+
+  private func note(_ count: Int, _ budget: inout Int) {
+    budget -= count
+    takenSince += count
+    saidAt = MonotonicClock.now()
+    if takenSince >= limits.readerProgressBytes { slowSince = nil }
+  }
+
+  /// There is more for it than it takes now.
+  private func blocked() -> Turn {
+    isBlocked = true
+    let now = MonotonicClock.now()
+    guard let since = slowSince else {
+      slowSince = now
+      takenSince = 0
+      return .waiting
+    }
+    return now - since >= limits.readerStallMax ? .over : .waiting
+  }
+
+  private func send(_ block: ServedBlock, _ budget: inout Int) -> StreamSocket.Outcome {
+    guard case .forBlocks(let number, let terms) = role else { return .closed }
+    guard let (rank, done) = cursor else {
+      outgoing.add(.block(position: block.position, digests: block.digests))
+      cursor = (0, 0)
+      return .bytes(0)
+    }
+    let outcome = socket.send(
+      UnsafeRawPointer(pools[rank].pointer(to: block.slot)) + done,
+      min(terms.blockBytes - done, max(budget, 1)))
+    guard case .bytes(let count) = outcome else { return outcome }
+    note(count, &budget)
+    guard done + count == terms.blockBytes else {
+      cursor = (rank, done + count)
+      return outcome
+    }
+    guard rank + 1 == terms.rankCount else {
+      cursor = (rank + 1, 0)
+      return outcome
+    }
+    cursor = nil
+    window.removeFirst()
+    position = block.position + 1
+    board.core.withLock { $0.sent(block, in: number, isWhole: true) }
+    return outcome
+  }
+
+  /// Finds out what to send next.
+  ///
+  /// - Returns: False when there is nothing now.
+  private func prepare() -> Bool {
+    switch role {
+    case .forBlocks(let number, _):
+      guard isAnswering else { return false }
+      window = board.core.withLock { $0.serve(keys, from: position, in: number) }
+      guard window.isEmpty else { return true }
+      outgoing.add(.end(position == keys.count ? .served : .lacking))
+      keys = []
+      isAnswering = false
+      board.core.withLock { $0.served() }
+      return true
+    case .watcher(var watcher):
+      let answer = board.core.withLock { $0.next(for: &watcher) }
+      role = .watcher(watcher)
+      switch answer {
+      case .say(let message): outgoing.add(message)
+      case .tooSlow: isLast = true
+      case .upToDate:
+        guard MonotonicClock.now() - saidAt >= limits.feedBeat else { return false }
+        outgoing.add(.beat)
+      }
+      return true
+    case .stranger, .forFeed: return false
+    }
+  }
+}

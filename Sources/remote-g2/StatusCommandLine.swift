@@ -1,0 +1,69 @@
+import ArgumentParser
+import Foundation
+import RemoteG2Core
+import RemoteG2Node
+
+struct StatusCommandLine: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "status", abstract: "What a node of this host holds, whom it knows, what it does.")
+
+  @Option(help: "Of the node; not needed where there is one.") var name: String?
+  @Option(help: "Folder of the node's socket.") var runDir: String?
+  @Flag(help: "Everything, as one JSON object.") var json = false
+
+  func run() throws {
+    let path = socketPath()
+    let report: NodeReport
+    do throws(NodeQuestion.Failure) { report = try NodeQuestion.report(of: path) } catch {
+      fail("\(error)")
+    }
+    guard !json else {
+      let encoder = JSONEncoder()
+      encoder.outputFormatting = [.prettyPrinted, .sortedKeys]
+      print(String(decoding: try encoder.encode(report), as: UTF8.self))
+      return
+    }
+    Self.show(report)
+  }
+
+  private func socketPath() -> String {
+    let directory = runDirectory(runDir)
+    if let name {
+      checkName(name)
+      return "\(directory)/\(name).node"
+    }
+    let names = (try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []
+    let found = names.filter { $0.hasSuffix(".node") }.sorted()
+    guard found.count == 1 else {
+      fail(
+        found.isEmpty
+          ? "no node's socket is in \(directory): start one with `remote-g2 node`"
+          : "several nodes are in \(directory): name one with --name ("
+            + found.map { String($0.dropLast(5)) }.joined(separator: ", ") + ")")
+    }
+    return "\(directory)/\(found[0])"
+  }
+
+  private static func show(_ report: NodeReport) {
+    print("node \(report.name) (\(report.node.prefix(8))), memory \(report.memoryBytes >> 20) MiB")
+    for pool in report.pools {
+      print(
+        "  pool of \(pool.slots) blocks of \(pool.ranks) × \(pool.blockBytes) bytes for \(pool.engines) "
+          + "engines: \(pool.sealed) sealed, \(pool.free) free, \(pool.pinned) pinned, \(pool.staged) staged"
+      )
+      print("    model \(pool.model); \(pool.layout); \(pool.hashScheme); \(pool.numerics)")
+    }
+    if report.pools.isEmpty { print("  no engine has attached yet") }
+    for member in report.members {
+      let speed = member.bytesPerSecond.map { String(format: ", %.2f GB/s", $0 / 1e9) } ?? ""
+      print("  member \(member.name): \(member.standing), announces \(member.keys) blocks\(speed)")
+      if let mismatch = member.mismatch { print("    cannot share: \(mismatch)") }
+    }
+    print(
+      "  \(report.blocksAnswered) blocks given to engines, \(report.blocksPulled) of them pulled "
+        + "(\(report.bytesPulled >> 20) MiB), \(report.bytesServed >> 20) MiB sent to members")
+    for (reason, count) in report.shortfalls.sorted(by: { $0.key < $1.key }) {
+      print("  not pulled, \(reason): \(count)")
+    }
+  }
+}

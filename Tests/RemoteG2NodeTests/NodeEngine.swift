@@ -1,0 +1,168 @@
+import Foundation
+import OSThreads
+import RemoteG2Core
+import RemoteG2Library
+import RemoteG2Node
+import Testing
+
+/// An engine with memory of its own, beside a node: what it "computes" is told by the number of a block.
+final class NodeEngine {
+  static let layers = 3
+  static let page = 4096
+  static let tokensPerBlock = 16
+  static let blockCount = 16
+
+  static func model(_ name: String = "m") -> EngineModel {
+    try! EngineModel(
+      fingerprint: Fingerprint(
+        modelDigest: name, layout: "l", hashScheme: "h", rankCount: 1, numerics: "n"),
+      blockBytes: layers * page, tokensPerBlock: tokensPerBlock)
+  }
+
+  let engine: StagedEngine
+  let rank: StagedRank
+  let memory: UnsafeMutableRawPointer
+  private(set) var errors: [BlockIndex] = []
+
+  init(_ socket: String, model: EngineModel = NodeEngine.model()) throws {
+    let bytes = Self.layers * Self.blockCount * Self.page
+    memory = .allocate(byteCount: bytes, alignment: 4096)
+    memset(memory, 0, bytes)
+    engine = StagedEngine(model, socket: socket)
+    let layers = (0..<Self.layers).map { [memory] layer in
+      EnginePages.Layer(
+        base: memory + layer * Self.blockCount * Self.page, stride: Self.page, bytes: Self.page)
+    }
+    rank = try StagedRank(
+      model, rank: 0, socket: socket,
+      pages: try #require(EnginePages(layers: layers, blockCount: Self.blockCount)))
+  }
+
+  deinit { memory.deallocate() }
+
+  /// What this block holds, as one word of each page; nil: its pages do not agree.
+  func content(_ block: Int) -> UInt64? {
+    let words = (0..<Self.layers).flatMap { layer in
+      (0..<Self.page / 8).map { word in
+        (memory + (layer * Self.blockCount + block) * Self.page).load(
+          fromByteOffset: word * 8, as: UInt64.self) ^ UInt64(layer) << 32
+      }
+    }
+    return words.allSatisfy { $0 == words[0] } ? words[0] : nil
+  }
+
+  func compute(_ block: Int, _ content: UInt64) {
+    for layer in 0..<Self.layers {
+      let page = memory + (layer * Self.blockCount + block) * Self.page
+      for word in 0..<Self.page / 8 {
+        page.storeBytes(
+          of: content ^ UInt64(layer) << 32, toByteOffset: word * 8, as: UInt64.self)
+      }
+    }
+  }
+
+  /// One step of the whole engine.
+  func step(tokens: Int = 0) {
+    rank.begin(engine.plan(tokens: tokens))
+    _ = rank.load()
+    rank.stage()
+    errors += rank.takeErrors()
+    engine.absorb([rank.takeReport()])
+  }
+
+  /// Steps until it holds, ten seconds at most.
+  func comes(_ check: () -> Bool) -> Bool {
+    let deadline = MonotonicClock.now() + .seconds(10)
+    while !check() {
+      guard MonotonicClock.now() < deadline else { return false }
+      step()
+      engine.wait(atMost: .milliseconds(2))
+    }
+    return true
+  }
+
+  /// Computes a prompt of whole blocks into the first blocks of its memory, and offers them.
+  func save(_ keys: [BlockKey], _ content: (Int) -> UInt64) {
+    let id = RequestID(UInt64.random(in: 1...(1 << 60)))
+    for place in keys.indices { compute(place, content(place)) }
+    engine.newRequest(id, keys: keys)
+    _ = comes { engine.match(id, local: 0, most: keys.count) == .none }
+    engine.scheduled(
+      id, computed: 0, scheduled: keys.count * Self.tokensPerBlock, keys: [],
+      blocks: keys.indices.map { BlockIndex($0) }, isWhole: true)
+    step(tokens: keys.count * Self.tokensPerBlock)
+    engine.finished(id)
+  }
+
+  /// Loads a prompt into the blocks from `first` on.
+  ///
+  /// - Returns: How many blocks were ready.
+  func load(_ keys: [BlockKey], into first: Int) -> Int {
+    let id = RequestID(UInt64.random(in: 1...(1 << 60)))
+    engine.newRequest(id, keys: keys)
+    var answer = StagedMatch.unknown
+    _ = comes {
+      answer = engine.match(id, local: 0, most: keys.count)
+      return answer != .unknown && answer != .pending
+    }
+    guard case .ready(let count) = answer else {
+      engine.finished(id)
+      return 0
+    }
+    _ = engine.bind(id, local: 0, targets: (0..<count).map { BlockIndex(first + $0) })
+    step()
+    engine.finished(id)
+    step()
+    return count
+  }
+}
+
+/// A node on ports that the system chooses, with a folder of its own.
+final class TestNode {
+  let node: Node
+  let configuration: NodeConfiguration
+  let log = Guarded<[String]>([])
+
+  init(
+    _ name: PeerName, members: [(name: PeerName, address: StreamAddress)] = [],
+    memoryBytes: Int = 1 << 20, limits: Limits = Limits()
+  ) throws {
+    let folder =
+      FileManager.default.temporaryDirectory.path + "/rg2n-\(UUID().uuidString.prefix(8))"
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    configuration = NodeConfiguration(
+      name: name, address: StreamAddress(host: "127.0.0.1", port: 0), members: members,
+      memoryBytes: memoryBytes, directory: folder, limits: limits,
+      log: { [log] line in log.withLock { $0.append(line) } })
+    node = try Node(configuration)
+  }
+
+  var socket: String { configuration.socketPath }
+  var member: (name: PeerName, address: StreamAddress) {
+    (configuration.name, StreamAddress(host: "127.0.0.1", port: node.port))
+  }
+  var report: NodeReport { node.look(\.report) }
+  var sealed: Int { report.pools.reduce(0) { $0 + $1.sealed } }
+
+  /// What it holds for anybody.
+  var held: Int {
+    let report = report
+    return report.waiting + report.pulling + report.serving + report.servingPins
+      + report.pools.reduce(0) { $0 + $1.pinned + $1.writing + $1.staged + $1.leases }
+  }
+
+  func stop() {
+    node.stop()
+    try? FileManager.default.removeItem(atPath: configuration.directory)
+  }
+}
+
+/// Looks until it holds, ten seconds at most.
+func comes(_ check: () -> Bool) -> Bool {
+  let deadline = MonotonicClock.now() + .seconds(10)
+  while !check() {
+    guard MonotonicClock.now() < deadline else { return false }
+    OSThread.nap(.microseconds(500))
+  }
+  return true
+}

@@ -1,0 +1,134 @@
+import Foundation
+import LocalStore
+import OSThreads
+import RemoteG2Core
+import RemoteG2Library
+import RemoteG2Node
+import Testing
+
+@Suite(.serialized) struct `Two nodes` {
+  static let keys = (0..<6).map { BlockKey(high: UInt64($0), low: 21) }
+  static func content(_ place: Int) -> UInt64 { 0x1000 + UInt64(place) }
+
+  @Test func `an engine loads from its own node what it has saved there`() throws {
+    let node = try TestNode("a")
+    defer { node.stop() }
+    let engine = try NodeEngine(node.socket)
+    #expect(engine.comes { engine.engine.isAttached })
+    engine.step()
+    engine.save(Self.keys, Self.content)
+    #expect(comes { node.sealed == 6 })
+    #expect(engine.load(Self.keys, into: 8) == 6)
+    #expect((0..<6).map { engine.content(8 + $0) } == (0..<6).map(Self.content))
+    #expect(engine.errors.isEmpty)
+    #expect(comes { node.held == 0 }, "\(node.report)")
+  }
+
+  @Test func `a prefix that one engine computed is pulled by the other's node, byte by byte`()
+    throws
+  {
+    let a = try TestNode("a")
+    let b = try TestNode("b", members: [a.member])
+    defer {
+      b.stop()
+      a.stop()
+    }
+    let (first, second) = (try NodeEngine(a.socket), try NodeEngine(b.socket))
+    #expect(first.comes { first.engine.isAttached } && second.comes { second.engine.isAttached })
+    first.step()
+    second.step()
+    first.save(Self.keys, Self.content)
+    #expect(comes { b.report.members.first?.keys == 6 })
+    #expect(second.load(Self.keys + [BlockKey(high: 99, low: 99)], into: 3) == 6)
+    #expect((0..<6).map { second.content(3 + $0) } == (0..<6).map(Self.content))
+    #expect(b.report.blocksPulled == 6 && b.report.bytesPulled == UInt64(6 * 3 * 4096))
+    #expect(comes { a.report.bytesServed == b.report.bytesPulled })
+    #expect(comes { a.held == 0 && b.held == 0 }, "\(a.report) \(b.report)")
+    // The next one is a hit at home.
+    #expect(second.load(Self.keys, into: 9) == 6)
+    #expect(b.report.blocksPulled == 6)
+    #expect(second.errors.isEmpty)
+  }
+
+  @Test func `engines of other models share nothing, and the log says which field differs`() throws
+  {
+    let a = try TestNode("a")
+    let b = try TestNode("b", members: [a.member])
+    defer {
+      b.stop()
+      a.stop()
+    }
+    let first = try NodeEngine(a.socket)
+    let second = try NodeEngine(b.socket, model: NodeEngine.model("another"))
+    #expect(first.comes { first.engine.isAttached } && second.comes { second.engine.isAttached })
+    first.step()
+    first.save(Self.keys, Self.content)
+    #expect(comes { b.report.members.first?.mismatch?.contains("model") == true })
+    #expect(second.load(Self.keys, into: 3) == 0)
+    #expect(b.report.blocksPulled == 0)
+  }
+
+  @Test func `what holds a name holds it alone, and a stopped node leaves nothing`() throws {
+    let a = try TestNode("a")
+    #expect(throws: NodeError.self) { _ = try Node(a.configuration) }
+    a.node.stop()
+    #expect(!FileManager.default.fileExists(atPath: a.socket))
+    let again = try Node(a.configuration)
+    again.stop()
+    try FileManager.default.removeItem(atPath: a.configuration.directory)
+  }
+
+  @Test func `a member's sudden end costs a question no more than what has come`() throws {
+    let a = try TestNode("a")
+    let b = try TestNode("b", members: [a.member])
+    defer { b.stop() }
+    let (first, second) = (try NodeEngine(a.socket), try NodeEngine(b.socket))
+    #expect(first.comes { first.engine.isAttached } && second.comes { second.engine.isAttached })
+    first.step()
+    second.step()
+    first.save(Self.keys, Self.content)
+    #expect(comes { b.report.members.first?.keys == 6 })
+    a.stop()
+    #expect(comes { b.report.members.first?.standing == "away" })
+    #expect(second.load(Self.keys, into: 3) == 0)
+    #expect(comes { b.held == 0 })
+  }
+}
+
+/// Bytes that no node says, from a connection that anybody may make.
+@Suite(.serialized) struct `A node's stream port` {
+  @Test func `outlives whatever it is sent`() throws {
+    let a = try TestNode("a")
+    defer { a.stop() }
+    var generator = SystemRandomNumberGenerator()
+    let hello = StreamCodec.encode(
+      .hello(
+        StreamHello(node: Incarnation(using: &generator), name: "x", terms: nil)))
+    for round in 0..<200 {
+      var bytes = round % 2 == 0 ? hello : []
+      bytes += (0..<Int.random(in: 1...300)).map { _ in UInt8.random(in: 0...255) }
+      let socket = try #require(Self.connect(a.node.port))
+      defer { close(socket) }
+      _ = bytes.withUnsafeBytes { send(socket, $0.baseAddress, $0.count, Int32(MSG_NOSIGNAL)) }
+    }
+    // It still serves.
+    let b = try TestNode("b", members: [a.member])
+    defer { b.stop() }
+    #expect(comes { b.report.members.first?.standing == "connected" })
+    #expect(comes { a.held == 0 })
+  }
+
+  static func connect(_ port: Int) -> Int32? {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_port = in_port_t(port).bigEndian
+    address.sin_addr.s_addr = inet_addr("127.0.0.1")
+    let status = withUnsafePointer(to: &address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        Glibc.connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+      }
+    }
+    return status == 0 ? descriptor : nil
+  }
+}

@@ -1,0 +1,215 @@
+"""What the scenes start: nodes, stock vLLM servers, nginx. Everything is stopped by its pid or its session."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = ROOT / ".build" / "release" / "remote-g2"
+PYTHON = ROOT / ".deps" / "vllm" / "bin" / "python"
+MODEL = ROOT / ".deps" / "model-hf"
+
+
+class Failed(Exception):
+    """A process did not do what the scenes need of it."""
+
+
+def until(seconds, what, look):
+    """Looks again and again until there is something, or says what there was not."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() >= deadline:
+            raise Failed(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def fetch(url, method="GET", timeout=10):
+    request = urllib.request.Request(url, method=method)
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        return answer.read().decode()
+
+
+class Process:
+    """A process in a session of its own, with its output in a file."""
+
+    def __init__(self, name, arguments, folder, environment=None):
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("ab") as log:
+            self.child = subprocess.Popen(
+                [str(argument) for argument in arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+        self.pid = self.child.pid
+
+    @property
+    def is_alive(self):
+        return self.child.poll() is None
+
+    def signal(self, number):
+        """To this process alone."""
+        os.kill(self.pid, number)
+
+    def last_words(self):
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def session(self):
+        """The processes of its session that are still there."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                fields = (path / "stat").read_text().rsplit(")", 1)[1].split()
+            except (OSError, IndexError):
+                continue
+            if int(fields[3]) == self.pid and fields[0] != "Z":
+                found.append(int(path.name))
+        return found
+
+    def end(self, grace=0.0):
+        """Ends all of its session, with some time to do it itself."""
+        if grace and self.is_alive:
+            self.signal(signal.SIGTERM)
+            try:
+                self.child.wait(grace)
+            except subprocess.TimeoutExpired:
+                pass
+        for _ in range(100):
+            left = self.session()
+            if not left:
+                break
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.02)
+        self.child.wait()
+
+
+class Node(Process):
+    """A node of ours."""
+
+    def __init__(self, name, port, members, folder, memory="1GiB"):
+        self.port, self.folder = port, folder
+        arguments = [BIN, "node", "--name", name, "--listen", f"127.0.0.1:{port}"]
+        arguments += ["--memory", memory, "--run-dir", folder / "run"]
+        for other, other_port in members.items():
+            arguments += ["--member", f"{other}=127.0.0.1:{other_port}"]
+        self.arguments = arguments
+        super().__init__(f"node-{name}", arguments, folder)
+        self.node = name
+        until(10, f"node {name} is ready", self._is_ready)
+
+    def _is_ready(self):
+        if not self.is_alive:
+            raise Failed(f"node {self.node} ended: {self.last_words()}")
+        return '"event":"ready"' in self.log.read_text()
+
+    def report(self):
+        done = subprocess.run(
+            [BIN, "status", "--json", "--name", self.node, "--run-dir", self.folder / "run"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        if done.returncode:
+            raise Failed(f"status of {self.node}: {done.stderr.strip()}")
+        return json.loads(done.stdout)
+
+    def leaks(self):
+        """What it holds for anybody, which at rest must be nothing."""
+        report = self.report()
+        held = {name: report[name] for name in ("waiting", "pulling", "serving", "servingPins")}
+        for name in ("writing", "pinned", "staged", "leases"):
+            held[name] = sum(pool[name] for pool in report["pools"])
+        return {name: count for name, count in held.items() if count}
+
+
+class Server(Process):
+    """A stock vLLM server; with a node's name, one with our connector."""
+
+    def __init__(self, name, port, folder, node=None, flags=(), ranks=1):
+        self.port, self.node_name = port, node
+        arguments = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL]
+        arguments += ["--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", port]
+        arguments += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2304"]
+        arguments += ["--prefix-caching-hash-algo", "sha256_cbor"]
+        arguments += ["--tensor-parallel-size", ranks, *flags]
+        if node:
+            transfer = {
+                "kv_connector": "RemoteG2Connector",
+                "kv_connector_module_path": "remote_g2.vllm",
+                "kv_role": "kv_both",
+                "kv_load_failure_policy": "recompute",
+                "kv_connector_extra_config": {"node": node},
+            }
+            arguments += ["--kv-transfer-config", json.dumps(transfer)]
+        environment = {
+            "PYTHONPATH": str(ROOT / "Python"),
+            "REMOTE_G2_RUN_DIR": str(folder / "run"),
+            "REMOTE_G2_LIBRARY": str(ROOT / ".build" / "release" / "libremote_g2.so"),
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_SERVER_DEV_MODE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1" if ranks > 1 else "2",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        super().__init__(name, arguments, folder, environment)
+        self.url = f"http://127.0.0.1:{port}"
+
+    def wait_until_ready(self, seconds=300):
+        def look():
+            if not self.is_alive:
+                raise Failed(f"server {self.name} ended: {self.last_words()} ({self.log})")
+            try:
+                fetch(f"{self.url}/health", timeout=2)
+                return True
+            except (urllib.error.URLError, OSError):
+                return False
+
+        until(seconds, f"server {self.name} is ready", look)
+
+    def reset(self):
+        """Forgets its own prefix cache."""
+
+        def look():
+            fetch(f"{self.url}/reset_prefix_cache", method="POST")
+            return True
+
+        until(10, f"{self.name} forgets its cache", look)
+
+    def counter(self, name):
+        """The sum of one of its counters, over its labels."""
+        total = 0.0
+        for line in fetch(f"{self.url}/metrics").splitlines():
+            if line.startswith((f"{name}{{", f"{name} ")):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+    def token_counts(self):
+        return {
+            "local": self.counter("vllm:prefix_cache_hits_total"),
+            "loaded": self.counter("vllm:external_prefix_cache_hits_total"),
+            "prompt": self.counter("vllm:prompt_tokens_total"),
+        }
+
+
+def fail(reason):
+    print(f"vllm: {reason}", file=sys.stderr)
+    sys.exit(1)
