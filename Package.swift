@@ -223,7 +223,10 @@ let package = Package(
       ]),
     tests(
       "RemoteG2NodeTests",
-      on: ["LocalStore", "OSThreads", "RemoteG2Core", "RemoteG2Library", "RemoteG2Node"]),
+      on: [
+        "ContentDigest", "LocalStore", "OSThreads", "RemoteG2Core", "RemoteG2Library",
+        "RemoteG2Node",
+      ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
 
     // What follows needs the model, NIXL, gRPC or processes of its own.

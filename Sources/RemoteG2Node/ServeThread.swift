@@ -24,6 +24,10 @@ private final class ServeLoop {
   private let listener: StreamListener
   private let bell: EventBell
   private var readers: [Int32: Reader] = [:]
+  /// How many had more for their reader in the last turn than they could send.
+  private var answering = 0
+  private static let bytesPerTurn = 4 << 20
+  private static let quantumMin = 64 << 10
 
   init(_ board: NodeBoard, _ limits: Limits, _ listener: StreamListener, _ bell: EventBell) {
     self.board = board
@@ -40,9 +44,14 @@ private final class ServeLoop {
         readers[socket.descriptor] = Reader(socket, board, limits)
       }
       var hasMore = false
+      // So much for all together, so that one more does not wait long for its first byte.
+      let quantum = max(Self.quantumMin, Self.bytesPerTurn / max(1, answering))
+      answering = 0
       for (descriptor, reader) in readers {
-        switch reader.turn() {
-        case .more: hasMore = true
+        switch reader.turn(quantum) {
+        case .more:
+          hasMore = true
+          answering += 1
         case .waiting: break
         case .over:
           reader.close()
@@ -73,8 +82,8 @@ private final class Reader {
     case watcher(FeedWatcher)
   }
 
-  /// Bytes sent before others have their turn.
-  private static let bytesPerTurn = 1 << 20
+  /// The most that is sent before others have their turn.
+  private static let quantumMax = 1 << 20
 
   let socket: StreamSocket
   private let board: NodeBoard
@@ -110,10 +119,12 @@ private final class Reader {
     return nil
   }
 
-  func turn() -> Turn {
-    guard !isLast else { return sendSome() }
+  /// - Parameter quantum: Bytes to send at most.
+  func turn(_ quantum: Int) -> Turn {
+    let budget = min(quantum, Self.quantumMax)
+    guard !isLast else { return sendSome(budget) }
     // A new question is read when the last one is answered.
-    while !isAnswering {
+    while !isAnswering && !isLast {
       do throws(WireError) {
         let (message, outcome) = try socket.receive(&intake)
         if let message {
@@ -124,7 +135,7 @@ private final class Reader {
       } catch { return .over }
       break
     }
-    return sendSome()
+    return sendSome(budget)
   }
 
   /// Lets go of all that it holds.
@@ -201,8 +212,8 @@ private final class Reader {
 
   // MARK: Answers
 
-  private func sendSome() -> Turn {
-    var budget = Self.bytesPerTurn
+  private func sendSome(_ budget: Int) -> Turn {
+    var budget = budget
     isBlocked = false
     while budget > 0 {
       if !outgoing.isEmpty {

@@ -19,7 +19,9 @@ final class NodeEngine {
       blockBytes: layers * page, tokensPerBlock: tokensPerBlock)
   }
 
-  let engine: StagedEngine
+  private var scheduler: StagedEngine?
+  /// Until ``dropScheduler()``.
+  var engine: StagedEngine { scheduler! }
   let rank: StagedRank
   let memory: UnsafeMutableRawPointer
   private(set) var errors: [BlockIndex] = []
@@ -28,7 +30,7 @@ final class NodeEngine {
     let bytes = Self.layers * Self.blockCount * Self.page
     memory = .allocate(byteCount: bytes, alignment: 4096)
     memset(memory, 0, bytes)
-    engine = StagedEngine(model, socket: socket)
+    scheduler = StagedEngine(model, socket: socket)
     let layers = (0..<Self.layers).map { [memory] layer in
       EnginePages.Layer(
         base: memory + layer * Self.blockCount * Self.page, stride: Self.page, bytes: Self.page)
@@ -40,6 +42,9 @@ final class NodeEngine {
 
   deinit { memory.deallocate() }
 
+  /// The scheduler half ends, as when its process dies; the rank goes on.
+  func dropScheduler() { scheduler = nil }
+
   /// What this block holds, as one word of each page; nil: its pages do not agree.
   func content(_ block: Int) -> UInt64? {
     let words = (0..<Self.layers).flatMap { layer in
@@ -49,6 +54,14 @@ final class NodeEngine {
       }
     }
     return words.allSatisfy { $0 == words[0] } ? words[0] : nil
+  }
+
+  /// Whether nothing was ever written there.
+  func isUntouched(_ block: Int) -> Bool {
+    (0..<Self.layers).allSatisfy { layer in
+      let page = memory + (layer * Self.blockCount + block) * Self.page
+      return (0..<Self.page).allSatisfy { page.load(fromByteOffset: $0, as: UInt8.self) == 0 }
+    }
   }
 
   func compute(_ block: Int, _ content: UInt64) {

@@ -44,6 +44,8 @@ class Process:
     def __init__(self, name, arguments, folder, environment=None):
         self.name = name
         self.log = folder / f"{name}.log"
+        # What an earlier one of the name has written.
+        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
                 [str(argument) for argument in arguments],
@@ -63,8 +65,12 @@ class Process:
         """To this process alone."""
         os.kill(self.pid, number)
 
+    def words(self):
+        """What it has written so far."""
+        return self.log.read_bytes()[self._log_start :].decode(errors="replace")
+
     def last_words(self):
-        lines = self.log.read_text(errors="replace").strip().splitlines()
+        lines = self.words().strip().splitlines()
         return lines[-1] if lines else "it said nothing"
 
     def session(self):
@@ -117,7 +123,7 @@ class Node(Process):
     def _is_ready(self):
         if not self.is_alive:
             raise Failed(f"node {self.node} ended: {self.last_words()}")
-        return '"event":"ready"' in self.log.read_text()
+        return '"event":"ready"' in self.words()
 
     def report(self):
         done = subprocess.run(

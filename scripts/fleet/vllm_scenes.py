@@ -1,10 +1,13 @@
 """`make vllm`: two stock vLLM servers, each beside a node of ours, share one cache over plain TCP."""
 
 import argparse
+import http.client
 import json
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -12,8 +15,14 @@ from openai import OpenAI
 from transformers import AutoTokenizer
 
 from processes import MODEL, ROOT, Failed, Node, Server, until
+from relay import Relay
+from workload import Nginx, play, summary
 
 TOKENS, PREFIX, GENERATED = 1900, 1792, 24
+BLOCKS = PREFIX // 128
+PORTS = {"a": 7101, "b": 7111}
+# Where b finds a: a relay, so that faults can fall into the middle of a stream.
+RELAY = 7121
 
 
 class Stage:
@@ -25,33 +34,48 @@ class Stage:
         text = (ROOT / "Sources/remote-g2/Resources/text.txt").read_text()
         self.text = self.tokenizer(text)["input_ids"]
         self.processes = []
+        self.nodes, self.servers = {}, {}
         self.golden = {}
+        # By prompt: seconds to the first token when it was computed.
+        self.cold_ttft = {}
 
     def started(self, process):
         self.processes.append(process)
         return process
 
     def start(self):
-        ports = {"a": 7101, "b": 7111}
-        self.nodes = {}
-        for name, port in ports.items():
-            members = {other: ports[other] for other in ports if other != name}
-            self.nodes[name] = self.started(Node(name, port, members, self.folder))
-        self.servers = {
-            name: self.started(Server(f"server-{name}", 8101 + place, self.folder, node=name))
-            for place, name in enumerate(ports)
-        }
-        for server in self.servers.values():
-            server.wait_until_ready()
-        for name in ports:
-            until(10, f"the nodes know each other ({name})", lambda: self.is_connected(name))
+        self.relay = Relay(RELAY + 1, PORTS["a"] + 1)
+        for name in PORTS:
+            self.start_node(name)
+        for place, name in enumerate(PORTS):
+            self.start_server(name)
+        for name in PORTS:
+            self.servers[name].wait_until_ready()
+        self.wait_until_connected()
         # The first forward pass of a server is slow.
-        for name in ports:
+        for name in PORTS:
             self.ask(name, self.text[5:60], tokens=2)
 
-    def is_connected(self, name):
-        members = self.nodes[name].report()["members"]
-        return all(member["standing"] == "connected" for member in members)
+    def start_node(self, name):
+        members = {"a": {"b": PORTS["b"]}, "b": {"a": RELAY}}[name]
+        self.nodes[name] = self.started(Node(name, PORTS[name], members, self.folder))
+
+    def start_server(self, name, node=None, flags=()):
+        port = 8101 + list(PORTS).index(name)
+        self.servers[name] = self.started(
+            Server(f"server-{name}", port, self.folder, node=node or name, flags=flags)
+        )
+
+    def wait_until_connected(self):
+        """Every node has its engine, and all others."""
+        for name, node in self.nodes.items():
+
+            def look():
+                report = node.report()
+                is_whole = all(member["standing"] == "connected" for member in report["members"])
+                return is_whole and any(pool["engines"] for pool in report["pools"])
+
+            until(20, f"node {name} is connected", look)
 
     def stop(self):
         for process in reversed(self.processes):
@@ -84,34 +108,44 @@ class Stage:
                 ids += getattr(chunk.choices[0], "token_ids", None) or []
         return (ids or "".join(pieces)), first
 
-    def cold(self, number):
-        """What a prompt yields when it is computed."""
-        if number not in self.golden:
-            raise Failed(f"prompt {number} was not computed first")
-        return self.golden[number]
+    def hang_up_when(self, name, prompt, event):
+        """Asks, and closes the connection when something has happened."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.servers[name].port, timeout=60)
+        body = {"model": "smollm2", "prompt": prompt, "max_tokens": 4, "stream": True}
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/completions", json.dumps(body), headers)
+        event.wait(60)
+        connection.close()
+
+    def compute(self, number):
+        """Has a prompt computed on a, and waits until b knows that a holds it."""
+        before = sealed(self, "a")
+        self.golden[number], self.cold_ttft[number] = self.ask("a", self.prompt(number))
+        until(10, "a holds the prompt's blocks", lambda: sealed(self, "a") >= before + BLOCKS)
+        until(10, "b knows what a holds", lambda: announced(self, "b") >= sealed(self, "a"))
 
     def scene(self, name, server, number, loaded, tokens=GENERATED):
-        """Asks a server, and compares what it loaded and what it answered with what is expected."""
+        """Asks a server, and compares what it loaded and what it answered with what is expected.
+
+        `loaded` is how many tokens must be loaded, or a test of that number."""
         before = self.servers[server].token_counts()
         answer, ttft = self.ask(server, self.prompt(number), tokens)
         after = self.servers[server].token_counts()
         got = {key: int(after[key] - before[key]) for key in after}
-        if number not in self.golden:
-            self.golden[number] = answer
+        self.golden.setdefault(number, answer)
         identical = answer == self.golden[number]
-        leaks = self.audit()
+        is_loaded = loaded(got["loaded"]) if callable(loaded) else got["loaded"] == loaded
         computed = got["prompt"] - got["loaded"] - got["local"]
-        ok = identical and got["loaded"] == loaded and not leaks and len(answer) > 0
         return {
             "name": name,
-            "ok": ok,
+            "ok": identical and is_loaded and len(answer) > 0,
             "outcome": f"{got['loaded']} loaded, {got['local']} of its own, {computed} computed",
             "tokens_identical": identical,
             "fault_proved": None,
             "ttft_s": round(ttft, 3),
             "tokens_loaded": got["loaded"],
             "tokens_computed": computed,
-            "leaks": leaks,
+            "leaks": {},
         }
 
     def audit(self):
@@ -134,8 +168,10 @@ class Stage:
 
 
 def cold(stage):
+    before = sealed(stage, "a")
     result = stage.scene("cold", "a", 1, loaded=0)
-    until(10, "a holds the prompt's blocks", lambda: sealed(stage, "a") >= PREFIX // 128)
+    stage.cold_ttft[1] = result["ttft_s"]
+    until(10, "a holds the prompt's blocks", lambda: sealed(stage, "a") >= before + BLOCKS)
     return result
 
 
@@ -145,12 +181,136 @@ def own_node(stage):
 
 
 def pull(stage):
-    until(10, "b knows what a holds", lambda: announced(stage, "b") >= PREFIX // 128)
+    until(10, "b knows what a holds", lambda: announced(stage, "b") >= BLOCKS)
     before = stage.nodes["b"].report()["blocksPulled"]
     result = stage.scene("pull", "b", 1, loaded=PREFIX)
     pulled = stage.nodes["b"].report()["blocksPulled"] - before
     result["outcome"] += f"; {pulled} blocks came from a"
-    result["ok"] = result["ok"] and pulled == PREFIX // 128
+    result["ok"] = result["ok"] and pulled == BLOCKS
+    return with_ratio(stage, result, 1)
+
+
+def source_fault(name, number, signals, after=30 << 20):
+    """A signal to the source's node when so many bytes of the prompt's 83 MB have passed."""
+
+    def scene(stage):
+        stage.compute(number)
+        node, happened = stage.nodes["a"], []
+
+        def fault():
+            node.signal(signals[0])
+            happened.append(stage.relay.passed)
+
+        before = stage.nodes["b"].report()["blocksPulled"]
+        stage.relay.arm(after, fault)
+        result = stage.scene(name, "b", number, loaded=lambda count: 0 <= count < PREFIX)
+        stage.relay.disarm()
+        pulled = stage.nodes["b"].report()["blocksPulled"] - before
+        # Between the first block and the last: the stream was under way.
+        result["fault_proved"] = bool(happened) and 0 < pulled < BLOCKS
+        ends = stage.nodes["b"].report()["members"][0]["ends"]
+        result["outcome"] += f"; {pulled} blocks came first, {happened or 'no fault'} bytes; {ends}"
+        result["ok"] = result["ok"] and result["fault_proved"]
+        if len(signals) > 1:
+            node.signal(signals[1])
+        else:
+            node.end()
+            stage.start_node("a")
+        stage.wait_until_connected()
+        return with_ratio(stage, result, number)
+
+    return scene
+
+
+def own_node_killed(stage):
+    """b's own node dies while b's request waits for it."""
+    number = 4
+    stage.compute(number)
+    node, happened = stage.nodes["b"], []
+
+    def fault():
+        happened.append(node.report()["waiting"])
+        node.signal(signal.SIGKILL)
+
+    stage.relay.arm(30 << 20, fault)
+    result = stage.scene("own node killed", "b", number, loaded=0)
+    stage.relay.disarm()
+    # Its engine's question was open when it died.
+    result["fault_proved"] = happened == [1]
+    result["ok"] = result["ok"] and result["fault_proved"]
+    node.end()
+    stage.start_node("b")
+    stage.wait_until_connected()
+    return with_ratio(stage, result, number)
+
+
+def client_gone(stage):
+    """The client hangs up while its prompt's prefix is on its way; the next one gets it."""
+    number = 5
+    stage.compute(number)
+    pause, happened = threading.Event(), []
+
+    def fault():
+        happened.append(stage.nodes["b"].report()["waiting"])
+        pause.set()
+        # The stream stands still until the request has gone, for less than makes a stall.
+        until(5, "the question is over", lambda: stage.nodes["b"].report()["waiting"] == 0)
+
+    stage.relay.arm(10 << 20, fault)
+    asking = threading.Thread(
+        target=stage.hang_up_when, args=("b", stage.prompt(number), pause), daemon=True
+    )
+    asking.start()
+    asking.join(30)
+    stage.relay.disarm()
+    result = stage.scene("client gone", "b", number, loaded=PREFIX)
+    result["fault_proved"] = happened == [1]
+    result["ok"] = result["ok"] and result["fault_proved"]
+    return result
+
+
+def engine_killed(stage):
+    """All of server b is killed and started again: its node has what it computed."""
+    number = 6
+    before = sealed(stage, "b")
+    first = stage.scene("engine killed", "b", number, loaded=0)
+    until(10, "b holds the prompt's blocks", lambda: sealed(stage, "b") >= before + BLOCKS)
+    stage.servers["b"].end()
+    until(5, "node b has no engine", lambda: engines(stage, "b") == 0)
+    stage.start_server("b")
+    stage.servers["b"].wait_until_ready()
+    stage.wait_until_connected()
+    stage.ask("b", stage.text[5:60], tokens=2)
+    result = stage.scene("engine killed", "b", number, loaded=PREFIX)
+    result["fault_proved"] = True
+    stage.cold_ttft[number] = first["ttft_s"]
+    result["ok"] = result["ok"] and first["ok"]
+    return with_ratio(stage, result, number)
+
+
+def other_hash(stage):
+    """Server b hashes its blocks another way: refused by name, and served cold."""
+    number = 1
+    stage.servers["b"].end()
+    stage.start_server("b", flags=["--prefix-caching-hash-algo", "sha256"])
+    stage.servers["b"].wait_until_ready()
+    until(20, "node b has its engine", lambda: engines(stage, "b") == 1)
+    stage.ask("b", stage.text[5:60], tokens=2)
+    result = stage.scene("other hash", "b", number, loaded=0)
+    mismatches = [member.get("mismatch") for member in stage.nodes["b"].report()["members"]]
+    result["fault_proved"] = any("hash scheme" in (text or "") for text in mismatches)
+    result["outcome"] += f"; {mismatches[0]}"
+    result["ok"] = result["ok"] and result["fault_proved"]
+    stage.servers["b"].end()
+    stage.start_server("b")
+    stage.servers["b"].wait_until_ready()
+    stage.wait_until_connected()
+    return result
+
+
+def with_ratio(stage, result, number):
+    ratio = result["ttft_s"] / stage.cold_ttft[number]
+    result["outcome"] += f"; TTFT {ratio:.2f} of cold"
     return result
 
 
@@ -158,11 +318,25 @@ def sealed(stage, name):
     return sum(pool["sealed"] for pool in stage.nodes[name].report()["pools"])
 
 
+def engines(stage, name):
+    return sum(pool["engines"] for pool in stage.nodes[name].report()["pools"])
+
+
 def announced(stage, name):
     return sum(member["keys"] for member in stage.nodes[name].report()["members"])
 
 
-SCENES = {"cold": cold, "own node": own_node, "pull": pull}
+SCENES = {
+    "cold": cold,
+    "own node": own_node,
+    "pull": pull,
+    "source killed": source_fault("source killed", 2, [signal.SIGKILL]),
+    "source stopped": source_fault("source stopped", 3, [signal.SIGSTOP, signal.SIGCONT]),
+    "own node killed": own_node_killed,
+    "client gone": client_gone,
+    "engine killed": engine_killed,
+    "other hash": other_hash,
+}
 
 
 def table(results):
@@ -193,7 +367,10 @@ def main():
         stage.start()
         for name in names:
             print(f"scene: {name}", flush=True)
-            results.append(SCENES[name](stage))
+            result = SCENES[name](stage)
+            result["leaks"] = stage.audit()
+            result["ok"] = result["ok"] and not result["leaks"]
+            results.append(result)
             print(f"  {results[-1]['outcome']}", flush=True)
     except Failed as failure:
         problem = str(failure)
