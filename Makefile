@@ -30,18 +30,18 @@ run: program
 	@echo 'the same pull over the transports that UCX chooses (cma on one host):'
 	@$(BIN)/remote-g2 run --transport auto --scenes pull
 
-# What an engine in another language loads.
-library: setup
+# What an engine in another language loads, with the tests of its C interface.
+library: program
 	@scripts/build remote_g2
+	@scripts/library
 
 # Four workers with the built-in engine, each beside a node, behind a plain load balancer; FLEET_FLAGS adds flags.
 fleet: program
 	@$(BIN)/remote-g2 fleet $(FLEET_FLAGS)
 
 # Two stock vLLM servers, each beside a node, share one cache; VLLM_FLAGS adds flags, e.g. --json FILE.
-vllm: program library
-	@scripts/vllm-setup
-	@.deps/vllm/bin/python scripts/fleet/vllm_scenes.py $(VLLM_FLAGS)
+vllm: library
+	@scripts/vllm $(VLLM_FLAGS)
 
 # Ten thousand seeded worlds; SIM_FLAGS adds flags, e.g. --profile crash.
 sim: program
@@ -65,6 +65,9 @@ unit: setup
 test: build
 	@swift test -c release --skip-build --no-parallel --filter '$(PURE_SUITES)'
 	@swift test -c release --skip-build --no-parallel --skip '$(PURE_SUITES)'
+	@scripts/build remote_g2
+	@scripts/library
+	@$(BIN)/remote-g2 fleet --requests 32
 	@$(BIN)/remote-g2 run --if-possible --scenes $(SAVING_SCENES)
 	@$(BIN)/remote-g2 run --if-possible --tp 3 --scenes $(RANK_SCENES)
 	@$(BIN)/remote-g2 chaos --if-possible --faults $(CHAOS_FAULTS)

@@ -44,12 +44,6 @@ struct NodeCommandLine: ParsableCommand {
       name: PeerName(name), address: address, members: members(), memoryBytes: memoryBytes(),
       directory: runDirectory(runDir), log: { Self.say($0) })
     signal(SIGPIPE, SIG_IGN)
-    // Before any thread is made, so that only the wait below hears them.
-    var signals = sigset_t()
-    sigemptyset(&signals)
-    sigaddset(&signals, SIGTERM)
-    sigaddset(&signals, SIGINT)
-    pthread_sigmask(SIG_BLOCK, &signals, nil)
     let node: Node
     do throws(NodeError) { node = try Node(configuration) } catch { fail("\(error)") }
     let metrics: MetricsServer
@@ -67,8 +61,7 @@ struct NodeCommandLine: ParsableCommand {
       Data(
         "{\"event\":\"ready\",\"port\":\(node.port),\"incarnation\":\"\(node.incarnation)\"}\n".utf8
       ))
-    var caught: Int32 = 0
-    sigwait(&signals, &caught)
+    Interruption.wait()
     metrics.stop()
     node.stop()
   }

@@ -84,7 +84,8 @@ import Testing
     #expect((8..<11).allSatisfy { late.isUntouched($0) })
   }
 
-  @Test func `whose engine scribbles over its pages after the step seals what the step had`() throws {
+  @Test func `whose engine scribbles over its pages after the step seals what the step had`() throws
+  {
     let node = try TestNode("a")
     defer { node.stop() }
     let engine = try NodeEngine(node.socket)
@@ -109,7 +110,8 @@ import Testing
     #expect((0..<4).map { engine.content(8 + $0) } == (0..<4).map(Self.content))
   }
 
-  @Test func `that an engine did not commit is sealed by nobody, and its memory comes back`() throws {
+  @Test func `that an engine did not commit is sealed by nobody, and its memory comes back`() throws
+  {
     let node = try TestNode("a")
     defer { node.stop() }
     let engine = try NodeEngine(node.socket)
@@ -136,7 +138,9 @@ import Testing
     fingerprint: NodeEngine.model().fingerprint, blockBytes: NodeEngine.model().blockBytes)
 
   /// A node that has the keys, and the engine that saved them.
-  static func filled(_ memory: Int = 1 << 20, limits: Limits = Limits()) throws -> (TestNode, NodeEngine) {
+  static func filled(_ memory: Int = 1 << 20, limits: Limits = Limits()) throws -> (
+    TestNode, NodeEngine
+  ) {
     let node = try TestNode("a", memoryBytes: memory, limits: limits)
     let engine = try NodeEngine(node.socket)
     #expect(engine.comes { engine.engine.isAttached })

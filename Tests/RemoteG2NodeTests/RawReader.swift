@@ -31,7 +31,9 @@ final class RawReader {
     var bytes = [UInt8](repeating: 0, count: count)
     var done = 0
     while done < count {
-      let got = bytes.withUnsafeMutableBytes { recv(descriptor, $0.baseAddress! + done, count - done, 0) }
+      let got = bytes.withUnsafeMutableBytes {
+        recv(descriptor, $0.baseAddress! + done, count - done, 0)
+      }
       guard got > 0 else { return nil }
       done += got
     }
@@ -40,7 +42,8 @@ final class RawReader {
 
   func message() -> StreamMessage? {
     guard let head = read(StreamCodec.lengthBytes),
-      let length = try? head.withUnsafeBytes({ try StreamCodec.length($0) }), let frame = read(length)
+      let length = try? head.withUnsafeBytes({ try StreamCodec.length($0) }),
+      let frame = read(length)
     else { return nil }
     return try? frame.withUnsafeBytes { try StreamCodec.decode($0) }
   }

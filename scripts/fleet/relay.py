@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 
 class Relay:
@@ -13,6 +14,8 @@ class Relay:
         self._passed = 0
         self._fault = None
         self._is_closing = False
+        # Bytes a second from the target; nothing: as fast as they come.
+        self.rate = None
         self._sockets = set()
         self._listener = socket.create_server(("127.0.0.1", port))
         threading.Thread(target=self._accept, daemon=True).start()
@@ -58,7 +61,9 @@ class Relay:
 
     def _pass(self, source, target, is_counted):
         try:
-            while data := source.recv(256 << 10):
+            while data := source.recv(64 << 10 if self.rate and is_counted else 256 << 10):
+                if self.rate and is_counted:
+                    time.sleep(len(data) / self.rate)
                 fault = self._count(len(data)) if is_counted else None
                 if fault:
                     fault()

@@ -1,0 +1,225 @@
+"""libremote_g2 through its C interface, beside a real node: python3 -m unittest discover Python/tests"""
+
+import ctypes
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "Python"))
+
+from remote_g2 import library  # noqa: E402
+
+LAYERS, PAGE, BLOCKS, TOKENS = 3, 4096, 16, 16
+
+
+def model(**changes):
+    fields = {
+        "model": b"m",
+        "layout": b"l",
+        "hash_scheme": b"h",
+        "numerics": b"n",
+        "weight_epoch": 0,
+        "rank_count": 1,
+        "tokens_per_block": TOKENS,
+        "block_bytes": LAYERS * PAGE,
+    }
+    return library.Model(**{**fields, **changes})
+
+
+class Engine:
+    """An engine of one rank, whose pages are bytes of this process."""
+
+    def __init__(self, socket):
+        self.memory = ctypes.create_string_buffer(LAYERS * BLOCKS * PAGE)
+        base = ctypes.addressof(self.memory)
+        layers = [
+            library.Layer(base=base + layer * BLOCKS * PAGE, stride=PAGE, bytes=PAGE, device=0)
+            for layer in range(LAYERS)
+        ]
+        self.scheduler = library.Scheduler(model(), socket)
+        self.rank = library.Rank(model(), socket, 0, layers, BLOCKS)
+
+    def fill(self, block, value):
+        for layer in range(LAYERS):
+            start = (layer * BLOCKS + block) * PAGE
+            self.memory[start : start + PAGE] = bytes([value + layer]) * PAGE
+
+    def holds(self, block, value):
+        return all(
+            self.memory[(layer * BLOCKS + block) * PAGE : (layer * BLOCKS + block + 1) * PAGE]
+            == bytes([value + layer]) * PAGE
+            for layer in range(LAYERS)
+        )
+
+    def step(self, tokens=0):
+        self.rank.begin(self.scheduler.plan(tokens))
+        self.rank.load()
+        self.rank.stage()
+        finished, errors = self.rank.finished(), self.rank.load_errors()
+        self.scheduler.absorb([self.rank.report()])
+        return finished, errors
+
+    def until(self, check):
+        deadline = time.monotonic() + 10
+        while not check():
+            if time.monotonic() > deadline:
+                return False
+            self.step()
+            self.scheduler.wait(0.002)
+        return True
+
+    def close(self):
+        self.scheduler.close()
+        self.rank.close()
+
+
+def hashes(count, salt=b""):
+    return [hashlib.sha256(salt + bytes([number])).digest() for number in range(count)]
+
+
+class BesideANode(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory(prefix="rg2-abi-")
+        os.chmod(cls.folder.name, 0o700)
+        port = random.randrange(20000, 30000)
+        cls.node = subprocess.Popen(
+            [ROOT / ".build/release/remote-g2", "node", "--name", "t", "--listen"]
+            + [f"127.0.0.1:{port}", "--memory", "4MiB", "--run-dir", cls.folder.name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert b"ready" in cls.node.stdout.readline()
+        cls.socket = f"{cls.folder.name}/t.node"
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.node.send_signal(signal.SIGTERM)
+        status = cls.node.wait(10)
+        cls.node.stdout.close()
+        cls.folder.cleanup()
+        assert status == 0, status
+
+    def test_what_was_saved_is_loaded_byte_by_byte(self):
+        engine = Engine(self.socket)
+        self.assertTrue(engine.until(lambda: engine.scheduler.attached))
+        engine.step()
+        names = hashes(4)
+        for block in range(4):
+            engine.fill(block, 10 * block + 1)
+        engine.scheduler.new_request(1, names)
+        self.assertTrue(
+            engine.until(lambda: engine.scheduler.match(1, 0, 4)[0] == library.NONE)
+        )
+        engine.scheduler.bind(1, 0, [])
+        engine.scheduler.scheduled(1, 0, 64, [], [0, 1, 2, 3], True)
+        engine.step(64)
+        engine.scheduler.finished(1)
+
+        def is_ready():
+            engine.scheduler.finished(2)
+            engine.scheduler.new_request(2, names)
+            engine.until(lambda: engine.scheduler.match(2, 0, 4)[0] != library.PENDING)
+            return engine.scheduler.match(2, 1, 4) == (library.READY, 3)
+
+        self.assertTrue(engine.until(is_ready))
+        engine.scheduler.bind(2, 1, [9, 8, 12])
+        finished, errors = engine.step()
+        self.assertEqual((finished, errors), ([2], []))
+        for place, block in enumerate([9, 8, 12]):
+            self.assertTrue(engine.holds(block, 10 * (place + 1) + 1))
+        engine.scheduler.finished(2)
+        engine.step()
+        self.assertEqual(engine.scheduler.counts["loads"], 1)
+        engine.close()
+
+    def test_broken_plans_and_reports_are_refused_and_harm_nothing(self):
+        engine = Engine(self.socket)
+        self.assertTrue(engine.until(lambda: engine.scheduler.attached))
+        engine.scheduler.new_request(1, hashes(4, b"x"))
+        engine.scheduler.bind(1, 0, [])
+        engine.scheduler.scheduled(1, 0, 64, [], [0, 1, 2, 3], True)
+        plan = engine.scheduler.plan(64)
+        chance, refused = random.Random(7), 0
+        for _ in range(20_000):
+            broken = bytearray(plan)
+            for _ in range(chance.randrange(1, 5)):
+                broken[chance.randrange(len(broken))] = chance.randrange(256)
+            broken = bytes(broken[: chance.randrange(1, len(broken) + 1)])
+            try:
+                engine.rank.begin(broken)
+                engine.rank.load()
+            except library.LibraryError:
+                refused += 1
+        self.assertGreater(refused, 5_000)
+        engine.rank.begin(plan)
+        report = engine.rank.report()
+        for _ in range(20_000):
+            broken = bytearray(report)
+            broken[chance.randrange(len(broken))] = chance.randrange(256)
+            try:
+                engine.scheduler.absorb([bytes(broken)])
+            except library.LibraryError:
+                pass
+        self.assertTrue(engine.until(lambda: engine.scheduler.attached))
+        engine.close()
+
+    def test_a_forked_child_is_refused_and_its_parent_goes_on(self):
+        engine = Engine(self.socket)
+        self.assertTrue(engine.until(lambda: engine.scheduler.attached))
+        child = os.fork()
+        if child == 0:
+            refusals = 0
+            for call in (lambda: engine.scheduler.plan(0), lambda: engine.rank.load()):
+                try:
+                    call()
+                except library.LibraryError as error:
+                    refusals += "fork" in str(error)
+            engine.close()
+            os._exit(40 + refusals)
+        _, status = os.waitpid(child, 0)
+        self.assertEqual(os.waitstatus_to_exitcode(status), 42)
+        self.assertTrue(engine.scheduler.attached)
+        engine.step()
+        engine.close()
+
+
+class Arguments(unittest.TestCase):
+    def refused(self, words, call):
+        with self.assertRaises(library.LibraryError) as caught:
+            call()
+        self.assertIn(words, str(caught.exception))
+
+    def test_what_makes_no_sense_is_refused_with_a_reason(self):
+        self.refused("65 ranks", lambda: library.Scheduler(model(rank_count=65), "/tmp/x"))
+        self.refused("0 bytes", lambda: library.Scheduler(model(block_bytes=0), "/tmp/x"))
+        self.refused("layout is missing", lambda: library.Scheduler(model(layout=None), "/tmp/x"))
+        self.refused("socket's path", lambda: library.Scheduler(model(), "/tmp/" + "x" * 200))
+        layer = library.Layer(base=4096, stride=PAGE, bytes=PAGE, device=0)
+        self.refused("4096 bytes", lambda: library.Rank(model(), "/tmp/x", 0, [layer], BLOCKS))
+        self.refused("no rank 1", lambda: library.Rank(model(), "/tmp/x", 1, [layer] * 3, BLOCKS))
+        other = library.Layer(base=4096, stride=PAGE, bytes=PAGE, device=1)
+        self.refused("device 1", lambda: library.Rank(model(), "/tmp/x", 0, [other] * 3, BLOCKS))
+        scheduler = library.Scheduler(model(), "/tmp/nobody-listens-here")
+        self.refused("8 bytes", lambda: scheduler.new_request(1, [b"12345678"]))
+        self.refused("no block -1", lambda: scheduler.bind(1, 0, [-1]))
+        self.refused("fewer were ready", lambda: scheduler.bind(1, 0, [3]))
+        self.refused("0 reports", lambda: scheduler.absorb([]))
+        self.refused("report 0", lambda: scheduler.absorb([b"nonsense"]))
+        # Without a node everything is computed.
+        scheduler.new_request(1, hashes(2))
+        self.assertEqual(scheduler.match(1, 0, 2), (library.NONE, 0))
+        self.assertFalse(scheduler.attached)
+        scheduler.close()
+
+
+if __name__ == "__main__":
+    unittest.main()
