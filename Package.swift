@@ -191,7 +191,7 @@ let package = Package(
         "CAllocations", "Collectives", "ContentDigest", "KVConnector", "KVLayout",
         "KVTransfer", "KVTransferTesting", "KVWorker", "Linear", "LlamaModel", "LocalStore", "NIXL",
         "NIXLTransfer", "OSThreads", "Processes", "RankGroups", "RemoteG2Control", "RemoteG2Core",
-        "RemoteG2Engine", "RemoteG2Runtime", "RemoteG2Store",
+        "RemoteG2Engine", "RemoteG2Library", "RemoteG2Node", "RemoteG2Runtime", "RemoteG2Store",
       ],
       path: "Benchmarks/remote-g2-bench", swiftSettings: strict),
 

@@ -23,6 +23,8 @@ enum Bench {
     switch arguments.first {
     case "serve": try ReadBench.serve(arguments.dropFirst().compactMap { Int($0) })
     case "read": try ReadBench.run()
+    case "node": try NodeBench.run()
+    case "node-serve": try NodeBench.serve(arguments.dropFirst().compactMap { Int($0) })
     case "pump": PumpBench.run()
     case "connector": try ConnectorBench.run()
     case "control": try await ControlBench.run(model: arguments.dropFirst().first)
@@ -34,7 +36,7 @@ enum Bench {
     default:
       FileHandle.standardError.write(
         Data(
-          "usage: remote-g2-bench read | connector | pump | group | control MODEL | engine MODEL\n"
+          "usage: remote-g2-bench read | node | connector | pump | group | control MODEL | engine MODEL\n"
             .utf8))
       exit(64)
     }

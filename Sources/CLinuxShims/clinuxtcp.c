@@ -78,10 +78,10 @@ ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count) {
   return received < 0 ? -errno : received;
 }
 
-ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count) {
+ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count, int more) {
   ssize_t sent;
   do {
-    sent = send(socket, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    sent = send(socket, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
   } while (sent < 0 && errno == EINTR);
   return sent < 0 ? -errno : sent;
 }

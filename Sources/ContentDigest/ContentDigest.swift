@@ -12,10 +12,13 @@ public enum ContentDigest {
   /// Of one rank's bytes of a block, seeded with its key and the rank: the same bytes have another digest
   /// under another name.
   public static func of(_ bytes: UnsafeRawBufferPointer, key: BlockKey, rank: Int) -> Digest128 {
-    let name = (key.high.littleEndian, key.low.littleEndian, UInt64(rank).littleEndian)
-    let seed = withUnsafeBytes(of: name) { XXH3_64bits($0.baseAddress, $0.count) }
-    let hash = XXH3_128bits_withSeed(bytes.baseAddress, bytes.count, seed)
+    let hash = XXH3_128bits_withSeed(bytes.baseAddress, bytes.count, seed(key, rank))
     return Digest128(high: hash.high64, low: hash.low64)
+  }
+
+  static func seed(_ key: BlockKey, _ rank: Int) -> UInt64 {
+    let name = (key.high.littleEndian, key.low.littleEndian, UInt64(rank).littleEndian)
+    return withUnsafeBytes(of: name) { XXH3_64bits($0.baseAddress, $0.count) }
   }
 
   public static func of(_ bytes: [UInt8]) -> Digest128 {
@@ -34,6 +37,11 @@ public struct StreamingDigest: ~Copyable {
   }
 
   deinit { XXH3_freeState(state) }
+
+  /// From now on the pieces are those of one rank's bytes of a block.
+  public mutating func begin(key: BlockKey, rank: Int) {
+    XXH3_128bits_reset_withSeed(state, ContentDigest.seed(key, rank))
+  }
 
   public mutating func add(_ bytes: UnsafeRawBufferPointer) {
     guard bytes.count > 0 else { return }

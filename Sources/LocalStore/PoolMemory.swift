@@ -97,10 +97,33 @@ package final class PoolMemory: @unchecked Sendable {
     self.mapping = mapping
   }
 
+  /// Has the system find all of its pages, which changes nothing that is in them: who writes a slot for the
+  /// first time need not wait for that. Takes a while; any thread may do it, beside readers and writers.
+  ///
+  /// - Parameter isOver: Asked again and again; true: it is not needed any more.
+  package func findPages(until isOver: () -> Bool) {
+    Memory.findPages(mapping, shape.byteCount, Memory.populateWrite, until: isOver)
+  }
+
   deinit {
     munmap(mapping, shape.byteCount)
     close(descriptor)
     close(readOnlyDescriptor)
+  }
+}
+
+private enum Memory {
+  private static let piece = 32 << 20
+  /// MADV_POPULATE_READ and _WRITE, of Linux 5.14; where they are unknown pages are found when they are used.
+  static let populateRead: Int32 = 22
+  static let populateWrite: Int32 = 23
+
+  static func findPages(
+    _ base: UnsafeMutableRawPointer, _ count: Int, _ advice: Int32, until isOver: () -> Bool
+  ) {
+    for first in stride(from: 0, to: count, by: piece) where !isOver() {
+      guard madvise(base + first, min(piece, count - first), advice) == 0 else { return }
+    }
   }
 }
 
@@ -187,6 +210,11 @@ package final class StagingMemory: @unchecked Sendable {
     self.descriptor = -1
     self.slotCount = slotCount
     self.blockBytes = blockBytes
+  }
+
+  /// As ``PoolMemory/findPages(until:)``, for the rank that is going to write them.
+  package func findPages(until isOver: () -> Bool) {
+    Memory.findPages(base, slotCount * blockBytes, Memory.populateRead, until: isOver)
   }
 
   private static func map(

@@ -35,6 +35,7 @@ private final class NodeLocalLoop {
   private var staging: [ConnectionID: StagingMemory] = [:]
   private var copies: [Copy] = []
   private var writers: [PoolNumber: [PoolWriter.Pool]] = [:]
+  private let isStopping = Guarded(false)
 
   init(_ board: NodeBoard, _ listener: LocalListener) {
     self.board = board
@@ -55,6 +56,7 @@ private final class NodeLocalLoop {
         until: min(due ?? now + .seconds(1), now + .seconds(1)),
         hearing: [listener.descriptor] + sockets.values.map(\.descriptor))
     }
+    isStopping.withLock { $0 = true }
   }
 
   /// Does a bounded piece of all there is to do.
@@ -134,11 +136,21 @@ private final class NodeLocalLoop {
       PoolWriter.Pool(base: $0.base, blockBytes: $0.blockBytes, words: $0.words)
     }
     board.memory.withLock { $0[number] = pools }
+    findPages(pools)
     board.advance { core, now in core.poolMade(number, .success(id), at: now) }
     // A pool that made room for this one.
     let kept = board.core.withLock { $0.poolNumbers }
     writers = writers.filter { kept.contains($0.key) }
     board.memory.withLock { memory in memory = memory.filter { kept.contains($0.key) } }
+  }
+
+  /// On a thread of its own, so that nobody waits for it.
+  private func findPages(_ pools: [PoolMemory], _ staging: [StagingMemory] = []) {
+    let isStopping = isStopping
+    _ = OSThread.start("pages", nice: 10) {
+      for memory in staging { memory.findPages { isStopping.withLock { $0 } } }
+      for pool in pools { pool.findPages { isStopping.withLock { $0 } } }
+    }
   }
 
   private func report(_ number: UInt64, to id: ConnectionID) {
@@ -176,6 +188,7 @@ private final class NodeLocalLoop {
       let memory = try StagingMemory(
         slotCount: welcome.stagingSlots, blockBytes: welcome.blockBytes)
       staging[id] = memory
+      findPages([], [memory])
       send(.welcome(welcome), to: id, [pools[rank].readOnlyDescriptor, memory.descriptor])
     } catch {
       send(.refused("\(error)"), to: id)

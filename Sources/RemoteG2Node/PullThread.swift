@@ -154,6 +154,8 @@ private final class Pull {
 
   /// Bytes received before others have their turn.
   private static let bytesPerTurn = 1 << 20
+  /// Received at once: what is digested right afterwards is still in the processor's cache.
+  private static let bytesPerPiece = 256 << 10
 
   let socket: StreamSocket
   private let stream: StreamID
@@ -165,6 +167,9 @@ private final class Pull {
   private var outgoing = Outgoing()
   private var intake = FrameIntake()
   private var stage = Stage.frame
+  /// Of the block that is arriving: of the ranks that are whole, and of the one that is not.
+  private var found: [Digest128] = []
+  private var running = StreamingDigest()
   private var silence: Silence
   private var isWelcomed: Bool
 
@@ -249,19 +254,26 @@ private final class Pull {
       }
       return .more
     case .body(let position, let slot, let generation, let digests, let rank, let done):
-      let most = min(terms.blockBytes - done, budget)
-      let outcome = socket.receive(into: pools[rank].pointer(to: slot) + done, atMost: most)
+      let most = min(terms.blockBytes - done, max(budget, 1), Self.bytesPerPiece)
+      let memory = pools[rank].pointer(to: slot) + done
+      let outcome = socket.receive(into: memory, atMost: most)
       guard case .bytes(let count) = outcome else {
         return outcome == .closed ? .ended(.broken) : .waiting
       }
       budget -= count
+      // Of the slot's own bytes, which nobody else writes.
+      running.add(UnsafeRawBufferPointer(start: memory, count: count))
       let isRankWhole = done + count == terms.blockBytes
+      if isRankWhole {
+        found.append(running.value())
+        running.begin(key: keys[position], rank: rank + 1)
+      }
       stage = .body(
         position: position, slot, generation, digests: digests,
         rank: isRankWhole ? rank + 1 : rank, done: isRankWhole ? 0 : done + count)
       guard isRankWhole, rank + 1 == terms.rankCount else { return .more }
       stage = .frame
-      return prove(position, slot, generation, digests)
+      return prove(slot, generation, digests)
     }
   }
 
@@ -293,6 +305,8 @@ private final class Pull {
       case .write(let slot, let generation):
         // On every rank, before any rank's bytes change.
         for pool in pools { pool.words.beginWriting(slot, generation) }
+        found.removeAll(keepingCapacity: true)
+        running.begin(key: keys[position], rank: 0)
         stage = .body(position: position, slot, generation, digests: digests, rank: 0, done: 0)
       }
       return .more
@@ -307,14 +321,7 @@ private final class Pull {
   }
 
   /// All bytes are here: they are the block if they have the digests that came with them.
-  private func prove(
-    _ position: Int, _ slot: SlotIndex, _ generation: UInt32, _ digests: [Digest128]
-  ) -> Turn {
-    let found = pools.enumerated().map { rank, pool in
-      ContentDigest.of(
-        UnsafeRawBufferPointer(start: pool.pointer(to: slot), count: terms.blockBytes),
-        key: keys[position], rank: rank)
-    }
+  private func prove(_ slot: SlotIndex, _ generation: UInt32, _ digests: [Digest128]) -> Turn {
     guard found == digests else {
       board.advance { core, now in core.arrived(stream, digests: nil, at: now) }
       return .ended(.invalid)

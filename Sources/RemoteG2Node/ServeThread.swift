@@ -94,10 +94,13 @@ private final class Reader {
   /// The question that is being asked, or answered.
   private var keys: [BlockKey] = []
   private var isAnswering = false
-  private var position = 0
+  /// The pinned blocks that are being sent, and which of them is next.
   private var window: [ServedBlock] = []
+  private var windowNext = 0
+  /// Of the block after the window.
+  private var position = 0
   private var pools: [PoolMemory] = []
-  /// Where in the window's first block the next byte is; nil: its frame comes first.
+  /// Where in that block the next byte is; nil: its frame comes first.
   private var cursor: (rank: Int, done: Int)?
   private(set) var isBlocked = false
   /// Since when it has been told less than there is, and how much it has taken since then.
@@ -146,11 +149,10 @@ private final class Reader {
   }
 
   private func drop() {
-    guard case .forBlocks(let number, _) = role else { return }
-    for block in window {
-      board.core.withLock { $0.sent(block, in: number, isWhole: false) }
-    }
+    guard case .forBlocks(let number, _) = role, !window.isEmpty else { return }
+    board.core.withLock { $0.sent(window, count: windowNext, in: number) }
     window = []
+    windowNext = 0
     cursor = nil
   }
 
@@ -217,7 +219,8 @@ private final class Reader {
     isBlocked = false
     while budget > 0 {
       if !outgoing.isEmpty {
-        switch outgoing.send(to: socket) {
+        // A block's bytes follow its frame: they travel together.
+        switch outgoing.send(to: socket, hasMore: cursor != nil) {
         case .bytes(let count): note(count, &budget)
         case .nothing: return blocked()
         case .closed: return .over
@@ -225,8 +228,8 @@ private final class Reader {
         continue
       }
       if isLast { return .over }
-      if let block = window.first {
-        switch send(block, &budget) {
+      if windowNext < window.count {
+        switch send(window[windowNext], &budget) {
         case .bytes: continue
         case .nothing: return blocked()
         case .closed: return .over
@@ -260,7 +263,7 @@ private final class Reader {
   }
 
   private func send(_ block: ServedBlock, _ budget: inout Int) -> StreamSocket.Outcome {
-    guard case .forBlocks(let number, let terms) = role else { return .closed }
+    guard case .forBlocks(_, let terms) = role else { return .closed }
     guard let (rank, done) = cursor else {
       outgoing.add(.block(position: block.position, digests: block.digests))
       cursor = (0, 0)
@@ -280,9 +283,8 @@ private final class Reader {
       return outcome
     }
     cursor = nil
-    window.removeFirst()
-    position = block.position + 1
-    board.core.withLock { $0.sent(block, in: number, isWhole: true) }
+    windowNext += 1
+    if windowNext == window.count { drop() }
     return outcome
   }
 
@@ -294,6 +296,7 @@ private final class Reader {
     case .forBlocks(let number, _):
       guard isAnswering else { return false }
       window = board.core.withLock { $0.serve(keys, from: position, in: number) }
+      position += window.count
       guard window.isEmpty else { return true }
       outgoing.add(.end(position == keys.count ? .served : .lacking))
       keys = []

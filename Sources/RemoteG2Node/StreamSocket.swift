@@ -27,8 +27,10 @@ final class StreamSocket {
     Self.outcome(clinux_tcp_receive(descriptor, memory, count), zeroIsClosed: true)
   }
 
-  func send(_ memory: UnsafeRawPointer, _ count: Int) -> Outcome {
-    Self.outcome(clinux_tcp_send(descriptor, memory, count), zeroIsClosed: false)
+  /// - Parameter hasMore: What follows at once may travel in the same packet.
+  func send(_ memory: UnsafeRawPointer, _ count: Int, hasMore: Bool = false) -> Outcome {
+    Self.outcome(
+      clinux_tcp_send(descriptor, memory, count, hasMore ? 1 : 0), zeroIsClosed: false)
   }
 
   private static func outcome(_ result: Int, zeroIsClosed: Bool) -> Outcome {
@@ -80,10 +82,10 @@ struct Outgoing {
   }
 
   /// - Returns: `nothing` when all are sent or no more can be now.
-  mutating func send(to socket: StreamSocket) -> StreamSocket.Outcome {
+  mutating func send(to socket: StreamSocket, hasMore: Bool = false) -> StreamSocket.Outcome {
     guard !isEmpty else { return .nothing }
     let outcome = bytes.withUnsafeBytes {
-      socket.send($0.baseAddress! + sent, bytes.count - sent)
+      socket.send($0.baseAddress! + sent, bytes.count - sent, hasMore: hasMore)
     }
     if case .bytes(let count) = outcome { sent += count }
     return outcome

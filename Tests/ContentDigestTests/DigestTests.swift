@@ -15,6 +15,20 @@ import Testing
     #expect(digest(3) == "1ac9e9183b1ed7d395e70fd7a3498041")
   }
 
+  @Test func `a block in pieces has the digest that it has as a whole`() {
+    var stream = StreamingDigest()
+    // What was begun before does not count.
+    Self.bytes.withUnsafeBytes { stream.add($0) }
+    for rank in [0, 3] {
+      stream.begin(key: Self.key, rank: rank)
+      for piece in [0..<1, 1..<700, 700..<1000] {
+        Self.bytes[piece].withUnsafeBytes { stream.add($0) }
+      }
+      let whole = Self.bytes.withUnsafeBytes { ContentDigest.of($0, key: Self.key, rank: rank) }
+      #expect(stream.value() == whole)
+    }
+  }
+
   @Test func `bytes without a name have the digest they always had`() {
     #expect(ContentDigest.of(Self.bytes).description == "6bcc7eff62da44c26c4f14bd97bd9e82")
     var stream = StreamingDigest()

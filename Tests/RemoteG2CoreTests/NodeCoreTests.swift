@@ -278,7 +278,7 @@ import Testing
     bench.want(Self.keys, at: Self.at(0))
     for position in 0..<2 { bench.land(bench.pulls[0].stream, position, at: Self.at(1)) }
     var (watcher, index) = (FeedWatcher(), HolderIndex(keysMax: 100))
-    func hear(_ core: NodeCore) {
+    func hear(_ core: inout NodeCore) {
       while case .say(let message) = core.next(for: &watcher) {
         switch message {
         case .snapshot(let keys, _): index.snapshot(keys, of: "a")
@@ -288,14 +288,14 @@ import Testing
         }
       }
     }
-    hear(bench.core)
+    hear(&bench.core)
     #expect(index.run(of: Self.keys[...], at: "a") == 2)
     for position in 2..<8 { bench.land(bench.pulls[0].stream, position, at: Self.at(2)) }
-    hear(bench.core)
+    hear(&bench.core)
     #expect(index.run(of: Self.keys[...], at: "a") == 8)
     bench.take(bench.core.received(.release(lease: 1), from: bench.leader, at: Self.at(3)))
     bench.take(bench.core.received(.evict(1), from: bench.leader, at: Self.at(3)))
-    hear(bench.core)
+    hear(&bench.core)
     #expect(index.keyCount(of: "a") == 0)
   }
 
@@ -313,7 +313,8 @@ import Testing
     #expect(window[0].digests == Self.digests(3))
     bench.take(bench.core.received(.evict(1), from: bench.leader, at: Self.at(3)))
     #expect(bench.stats.sealed >= 2, "what is being sent is not evicted")
-    for block in window { bench.core.sent(block, in: bench.pool, isWhole: true) }
+    bench.core.sent(window, count: 2, in: bench.pool)
+    #expect(bench.core.bytesServed == UInt64(2 * Self.terms.bytesOfAllRanks))
     #expect(bench.stats.pinned == 0 && bench.core.servedPins == 0)
     #expect(bench.core.serve(Self.keys, from: 5, in: bench.pool).isEmpty)
   }

@@ -84,8 +84,9 @@ int clinux_tcp_error(int socket);
 // Receives at most `count` bytes. Never waits. Returns how many, 0 when the other end has closed, or -errno.
 ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count);
 
-// Sends at most `count` bytes by copying them. Never waits. Returns how many, or -errno.
-ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count);
+// Sends at most `count` bytes by copying them; with `more` they may wait for what is sent next. Never waits.
+// Returns how many, or -errno.
+ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count, int more);
 
 // Removes the folder `name` of `parent` with the files in it, if it is a real folder (no link to one)
 // that belongs to this user. Follows no link. Returns 0 or -errno.

@@ -64,7 +64,7 @@ extension NodeCore {
     case tooSlow
   }
 
-  package func next(for watcher: inout FeedWatcher) -> FeedAnswer {
+  package mutating func next(for watcher: inout FeedWatcher) -> FeedAnswer {
     if watcher.poolsVersion != poolsVersion {
       watcher.poolsVersion = poolsVersion
       return .say(.pools(pools.sorted { $0.key < $1.key }.map(\.value.terms)))
@@ -86,7 +86,9 @@ extension NodeCore {
       return .say(.snapshot(keys, isLast: false))
     }
     switch feed.next(after: watcher.number ?? 0) {
-    case .upToDate: return .upToDate
+    case .upToDate:
+      watchersWaiting = true
+      return .upToDate
     case .forgotten: return .tooSlow
     case .batch(let number, let changes):
       watcher.number = number
@@ -115,38 +117,28 @@ extension NodeCore {
   }
   package mutating func served() { servedCount -= 1 }
 
-  /// The next blocks of an answer, as many as fit a window, pinned until ``sent(_:in:)``.
+  /// The next blocks of an answer, as many as fit a window, pinned until ``sent(_:count:in:)``.
   ///
   /// - Returns: Nothing when the next block is not here.
   package mutating func serve(
     _ keys: [BlockKey], from first: Int, in number: PoolNumber
   ) -> [ServedBlock] {
-    guard let terms = pools[number]?.terms else { return [] }
-    let most = max(1, limits.streamWindowBytes / terms.bytesOfAllRanks)
-    var blocks: [ServedBlock] = []
-    for position in first..<min(first + most, keys.count) {
-      guard let slot = pools[number]?.ledger.pool.slot(holding: keys[position]),
-        pools[number]?.ledger.mayPin(slot) == true, let ledger = pools[number]?.ledger
-      else { break }
-      let digests = ledger.pool.digests(of: slot).compactMap { $0 }
-      guard digests.count == terms.rankCount else { break }
-      blocks.append(
-        ServedBlock(
-          position: position, slot: slot, generation: ledger.pool.generation(of: slot),
-          digests: digests))
-      pools[number]?.ledger.pool.pin(slot)
-      servedPins += 1
-    }
+    guard let bytes = pools[number]?.terms.bytesOfAllRanks else { return [] }
+    let most = max(1, limits.streamWindowBytes / bytes)
+    let blocks = pools[number]?.serve(keys, from: first, atMost: most) ?? []
+    servedPins += blocks.count
     return blocks
   }
 
-  /// Its bytes are sent, or will not be.
-  package mutating func sent(_ block: ServedBlock, in number: PoolNumber, isWhole: Bool) {
-    servedPins -= 1
+  /// A window is over.
+  ///
+  /// - Parameter count: How many of its blocks were sent whole.
+  package mutating func sent(_ blocks: [ServedBlock], count: Int, in number: PoolNumber) {
+    servedPins -= blocks.count
     // The pool may have gone meanwhile; the sender kept its memory.
     guard let bytes = pools[number]?.terms.bytesOfAllRanks else { return }
-    pools[number]?.ledger.pool.unpin(block.slot)
-    if isWhole { bytesServed += UInt64(bytes) }
+    pools[number]?.unpin(blocks.map(\.slot))
+    bytesServed += UInt64(count * bytes)
   }
 }
 

@@ -35,11 +35,12 @@ extension NodeCore {
     guard let chosen else { return answer(id, shortfall, at: now) }
     let stream = nextStream()
     let span = Array(keys[have..<have + chosen.run])
+    let terms = pools[waiter.pool]!.terms
     spans[stream] = Span(
       pool: waiter.pool, member: chosen.member, keys: span,
-      parent: have > 0 ? keys[have - 1] : nil, startedAt: now)
+      parent: have > 0 ? keys[have - 1] : nil, bytesOfBlock: terms.bytesOfAllRanks,
+      startedAt: now)
     members[chosen.member]?.pullCount += 1
-    let terms = pools[waiter.pool]!.terms
     return [.pull(stream, from: chosen.member, waiter.pool, terms, keys: span)]
       + wait(id, for: stream)
   }
@@ -91,14 +92,12 @@ extension NodeCore {
   ///
   /// - Returns: False when too much is pinned.
   private mutating func pinPrefix(_ id: Waiter.ID) -> Bool {
-    guard let waiter = waiters[id] else { return true }
-    for key in waiter.wanted.keys.dropFirst(waiter.pinned.count) {
-      guard let slot = pools[waiter.pool]?.ledger.pool.slot(holding: key) else { return true }
-      guard pools[waiter.pool]?.ledger.mayPin(slot) == true else { return false }
-      pools[waiter.pool]?.ledger.pool.pin(slot)
-      waiters[id]?.pinned.append(slot)
-    }
-    return true
+    guard
+      let (number, keys, count) = waiters[id].map({ ($0.pool, $0.wanted.keys, $0.pinned.count) }),
+      let (slots, isAllowed) = pools[number]?.pinPrefix(keys, from: count)
+    else { return true }
+    waiters[id]?.pinned += slots
+    return isAllowed
   }
 
   /// Gives a waiter what is here.
@@ -124,8 +123,7 @@ extension NodeCore {
   /// A waiter is answered, or has gone. A pull that nobody waits for ends.
   mutating func forget(_ id: Waiter.ID) -> [NodeAction] {
     guard let waiter = waiters.removeValue(forKey: id) else { return [] }
-    // Tail first, so that the head of a chain is the last to be evicted.
-    for slot in waiter.pinned.reversed() { pools[waiter.pool]?.ledger.pool.unpin(slot) }
+    pools[waiter.pool]?.unpin(waiter.pinned)
     guard let stream = waiter.waitsFor, spans[stream]?.isCancelled == false,
       !waiters.values.contains(where: { $0.waitsFor == stream })
     else { return [] }
@@ -145,11 +143,12 @@ extension NodeCore {
   /// A block's frame is here, and its bytes follow.
   package mutating func arriving(_ stream: StreamID, position: Int) -> BlockArrival {
     guard let span = spans[stream], !span.isCancelled, span.writing == nil,
-      position == span.next, position < span.keys.count, pools[span.pool] != nil
+      position == span.next, position < span.keys.count
     else { return .stop }
     let key = span.keys[position]
     let parent = position > 0 ? span.keys[position - 1] : span.parent
-    switch pools[span.pool]!.ledger.pool.begin(key, after: parent) {
+    switch pools[span.pool]?.ledger.pool.begin(key, after: parent) {
+    case nil: return .stop
     case .reserved(let slot, let generation):
       spans[stream]?.writing = (slot, generation)
       return .write(slot, generation: generation)
@@ -171,19 +170,18 @@ extension NodeCore {
       spans[stream]?.writing = nil
       guard let digests else {
         pools[span.pool]?.ledger.pool.abandon(slot, generation: generation)
-        return news()
+        return []
       }
       pools[span.pool]?.ledger.pool.seal(slot, generation: generation, digests: digests)
-      let bytes = pools[span.pool]?.terms.bytesOfAllRanks ?? 0
       blocksPulled += 1
-      bytesPulled += UInt64(bytes)
+      bytesPulled += UInt64(span.bytesOfBlock)
     }
     spans[stream]?.next += 1
     var actions: [NodeAction] = []
     for id in waiters.values.filter({ $0.waitsFor == stream }).map(\.id).sorted() {
       actions += landed(id, stream, at: now)
     }
-    return actions + news()
+    return actions + news(of: span.pool)
   }
 
   /// Looks whether it is worth it for a waiter to wait for the rest.
@@ -224,7 +222,7 @@ extension NodeCore {
     members[span.member]?.pullCount -= 1
     members[span.member]?.ends[end, default: 0] += 1
     let elapsed = (now - span.startedAt).inSeconds
-    let bytes = span.next * (pools[span.pool]?.terms.bytesOfAllRanks ?? 0)
+    let bytes = span.next * span.bytesOfBlock
     if bytes > 0, elapsed > 0 {
       let rate = Double(bytes) / elapsed
       let old = members[span.member]?.bytesPerSecond ?? rate

@@ -4,12 +4,6 @@
 /// Pure. The shells own sockets, memory and the clock; several threads give their events, under one lock, and
 /// carry out the actions. Bytes are moved outside the lock, into slots that only one thread knows.
 package struct NodeCore: Sendable {
-  struct Pool: Sendable {
-    let terms: PoolTerms
-    var desk: LocalDesk
-    var ledger: StoreLedger
-  }
-
   /// An engine's question that is not answered yet. What is sealed of it so far is pinned.
   struct Waiter: Sendable {
     struct ID: Hashable, Comparable, Sendable {
@@ -41,6 +35,8 @@ package struct NodeCore: Sendable {
     let keys: [BlockKey]
     /// The key before its first.
     let parent: BlockKey?
+    /// Of one block on all ranks.
+    let bytesOfBlock: Int
     let startedAt: LocalInstant
     /// Of the next block to arrive.
     var next = 0
@@ -53,7 +49,7 @@ package struct NodeCore: Sendable {
   package let limits: Limits
   /// For all pools together.
   let memoryBytes: Int
-  var pools: [PoolNumber: Pool] = [:]
+  var pools: [PoolNumber: NodePool] = [:]
   /// Pools whose memory is being made, with the greetings that wait for it.
   var making: [PoolNumber: (terms: PoolTerms, slots: Int, hellos: [(ConnectionID, LocalHello)])] =
     [:]
@@ -62,6 +58,8 @@ package struct NodeCore: Sendable {
   var members: [PeerName: MemberState] = [:]
   var index: HolderIndex
   var feed: Feed
+  /// Whether some watcher has heard everything so far.
+  var watchersWaiting = false
   /// Rises whenever a pool comes or goes.
   var poolsVersion: UInt64 = 0
   var waiters: [Waiter.ID: Waiter] = [:]
@@ -219,7 +217,7 @@ package struct NodeCore: Sendable {
         ]
       }
     case .success(let id):
-      pools[number] = Pool(
+      pools[number] = NodePool(
         terms: made.terms,
         desk: LocalDesk(
           store: id, fingerprint: made.terms.fingerprint, slotCount: made.slots,
@@ -284,7 +282,7 @@ package struct NodeCore: Sendable {
 
   /// Lets a pool's desk decide; what it orders is about that pool.
   mutating func withPool(
-    _ number: PoolNumber, _ body: (inout Pool) -> [LocalAction]
+    _ number: PoolNumber, _ body: (inout NodePool) -> [LocalAction]
   ) -> [NodeAction] {
     guard pools[number] != nil else { return [] }
     let actions = body(&pools[number]!)
@@ -311,8 +309,20 @@ package struct NodeCore: Sendable {
     for number in pools.keys.sorted() {
       changes += pools[number]?.ledger.pool.takeChanges() ?? []
     }
+    return tell(changes)
+  }
+
+  /// What one pool has.
+  mutating func news(of number: PoolNumber) -> [NodeAction] {
+    tell(pools[number]?.ledger.pool.takeChanges() ?? [])
+  }
+
+  private mutating func tell(_ changes: [FeedChange]) -> [NodeAction] {
     guard !changes.isEmpty else { return [] }
     feed.note(changes)
+    // Nobody is woken who has not heard everything yet, or who is not there.
+    guard watchersWaiting else { return [] }
+    watchersWaiting = false
     return [.feedChanged]
   }
 

@@ -69,7 +69,7 @@ extension NodeCore {
       bytesServed: bytesServed)
   }
 
-  private static func report(of pool: Pool) -> NodeReport.Pool {
+  private static func report(of pool: NodePool) -> NodeReport.Pool {
     let stats = pool.ledger.stats
     let fingerprint = pool.terms.fingerprint
     return NodeReport.Pool(

@@ -1,0 +1,43 @@
+/// One pool of a node: its slots, and the engines that save into it.
+struct NodePool: Sendable {
+  let terms: PoolTerms
+  var desk: LocalDesk
+  var ledger: StoreLedger
+
+  /// Pins what is sealed of a prefix, from a position on.
+  ///
+  /// - Returns: The slots, and whether the pins ended for want of blocks, not because too much is pinned.
+  mutating func pinPrefix(
+    _ keys: [BlockKey], from first: Int
+  ) -> (slots: [SlotIndex], isAllowed: Bool) {
+    var slots: [SlotIndex] = []
+    for key in keys[min(first, keys.count)...] {
+      guard let slot = ledger.pool.slot(holding: key) else { break }
+      guard ledger.mayPin(slot) else { return (slots, false) }
+      ledger.pool.pin(slot)
+      slots.append(slot)
+    }
+    return (slots, true)
+  }
+
+  /// Unpins from the tail, so that the head of a chain is the last to be evicted.
+  mutating func unpin(_ slots: [SlotIndex]) {
+    for slot in slots.reversed() { ledger.pool.unpin(slot) }
+  }
+
+  /// Blocks to be sent, pinned: as many as are here in a row, and at most so many.
+  mutating func serve(_ keys: [BlockKey], from first: Int, atMost most: Int) -> [ServedBlock] {
+    var blocks: [ServedBlock] = []
+    for position in first..<min(first + most, keys.count) {
+      guard let slot = ledger.pool.slot(holding: keys[position]), ledger.mayPin(slot) else { break }
+      let digests = ledger.pool.digests(of: slot).compactMap { $0 }
+      guard digests.count == terms.rankCount else { break }
+      ledger.pool.pin(slot)
+      blocks.append(
+        ServedBlock(
+          position: position, slot: slot, generation: ledger.pool.generation(of: slot),
+          digests: digests))
+    }
+    return blocks
+  }
+}
