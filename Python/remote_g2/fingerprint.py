@@ -1,13 +1,13 @@
 """What a vLLM engine's blocks are, in words: engines share when all of them are equal."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
 from . import library
 
-# Of each weight file: this many pieces of so many bytes are digested.
-PIECES, PIECE_BYTES = 64, 64 << 10
+WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".gguf"}
 
 
 def check(vllm_config, kv_cache_config):
@@ -45,7 +45,18 @@ def model(vllm_config, kv_cache_config, engine_version):
         f"page {spec.page_size_bytes}"
     )
     backend = getattr(getattr(vllm_config, "attention_config", None), "backend", None)
-    numerics = f"vllm {engine_version} attention {backend or 'auto'} {vllm_config.model_config.dtype}"
+    config = vllm_config.model_config
+    resolved = config.hf_config.to_dict()
+    for name in ("_name_or_path", "transformers_version"):
+        resolved.pop(name, None)
+    resolved = json.dumps(resolved, sort_keys=True, default=str)
+    # Position embeddings of this kind depend on how long a prompt may be.
+    longest = config.max_model_len if "longrope" in resolved else 0
+    resolved = hashlib.sha256(f"{resolved} {longest}".encode()).hexdigest()[:16]
+    numerics = (
+        f"vllm {engine_version} attention {backend or 'auto'} {config.dtype} "
+        f"quantization {config.quantization} config {resolved}"
+    )
     return library.Model(
         model=weights(vllm_config).encode(),
         layout=layout.encode(),
@@ -66,26 +77,51 @@ def hash_scheme(vllm_config):
 
 
 def weights(vllm_config):
-    """A name that the operator vouches for, or a digest of what is in the model's folder."""
+    """A name that the operator vouches for, or a digest of the model's files, or the commit they came from."""
     extra = vllm_config.kv_transfer_config.kv_connector_extra_config or {}
     if extra.get("model_id"):
-        return str(extra["model_id"])
+        return f"named:{extra['model_id']}"
     config = vllm_config.model_config
-    folder = Path(config.model)
-    if not folder.is_dir():
-        return f"{config.model}@{config.revision or 'main'}"
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"]):
-        if not path.is_file():
-            continue
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
+    place = Path(config.model)
+    if place.is_file():
+        return f"sha256:{digest([place])}"
+    if place.is_dir():
+        files = [path for path in sorted(place.iterdir()) if path.suffix in WEIGHTS]
+        if files:
+            return f"sha256:{digest(files)}"
+    commit = getattr(config.hf_config, "_commit_hash", None)
+    if commit:
+        return f"{config.model}@{commit}"
+    raise ValueError(
+        f"what {config.model} holds cannot be told from here: name it with kv_connector_extra_config "
+        '{"model_id": NAME}, the same on all servers that hold the same weights'
+    )
+
+
+def digest(files):
+    """Of whole files. Remembered beside the node's socket by their names, sizes and times."""
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    known = hashlib.sha256(repr([str(files[0].parent), stamps]).encode()).hexdigest()[:32]
+    remembered = library.run_directory() / f"weights-{known}"
+    try:
+        return remembered.read_text()
+    except OSError:
+        pass
+    whole = hashlib.sha256()
+    for path, (name, size, _) in zip(files, stamps):
+        whole.update(f"{name} {size}\n".encode())
         with path.open("rb") as file:
-            # Weights that differ at all differ nearly everywhere.
-            for piece in range(PIECES):
-                file.seek(max(0, size - PIECE_BYTES) * piece // max(1, PIECES - 1))
-                digest.update(file.read(PIECE_BYTES))
-    return f"sha256:{digest.hexdigest()}"
+            while piece := file.read(16 << 20):
+                whole.update(piece)
+    found = whole.hexdigest()
+    try:
+        # Written aside and renamed, so that nobody reads half of it.
+        aside = remembered.with_suffix(f".{os.getpid()}")
+        aside.write_text(found)
+        aside.rename(remembered)
+    except OSError:
+        pass
+    return found
 
 
 def layers(kv_caches):

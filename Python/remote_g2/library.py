@@ -123,13 +123,18 @@ def find():
     )
 
 
+def run_directory():
+    """Where this user's nodes have their sockets."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
+    return Path(os.environ.get("REMOTE_G2_RUN_DIR") or f"{base}/remote-g2-{os.getuid()}")
+
+
 def node_socket(path=None, node=None):
     """The socket of this host's node: as named, or the only one there is."""
     path = path or os.environ.get("REMOTE_G2_SOCKET")
     if path:
         return path
-    base = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
-    folder = Path(os.environ.get("REMOTE_G2_RUN_DIR") or f"{base}/remote-g2-{os.getuid()}")
+    folder = run_directory()
     node = node or os.environ.get("REMOTE_G2_NODE")
     if node:
         return str(folder / f"{node}.node")

@@ -79,6 +79,10 @@ class RemoteG2Connector(KVConnectorBase_V1):
         if meta is not None:
             self._half.library.absorb(meta.reports)
 
+    def reset_cache(self):
+        self._half.reset()
+        return True
+
     def request_finished(self, request, block_ids):
         self._half.finished(request)
         return False, None
@@ -136,6 +140,8 @@ class SchedulerHalf:
         self._requests = {}
         self._next = 1
         self._has_bound = False
+        # Once the weights may be others than those that the blocks were computed with.
+        self._is_off = False
         self._nap = NAP_FIRST
         # By number: the blocks that the engine had when it was last asked.
         self._local = {}
@@ -143,6 +149,8 @@ class SchedulerHalf:
         self._loading = {}
 
     def on_new_request(self, request):
+        if self._is_off or getattr(request, "skip_reading_prefix_cache", False):
+            return
         # Their content is not in the block hashes by content.
         if request.lora_request is not None or getattr(request, "mm_features", None):
             return
@@ -156,7 +164,7 @@ class SchedulerHalf:
 
     def match(self, request, num_computed_tokens):
         number = self._numbers.get(request.request_id)
-        if number is None:
+        if number is None or self._is_off:
             return 0, False
         local = num_computed_tokens // self._tokens_per_block
         self._local[number] = local
@@ -203,7 +211,7 @@ class SchedulerHalf:
 
     def _scheduled(self, request_id, computed, output, blocks, is_whole):
         number = self._numbers.get(request_id)
-        if number is None:
+        if number is None or self._is_off:
             return
         entry = self._requests[number]
         hashes = list(entry[0].block_hashes[entry[1] :])
@@ -219,6 +227,13 @@ class SchedulerHalf:
             return
         self.library.wait(self._nap)
         self._nap = min(self._nap * 1.5, NAP_MAX)
+
+    def reset(self):
+        logger.warning(
+            "the cache was reset with its external part: this engine shares no blocks until it is started "
+            "again, because its weights may have changed"
+        )
+        self._is_off = True
 
     def finished(self, request):
         number = self._numbers.pop(request.request_id, None)

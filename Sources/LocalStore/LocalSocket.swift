@@ -84,8 +84,11 @@ package final class LocalSocket: @unchecked Sendable {
 
 /// A store's listening socket.
 package final class LocalListener: @unchecked Sendable {
-  // @unchecked: the number never changes.
+  // @unchecked: the number never changes, and one thread accepts.
   package let descriptor: Int32
+  /// No connection can be taken now, for want of descriptors or memory; those that wait would wake their thread
+  /// for nothing. Only the thread that accepts reads it.
+  package private(set) var isExhausted = false
 
   /// Replaces what is at `path`: hold a lock on the store's name before.
   package init(_ path: String) throws(PoolError) {
@@ -101,6 +104,7 @@ package final class LocalListener: @unchecked Sendable {
   package func accept() -> LocalSocket? {
     while true {
       let accepted = clinux_local_accept(descriptor)
+      isExhausted = [EMFILE, ENFILE, ENOMEM, ENOBUFS].contains(-accepted)
       guard accepted >= 0 else { return nil }
       let socket = LocalSocket(accepted)
       if let user = socket.peer?.user, user == geteuid() || user == 0 { return socket }

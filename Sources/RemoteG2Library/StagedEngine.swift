@@ -52,7 +52,11 @@ public final class StagedEngine {
 
   /// - Returns: False for more blocks than were ready: nothing is loaded.
   public func bind(_ id: RequestID, local: Int, targets: [BlockIndex]) -> Bool {
-    advance { core, _ in core.bind(id, local: local, targets: targets) }
+    // The engine binds what it was told a moment ago: what the node says meanwhile comes after it, so that a
+    // node that has just died makes this a load that fails, not a bind that does.
+    let isPossible = core.bind(id, local: local, targets: targets)
+    for request in core.takeRequests() { control.post(request) }
+    return isPossible
   }
 
   public func scheduled(

@@ -67,7 +67,9 @@ public final class StagedRank {
     own = OwnPool.open(
       socket: socket, store: pool, hello: hello, now: MonotonicClock.now,
       nap: { OSThread.nap($0) })
-    guard let own else {
+    // A pool of other blocks is another engine's.
+    guard let own, own.mapping.shape.blockBytes == model.blockBytes else {
+      letGo()
       attachAt = MonotonicClock.now() + limits.ownRetryMax
       return
     }

@@ -45,16 +45,18 @@ private final class NodeLocalLoop {
   func run(until isOver: () -> Bool) {
     while !isOver() {
       let hasMore = turn()
-      if hasMore { continue }
       let now = MonotonicClock.now()
       let due = board.core.withLock { $0.nextDeadline }
       if let due, due <= now {
         board.advance { core, now in core.timePassed(at: now) }
         continue
       }
+      if hasMore { continue }
+      let most: Duration = listener.isExhausted ? .milliseconds(100) : .seconds(1)
       _ = board.localBell.wait(
-        until: min(due ?? now + .seconds(1), now + .seconds(1)),
-        hearing: [listener.descriptor] + sockets.values.map(\.descriptor))
+        until: min(due ?? now + most, now + most),
+        hearing: (listener.isExhausted ? [] : [listener.descriptor])
+          + sockets.values.map(\.descriptor))
     }
     isStopping.withLock { $0 = true }
   }
@@ -119,6 +121,10 @@ private final class NodeLocalLoop {
   }
 
   private func makePool(_ number: PoolNumber, _ terms: PoolTerms, _ slots: Int) {
+    // A pool that made room for this one goes first.
+    let kept = board.core.withLock { $0.poolNumbers }
+    writers = writers.filter { kept.contains($0.key) }
+    board.memory.withLock { memory in memory = memory.filter { kept.contains($0.key) } }
     var generator = SystemRandomNumberGenerator()
     let id = Incarnation(using: &generator)
     var pools: [PoolMemory] = []
@@ -138,10 +144,6 @@ private final class NodeLocalLoop {
     board.memory.withLock { $0[number] = pools }
     findPages(pools)
     board.advance { core, now in core.poolMade(number, .success(id), at: now) }
-    // A pool that made room for this one.
-    let kept = board.core.withLock { $0.poolNumbers }
-    writers = writers.filter { kept.contains($0.key) }
-    board.memory.withLock { memory in memory = memory.filter { kept.contains($0.key) } }
   }
 
   /// On a thread of its own, so that nobody waits for it.

@@ -299,7 +299,8 @@ private final class Pull {
     case .block(let position, let digests) where isWelcomed:
       guard digests.count == terms.rankCount else { return .ended(.invalid) }
       switch board.core.withLock({ $0.arriving(stream, position: position) }) {
-      case .stop: return .ended(.lacking)
+      case .stop: return .ended(.unneeded)
+      case .invalid: return .ended(.invalid)
       case .skip:
         stage = .skipping(left: terms.bytesOfAllRanks)
       case .write(let slot, let generation):

@@ -61,9 +61,11 @@ private final class ServeLoop {
       if hasMore { continue }
       let now = MonotonicClock.now()
       let due = readers.values.compactMap { $0.nextLook(after: now) }.min()
+      let most: Duration = listener.isExhausted ? .milliseconds(100) : .seconds(1)
       _ = bell.wait(
-        until: min(due ?? now + .seconds(1), now + .seconds(1)),
-        hearing: [listener.descriptor] + readers.values.map(\.socket.descriptor),
+        until: min(due ?? now + most, now + most),
+        hearing: (listener.isExhausted ? [] : [listener.descriptor])
+          + readers.values.filter { !$0.isAnswering }.map(\.socket.descriptor),
         writable: readers.values.filter(\.isBlocked).map(\.socket.descriptor))
     }
     for reader in readers.values { reader.close() }
@@ -76,7 +78,7 @@ private final class Reader {
 
   private enum Role {
     case stranger
-    case forBlocks(PoolNumber, PoolTerms)
+    case forBlocks(PoolTerms)
     /// It has said that it is for no blocks.
     case forFeed
     case watcher(FeedWatcher)
@@ -93,13 +95,14 @@ private final class Reader {
   private var outgoing = Outgoing()
   /// The question that is being asked, or answered.
   private var keys: [BlockKey] = []
-  private var isAnswering = false
+  private(set) var isAnswering = false
   /// The pinned blocks that are being sent, and which of them is next.
   private var window: [ServedBlock] = []
   private var windowNext = 0
   /// Of the block after the window.
   private var position = 0
-  private var pools: [PoolMemory] = []
+  /// Of the answer that is under way: the pool may have been replaced since the one before.
+  private var pool: (number: PoolNumber, memory: [PoolMemory])?
   /// Where in that block the next byte is; nil: its frame comes first.
   private var cursor: (rank: Int, done: Int)?
   private(set) var isBlocked = false
@@ -107,6 +110,9 @@ private final class Reader {
   private var slowSince: LocalInstant?
   private var takenSince = 0
   private var saidAt = MonotonicClock.now()
+  private let cameAt = MonotonicClock.now()
+  /// One that does not say who it is.
+  private static let helloMax: Duration = .seconds(10)
   /// The answer in `outgoing` is the last thing that it hears.
   private var isLast = false
 
@@ -118,16 +124,19 @@ private final class Reader {
 
   func nextLook(after now: LocalInstant) -> LocalInstant? {
     if let slowSince { return slowSince + limits.readerStallMax }
-    if case .watcher = role { return max(now, saidAt + limits.feedBeat) }
-    return nil
+    switch role {
+    case .watcher: return max(now, saidAt + limits.feedBeat)
+    case .stranger: return cameAt + Self.helloMax
+    case .forBlocks, .forFeed: return nil
+    }
   }
 
   /// - Parameter quantum: Bytes to send at most.
   func turn(_ quantum: Int) -> Turn {
     let budget = min(quantum, Self.quantumMax)
-    guard !isLast else { return sendSome(budget) }
-    // A new question is read when the last one is answered.
-    while !isAnswering && !isLast {
+    if case .stranger = role, MonotonicClock.now() - cameAt >= Self.helloMax { return .over }
+    // A new question is read when the last one is answered, and what was said of it is sent.
+    while !isAnswering, !isLast, outgoing.isEmpty {
       do throws(WireError) {
         let (message, outcome) = try socket.receive(&intake)
         if let message {
@@ -149,8 +158,8 @@ private final class Reader {
   }
 
   private func drop() {
-    guard case .forBlocks(let number, _) = role, !window.isEmpty else { return }
-    board.core.withLock { $0.sent(window, count: windowNext, in: number) }
+    guard let pool, !window.isEmpty else { return }
+    board.core.withLock { $0.sent(window, count: windowNext, in: pool.number) }
     window = []
     windowNext = 0
     cursor = nil
@@ -184,10 +193,9 @@ private final class Reader {
       (StreamWelcome(node: core.node, name: core.name), core.serveBegins(hello))
     }
     switch answer {
-    case .success(let number):
-      guard let terms = hello.terms, let memory = board.pools(number) else { return false }
-      role = .forBlocks(number, terms)
-      pools = memory
+    case .success:
+      guard let terms = hello.terms else { return false }
+      role = .forBlocks(terms)
     case .failure(.notForBlocks): role = .forFeed
     case .failure(let refusal): return refuse(refusal.description)
     }
@@ -204,6 +212,13 @@ private final class Reader {
   private func begin() {
     isAnswering = true
     position = 0
+    pool = nil
+    if case .forBlocks(let terms) = role,
+      let number = board.core.withLock({ $0.poolNumber(of: terms) }),
+      let memory = board.pools(number)
+    {
+      pool = (number, memory)
+    }
     guard board.core.withLock({ $0.serves() }) else {
       outgoing.add(.end(.busy))
       keys = []
@@ -263,14 +278,14 @@ private final class Reader {
   }
 
   private func send(_ block: ServedBlock, _ budget: inout Int) -> StreamSocket.Outcome {
-    guard case .forBlocks(_, let terms) = role else { return .closed }
+    guard case .forBlocks(let terms) = role, let pool else { return .closed }
     guard let (rank, done) = cursor else {
       outgoing.add(.block(position: block.position, digests: block.digests))
       cursor = (0, 0)
       return .bytes(0)
     }
     let outcome = socket.send(
-      UnsafeRawPointer(pools[rank].pointer(to: block.slot)) + done,
+      UnsafeRawPointer(pool.memory[rank].pointer(to: block.slot)) + done,
       min(terms.blockBytes - done, max(budget, 1)))
     guard case .bytes(let count) = outcome else { return outcome }
     note(count, &budget)
@@ -293,13 +308,16 @@ private final class Reader {
   /// - Returns: False when there is nothing now.
   private func prepare() -> Bool {
     switch role {
-    case .forBlocks(let number, _):
+    case .forBlocks:
       guard isAnswering else { return false }
-      window = board.core.withLock { $0.serve(keys, from: position, in: number) }
+      if let pool {
+        window = board.core.withLock { $0.serve(keys, from: position, in: pool.number) }
+      }
       position += window.count
       guard window.isEmpty else { return true }
       outgoing.add(.end(position == keys.count ? .served : .lacking))
       keys = []
+      pool = nil
       isAnswering = false
       board.core.withLock { $0.served() }
       return true

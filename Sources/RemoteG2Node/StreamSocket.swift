@@ -96,6 +96,9 @@ struct Outgoing {
 final class StreamListener {
   let descriptor: Int32
   let port: Int
+  /// No connection can be taken now, for want of descriptors or memory; those that wait would wake their thread
+  /// for nothing.
+  private(set) var isExhausted = false
 
   init(_ address: StreamAddress) throws(NodeError) {
     var bound: Int32 = 0
@@ -112,6 +115,7 @@ final class StreamListener {
   /// The next connection that waits, or nil.
   func accept() -> StreamSocket? {
     let accepted = clinux_tcp_accept(descriptor)
+    isExhausted = [EMFILE, ENFILE, ENOMEM, ENOBUFS].contains(-accepted)
     return accepted >= 0 ? StreamSocket(accepted) : nil
   }
 }

@@ -281,6 +281,22 @@ import Testing
     #expect(source == successor)
   }
 
+  @Test func `orders a load that fails when the node dies between the answer and the blocks`() {
+    var bench = Bench()
+    bench.ask()
+    bench.grant(3)
+    #expect(bench.core.match(bench.id, local: 0, most: 6, at: Self.at(3)) == .ready(blocks: 3))
+    bench.core.heard(.sourceDied(Self.pool), at: Self.at(3))
+    let targets = (4..<7).map { BlockIndex($0) }
+    #expect(bench.core.bind(bench.id, local: 0, targets: targets) == true)
+    let plan = bench.step(failing: true)
+    #expect(plan.loads.first?.moves.map(\.target) == targets)
+    // No pool has that name, and no slot that was written has generation 0.
+    #expect(plan.loads.first?.pool == Incarnation(high: 0, low: 0))
+    #expect(plan.loads.first?.moves.allSatisfy { $0.generation == 0 } == true)
+    #expect(bench.core.match(bench.id, local: 0, most: 6, at: Self.at(4)) == .none)
+  }
+
   @Test func `gives back what an aborted request had, whatever state it was in`() {
     for step in 0..<4 {
       var bench = Bench()

@@ -26,7 +26,7 @@ package struct HolderIndex: Sendable {
   package mutating func change(
     _ changes: [FeedChange], number: UInt64, of member: PeerName
   ) -> Bool {
-    if let last = holders[member]?.number, number != last + 1 { return false }
+    if let last = holders[member]?.number, number != last &+ 1 { return false }
     holders[member, default: Holder()].number = number
     for change in changes {
       if change.isSealed {

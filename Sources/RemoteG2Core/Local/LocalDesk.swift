@@ -168,9 +168,12 @@ package struct LocalDesk: Sendable {
       guard engines[id]?.ranks[rank] == connection else { return [] }
       engines[id]?.ranks[rank] = nil
       // What is being copied is read from memory that stays until it is copied.
-      let keys = (engines[id]?.staged ?? [:]).filter { $0.value[rank] != nil }.map(\.key).sorted()
-      for key in keys { engines[id]?.staged[key]?[rank] = nil }
-      let actions = drop(keys, of: id)
+      // What this rank had staged, and what others have and it may never have told: nobody will say so now.
+      let keys = Set((engines[id]?.staged ?? [:]).keys).union((engines[id]?.committed ?? [:]).keys)
+      for key in keys where engines[id]?.staged[key] != nil {
+        engines[id]?.staged[key]?[rank] = nil
+      }
+      let actions = drop(keys.sorted(), of: id)
       forgetIfEmpty(id)
       return actions
     }
@@ -300,7 +303,7 @@ package struct LocalDesk: Sendable {
     var actions: [LocalAction] = []
     for block in blocks {
       if ledger.pool.has(block.key) {
-        actions += drop([block.key], of: id) + tell(block.key, .present, to: id)
+        actions += drop([block.key], of: id, isWithdrawn: false) + tell(block.key, .present, to: id)
         continue
       }
       // What a rank had staged of it is gone.
@@ -353,10 +356,14 @@ package struct LocalDesk: Sendable {
 
   /// These will not be sealed: what ranks have staged of them may be written again. A commit that can
   /// not be carried out any more is answered.
-  private mutating func drop(_ keys: [BlockKey], of id: Incarnation) -> [LocalAction] {
+  ///
+  /// - Parameter isWithdrawn: What a rank still stages of them is to be refused.
+  private mutating func drop(
+    _ keys: [BlockKey], of id: Incarnation, isWithdrawn: Bool = true
+  ) -> [LocalAction] {
     var actions: [LocalAction] = []
     for key in keys {
-      engines[id]?.withdrawn.insert(key)
+      if isWithdrawn { engines[id]?.withdrawn.insert(key) }
       let places = engines[id]?.staged.removeValue(forKey: key) ?? []
       for (rank, place) in places.enumerated() {
         guard let place, let connection = engines[id]?.ranks[rank] else { continue }

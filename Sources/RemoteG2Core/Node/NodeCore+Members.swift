@@ -109,6 +109,10 @@ extension NodeCore {
     return .failure(.mismatch(mismatch))
   }
 
+  package func poolNumber(of terms: PoolTerms) -> PoolNumber? {
+    pools.first { $0.value.terms == terms }?.key
+  }
+
   /// An answer begins: whether there is room for it.
   package mutating func serves() -> Bool {
     guard servedCount < limits.streamsMax else { return false }

@@ -47,6 +47,8 @@ extension NodeCore {
 
   private mutating func wait(_ id: Waiter.ID, for stream: StreamID) -> [NodeAction] {
     waiters[id]?.waitsFor = stream
+    let pinned = waiters[id]?.pinned.count ?? 0
+    waiters[id]?.pinnedBefore = pinned
     guard let waiter = waiters[id], !waiter.isToldPending else { return [] }
     waiters[id]?.isToldPending = true
     return [
@@ -142,9 +144,10 @@ extension NodeCore {
 
   /// A block's frame is here, and its bytes follow.
   package mutating func arriving(_ stream: StreamID, position: Int) -> BlockArrival {
-    guard let span = spans[stream], !span.isCancelled, span.writing == nil,
-      position == span.next, position < span.keys.count
-    else { return .stop }
+    guard let span = spans[stream], !span.isCancelled else { return .stop }
+    guard span.writing == nil, position == span.next, position < span.keys.count else {
+      return .invalid
+    }
     let key = span.keys[position]
     let parent = position > 0 ? span.keys[position - 1] : span.parent
     switch pools[span.pool]?.ledger.pool.begin(key, after: parent) {
@@ -212,7 +215,12 @@ extension NodeCore {
     var actions: [NodeAction] = []
     for id in waiters.values.filter({ $0.waitsFor == stream }).map(\.id).sorted() {
       waiters[id]?.waitsFor = nil
-      if end != .served { waiters[id]?.tried.insert(span.member) }
+      _ = pinPrefix(id)
+      let gained = waiters[id].map { $0.pinned.count > $0.pinnedBefore } ?? false
+      // Whoever says that it has sent all, and has not, is not asked again.
+      if end != .served || span.next < span.keys.count || !gained {
+        waiters[id]?.tried.insert(span.member)
+      }
       actions += advance(id, at: now)
     }
     return actions + news()
@@ -235,7 +243,7 @@ extension NodeCore {
       guard !span.isCancelled else { return }
       // Until its feed is heard again nobody waits for it.
       if members[span.member]?.standing == .watched { members[span.member]?.standing = .doubted }
-    case .served, .busy, .refused: break
+    case .served, .unneeded, .busy, .refused: break
     }
   }
 }

@@ -24,6 +24,8 @@ package struct NodeCore: Sendable {
     /// Members that could not help.
     var tried: Set<PeerName> = []
     var waitsFor: StreamID?
+    /// How much of it was pinned when it began to wait for that.
+    var pinnedBefore = 0
     var isToldPending = false
     var id: ID { ID(engine: wanted.engine, serial: wanted.serial) }
   }
@@ -126,9 +128,10 @@ package struct NodeCore: Sendable {
     // A packet that was read before its connection was closed by an action.
     guard let found = connections[connection] else { return [] }
     guard let number = found else {
-      guard case .hello(let hello) = message else {
-        return [.local(.close(connection), pool: nil)]
-      }
+      // One that says hello twice while its pool is being made is no engine of this version.
+      guard case .hello(let hello) = message,
+        !making.values.contains(where: { $0.hellos.contains { $0.0 == connection } })
+      else { return [.local(.close(connection), pool: nil)] }
       return greeted(hello, connection, at: now)
     }
     if case .release(let serial) = message {
@@ -286,7 +289,6 @@ package struct NodeCore: Sendable {
   ) -> [NodeAction] {
     guard pools[number] != nil else { return [] }
     let actions = body(&pools[number]!)
-    for case .close(let connection) in actions { connections[connection] = nil }
     return actions.map { .local($0, pool: number) }
   }
 

@@ -34,14 +34,18 @@ package enum BlockArrival: Equatable, Sendable {
   case write(SlotIndex, generation: UInt32)
   /// It is here already: its bytes are read and dropped.
   case skip
-  /// Nothing more of this answer is of use.
+  /// Nothing more of this answer is of use here: nobody waits for it, or the pool is full or gone.
   case stop
+  /// It is not the block that comes next: the member is at fault.
+  case invalid
 }
 
 /// How a pull ended.
 package enum PullEnd: String, Equatable, Sendable, CaseIterable {
   /// All that was asked for came.
   case served
+  /// What came was of no more use here.
+  case unneeded
   /// The member has no more of it.
   case lacking
   /// The member has no room for another reader.

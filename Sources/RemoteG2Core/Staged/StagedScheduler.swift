@@ -166,7 +166,8 @@ public struct StagedScheduler: Sendable {
       // The engine says once more, with nothing to load, that a loaded request goes on.
       if case .loading = request.state { return targets.isEmpty }
       giveUp(id)
-      return targets.isEmpty
+      if !targets.isEmpty { loadNothing(id, into: targets) }
+      return true
     }
     guard local >= 0, local + targets.count <= blocks.count else { return false }
     let moves = targets.enumerated().map { place, target in
@@ -178,6 +179,15 @@ public struct StagedScheduler: Sendable {
     loads.append(StagedLoad(request: id, pool: source.incarnation, moves: moves))
     counts.blocksBound += UInt64(targets.count)
     return true
+  }
+
+  /// The engine waits for a load that cannot be: every rank reports that it failed.
+  private mutating func loadNothing(_ id: RequestID, into targets: [BlockIndex]) {
+    requests[id]?.state = .loading(ranksLeft: rankCount, isWhole: true)
+    loads.append(
+      StagedLoad(
+        request: id, pool: Incarnation(high: 0, low: 0),
+        moves: targets.map { BlockMove(target: $0, source: SlotIndex(0)) }))
   }
 
   /// It has left the engine, however it ended. Unknown requests are ignored.

@@ -1,0 +1,133 @@
+import RemoteG2Core
+import Testing
+
+/// What a node says to other members, and what it lets them say.
+extension `A node` {
+  @Test func `announces what is sealed and evicted, in a snapshot and then in changes`() {
+    var bench = Bench()
+    bench.announce("b", Self.keys)
+    bench.want(Self.keys, at: Self.at(0))
+    for position in 0..<2 { bench.land(bench.pulls[0].stream, position, at: Self.at(1)) }
+    var (watcher, index) = (FeedWatcher(), HolderIndex(keysMax: 100))
+    func hear(_ core: inout NodeCore) {
+      while case .say(let message) = core.next(for: &watcher) {
+        switch message {
+        case .snapshot(let keys, _): index.snapshot(keys, of: "a")
+        case .changes(let number, let changes):
+          #expect(index.change(changes, number: number, of: "a") == true)
+        default: break
+        }
+      }
+    }
+    hear(&bench.core)
+    #expect(index.run(of: Self.keys[...], at: "a") == 2)
+    for position in 2..<8 { bench.land(bench.pulls[0].stream, position, at: Self.at(2)) }
+    hear(&bench.core)
+    #expect(index.run(of: Self.keys[...], at: "a") == 8)
+    bench.take(bench.core.received(.release(lease: 1), from: bench.leader, at: Self.at(3)))
+    bench.take(bench.core.received(.evict(1), from: bench.leader, at: Self.at(3)))
+    hear(&bench.core)
+    #expect(index.keyCount(of: "a") == 0)
+  }
+
+  @Test func `serves a window at a time, pinned until it is sent`() {
+    var bench = Bench { $0.streamWindowBytes = 2 * 8192 }
+    bench.announce("b", Self.keys)
+    bench.want(Self.keys, at: Self.at(0))
+    for position in 0..<5 { bench.land(bench.pulls[0].stream, position, at: Self.at(1)) }
+    bench.take(bench.core.received(.release(lease: 1), from: bench.leader, at: Self.at(2)))
+    let hello = StreamHello(
+      node: Incarnation(high: 3, low: 3), name: "b", terms: Self.terms)
+    #expect(bench.core.serveBegins(hello) == .success(bench.pool))
+    let window = bench.core.serve(Self.keys, from: 3, in: bench.pool)
+    #expect(window.map(\.position) == [3, 4] && bench.stats.pinned == 2)
+    #expect(window[0].digests == Self.digests(3))
+    bench.take(bench.core.received(.evict(1), from: bench.leader, at: Self.at(3)))
+    #expect(bench.stats.sealed >= 2, "what is being sent is not evicted")
+    bench.core.sent(window, count: 2, in: bench.pool)
+    #expect(bench.core.bytesServed == UInt64(2 * Self.terms.bytesOfAllRanks))
+    #expect(bench.stats.pinned == 0 && bench.core.servedPins == 0)
+    #expect(bench.core.serve(Self.keys, from: 5, in: bench.pool).isEmpty)
+  }
+
+  @Test func `shares only what is the same in every field, and names the one that differs`() {
+    var bench = Bench()
+    var hello = StreamHello(node: Incarnation(high: 3, low: 3), name: "b", terms: Self.terms)
+    hello.terms?.fingerprint.hashScheme = "other"
+    guard case .failure(let refusal) = bench.core.serveBegins(hello) else {
+      Issue.record("it is served")
+      return
+    }
+    #expect(refusal.description.contains("hash scheme"))
+    bench.announce("b", Self.keys)
+    var terms = Self.terms
+    terms.fingerprint.modelDigest = "other"
+    #expect(bench.core.heard(.pools([terms]), from: "b") == true)
+    bench.want(Self.keys, at: Self.at(1))
+    #expect(bench.pulls.isEmpty && bench.core.mismatch(with: "b")?.field == "model")
+  }
+
+  @Test func `forgets whom it has refused, and what a broken connection held`() {
+    var bench = Bench()
+    let other = bench.core.joined()!
+    var hello = bench.hello
+    hello.version = 99
+    hello.engine = Incarnation(high: 6, low: 6)
+    bench.take(bench.core.received(.hello(hello), from: other, at: Self.at(1)))
+    guard case .refused? = bench.said.last else {
+      Issue.record("\(bench.said)")
+      return
+    }
+    bench.take(bench.core.left(other, at: Self.at(1)))
+    #expect(bench.core.report.pools[0].connections == 1)
+    // The leader sends what no engine sends: what it held goes with its connection.
+    bench.announce("b", Self.keys)
+    bench.want(Self.keys, at: Self.at(2))
+    bench.land(bench.pulls[0].stream, 0, at: Self.at(3))
+    #expect(
+      bench.core.malformed(bench.leader).contains(.local(.close(bench.leader), pool: bench.pool)))
+    bench.take(bench.core.left(bench.leader, at: Self.at(4)))
+    #expect(bench.core.openCounts.questions == 0 && bench.stats.pinned == 0)
+    #expect(bench.core.report.pools[0].connections == 0)
+    #expect(bench.cancelled == [bench.pulls[0].stream])
+  }
+
+  @Test func `does not ask again who says that it has sent what it has not`() {
+    var bench = Bench()
+    bench.announce("b", Self.keys)
+    bench.want(Self.keys, at: Self.at(1))
+    bench.land(bench.pulls[0].stream, 0, at: Self.at(2))
+    bench.take(bench.core.ended(bench.pulls[0].stream, .served, at: Self.at(3)))
+    #expect(bench.pulls.count == 1 && bench.found == 1)
+  }
+
+  @Test func `keeps what a member announces when its answer was of no more use here`() {
+    var bench = Bench()
+    bench.announce("b", Self.keys)
+    bench.want(Self.keys, at: Self.at(1))
+    bench.take(bench.core.ended(bench.pulls[0].stream, .unneeded, at: Self.at(2)))
+    #expect(bench.isRefused && bench.core.standing(of: "b") == .watched)
+    bench.want(Self.keys, lease: 2, at: Self.at(3))
+    #expect(bench.pulls.last?.keys == Self.keys)
+    // A block that is not the next one is the member's fault.
+    #expect(bench.core.arriving(bench.pulls[1].stream, position: 3) == .invalid)
+  }
+
+  @Test func `outlives any number that a member gives its changes`() {
+    var bench = Bench()
+    bench.announce("b", [])
+    #expect(bench.core.heard(.changes(number: .max, []), from: "b") == true)
+    #expect(bench.core.heard(.changes(number: 7, []), from: "b") == false)
+  }
+
+  @Test func `refuses a member of another name, and itself`() {
+    var bench = Bench()
+    let node = Incarnation(high: 4, low: 4)
+    #expect(
+      bench.core.watched("b", as: StreamWelcome(node: node, name: "c"), at: Self.at(0))
+        == .named("c"))
+    #expect(
+      bench.core.watched(
+        "b", as: StreamWelcome(node: bench.core.node, name: "b"), at: Self.at(0)) == .itself)
+  }
+}
