@@ -33,6 +33,8 @@ class Stage:
         # Of the workload behind nginx, and how often two prompts are compared.
         self.requests, self.pairs = requests, pairs
         self.is_relayed = True
+        # Whether a scene that lost its healthy source three times is passed over.
+        self.is_noisy = False
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL)
         text = (ROOT / "Sources/remote-g2/Resources/text.txt").read_text()
         self.text = self.tokenizer(text)["input_ids"]
@@ -198,6 +200,10 @@ def replayed(scene, number):
             if result["ok"] or result["fault_proved"] or stalls(stage) == before:
                 break
             print("  a was too slow, and the pull was given up: begun again", flush=True)
+        else:
+            if stage.is_noisy and result["tokens_identical"]:
+                result["ok"] = True
+                result["outcome"] = "NOT JUDGED, the machine was too busy: " + result["outcome"]
         return result
 
     return play
@@ -259,9 +265,8 @@ def own_node_killed(stage, number):
     stage.relay.arm(30 << 20, fault)
     result = stage.scene("own node killed", "b", number, loaded=0)
     stage.relay.disarm()
-    result["outcome"] += f"; {happened} waited"
     # Its engine's question was open when it died.
-    result["fault_proved"] = happened == [1]
+    result["fault_proved"] = happened == [1] and result["tokens_loaded"] == 0
     result["ok"] = result["ok"] and result["fault_proved"]
     node.end()
     stage.start_node("b")
@@ -487,6 +492,12 @@ def main():
     parser.add_argument("--scenes", default=",".join(SCENES), help="which, in order; default: all")
     parser.add_argument("--requests", type=int, default=60, help="behind nginx; default: 60")
     parser.add_argument("--pairs", type=int, default=10, help="of scene pairs; default: 10")
+    parser.add_argument(
+        "--noisy",
+        action="store_true",
+        help="on a machine that others use too: a scene whose healthy source was given up three times for want "
+        "of processor time is not judged, but for its tokens",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the logs")
     arguments = parser.parse_args()
     names = [name.strip() for name in arguments.scenes.split(",")]
@@ -496,6 +507,7 @@ def main():
     folder = Path(tempfile.mkdtemp(prefix="remote-g2-vllm-"))
     (folder / "run").mkdir(mode=0o700)
     stage, results, problem = Stage(folder, arguments.requests, arguments.pairs), [], None
+    stage.is_noisy = arguments.noisy
     try:
         print("starting two nodes and two stock vLLM servers (about a minute)", flush=True)
         stage.start()
