@@ -113,7 +113,8 @@ package final class PoolMemory: @unchecked Sendable {
 }
 
 private enum Memory {
-  private static let piece = 32 << 20
+  /// So little that whoever needs the process's memory map meanwhile does not wait for long.
+  private static let piece = 1 << 20
   /// MADV_POPULATE_READ and _WRITE, of Linux 5.14; where they are unknown pages are found when they are used.
   static let populateRead: Int32 = 22
   static let populateWrite: Int32 = 23

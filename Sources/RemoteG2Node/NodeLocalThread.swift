@@ -146,10 +146,11 @@ private final class NodeLocalLoop {
     board.advance { core, now in core.poolMade(number, .success(id), at: now) }
   }
 
-  /// On a thread of its own, so that nobody waits for it.
+  /// On a thread of its own, so that nobody waits for it; of no lower priority, because it holds the process's
+  /// memory map while it is at it.
   private func findPages(_ pools: [PoolMemory], _ staging: [StagingMemory] = []) {
     let isStopping = isStopping
-    _ = OSThread.start("pages", nice: 10) {
+    _ = OSThread.start("pages") {
       for memory in staging { memory.findPages { isStopping.withLock { $0 } } }
       for pool in pools { pool.findPages { isStopping.withLock { $0 } } }
     }
