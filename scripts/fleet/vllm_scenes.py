@@ -296,7 +296,7 @@ def client_gone(stage, number):
     over = time.monotonic() - began
     stage.relay.rate = None
     result = stage.scene("client gone", "b", number, loaded=PREFIX)
-    result["fault_proved"] = was_waiting
+    result["fault_proved"] = result["has_happened"] = was_waiting
     result["outcome"] += f"; the question was over {over:.2f} s after the client"
     result["ok"] = result["ok"] and was_waiting
     return result
