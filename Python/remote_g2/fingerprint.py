@@ -139,7 +139,6 @@ def layers(kv_caches):
                 base=tensor.data_ptr(),
                 stride=tensor.stride(0) * tensor.element_size(),
                 bytes=size,
-                device=0,
             )
         )
         counts.add(tensor.shape[0])

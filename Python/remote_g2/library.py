@@ -2,10 +2,11 @@
 
 import ctypes
 import os
-from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_int32, c_size_t, c_uint32
+from ctypes import c_uint64, c_void_p
 from pathlib import Path
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 NONE, READY, PENDING = 0, 1, 2
 
 
@@ -31,8 +32,47 @@ class Layer(ctypes.Structure):
         ("base", c_void_p),
         ("stride", c_uint64),
         ("bytes", c_uint64),
-        ("device", c_int32),
     ]
+
+
+class Copy(ctypes.Structure):
+    _fields_ = [
+        ("device", c_void_p),
+        ("host", c_void_p),
+        ("bytes", c_uint64),
+        ("rows", c_uint64),
+        ("device_stride", c_uint64),
+        ("host_stride", c_uint64),
+    ]
+
+
+_MAP = CFUNCTYPE(c_int32, c_void_p, c_void_p, c_uint64, c_int32)
+_UNMAP = CFUNCTYPE(None, c_void_p, c_void_p)
+_COPY = CFUNCTYPE(c_int32, c_void_p, POINTER(Copy), c_uint32, c_int32)
+
+
+class _Device(ctypes.Structure):
+    _fields_ = [("context", c_void_p), ("map", _MAP), ("unmap", _UNMAP), ("copy", _COPY)]
+
+
+class Device:
+    """Copies pages by functions of the engine's: see rg2_device. It is kept for as long as its ranks."""
+
+    def __init__(self, map, unmap, copy):
+        def status(call):
+            # What is raised in a function that C calls would be taken for success.
+            try:
+                return call()
+            except Exception:
+                return -1
+
+        self._functions = _Device(
+            None,
+            _MAP(lambda _, base, size, is_read_only: status(lambda: map(base, size, bool(is_read_only)))),
+            _UNMAP(lambda _, base: status(lambda: unmap(base)) and None),
+            _COPY(lambda _, copies, count, is_to: status(lambda: copy(copies[:count], is_to))),
+        )
+        self.handle = ctypes.addressof(self._functions)
 
 
 class Counts(ctypes.Structure):
@@ -73,7 +113,7 @@ _SIGNATURES = {
     "rg2_scheduler_pending": (c_int, [c_void_p]),
     "rg2_scheduler_attached": (c_int, [c_void_p]),
     "rg2_scheduler_counts": (c_int, [c_void_p, POINTER(Counts)]),
-    "rg2_rank_open": (c_void_p, [POINTER(Model), c_char_p, c_uint32, POINTER(Layer), c_uint32, c_uint64]),
+    "rg2_rank_open": (c_void_p, [POINTER(Model), c_char_p, c_uint32, POINTER(Layer), c_uint32, c_uint64, c_void_p]),
     "rg2_rank_close": (None, [c_void_p]),
     "rg2_rank_begin": (c_int, [c_void_p, c_char_p, c_size_t]),
     "rg2_rank_load": (c_int, [c_void_p]),
@@ -81,6 +121,8 @@ _SIGNATURES = {
     "rg2_rank_finished": (c_int, [c_void_p, POINTER(c_uint64), c_uint32]),
     "rg2_rank_load_errors": (c_int, [c_void_p, POINTER(c_int32), c_uint32]),
     "rg2_rank_report": (c_void_p, [c_void_p, POINTER(c_size_t)]),
+    "rg2_cuda_open": (c_void_p, [c_int32, c_void_p]),
+    "rg2_cuda_close": (None, [c_void_p]),
 }
 
 _loaded = None
@@ -237,14 +279,31 @@ class Scheduler:
             self._library.rg2_scheduler_close(handle)
 
 
+class CudaDevice:
+    """Copies pages of an NVIDIA GPU; `stream` is the engine's compute stream. It is closed after its ranks."""
+
+    def __init__(self, ordinal, stream=None):
+        self._library = load()
+        self.handle = self._library.rg2_cuda_open(ordinal, stream)
+        if not self.handle:
+            raise LibraryError(self._library.rg2_error().decode())
+
+    def close(self):
+        handle, self.handle = self.handle, None
+        if handle:
+            self._library.rg2_cuda_close(handle)
+
+
 class Rank:
     """The worker half of one rank. One thread uses it."""
 
-    def __init__(self, model, socket, rank, layers, block_count):
+    def __init__(self, model, socket, rank, layers, block_count, device=None):
         self._library = load()
+        self._device = device
         array = (Layer * len(layers))(*layers)
         self._handle = self._library.rg2_rank_open(
-            byref(model), socket.encode(), rank, array, len(layers), block_count
+            byref(model), socket.encode(), rank, array, len(layers), block_count,
+            device.handle if device else None,
         )
         if not self._handle:
             raise LibraryError(self._library.rg2_error().decode())

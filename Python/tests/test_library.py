@@ -37,15 +37,15 @@ def model(**changes):
 class Engine:
     """An engine of one rank, whose pages are bytes of this process."""
 
-    def __init__(self, socket):
+    def __init__(self, socket, device=None):
         self.memory = ctypes.create_string_buffer(LAYERS * BLOCKS * PAGE)
         base = ctypes.addressof(self.memory)
         layers = [
-            library.Layer(base=base + layer * BLOCKS * PAGE, stride=PAGE, bytes=PAGE, device=0)
+            library.Layer(base=base + layer * BLOCKS * PAGE, stride=PAGE, bytes=PAGE)
             for layer in range(LAYERS)
         ]
         self.scheduler = library.Scheduler(model(), socket)
-        self.rank = library.Rank(model(), socket, 0, layers, BLOCKS)
+        self.rank = library.Rank(model(), socket, 0, layers, BLOCKS, device)
 
     def fill(self, block, value):
         for layer in range(LAYERS):
@@ -76,9 +76,57 @@ class Engine:
             self.scheduler.wait(0.002)
         return True
 
+    def save(self, names):
+        """Offers what is in its first blocks."""
+        self.scheduler.new_request(1, names)
+        self.until(lambda: self.scheduler.match(1, 0, len(names))[0] == library.NONE)
+        self.scheduler.bind(1, 0, [])
+        self.scheduler.scheduled(1, 0, len(names) * TOKENS, [], list(range(len(names))), True)
+        self.step(len(names) * TOKENS)
+        self.scheduler.finished(1)
+
+    def is_ready(self, names, count, local=0):
+        """Whether request 2 can load so many of them beyond the first ones."""
+        self.scheduler.finished(2)
+        self.scheduler.new_request(2, names)
+        self.until(lambda: self.scheduler.match(2, 0, count)[0] != library.PENDING)
+        return self.scheduler.match(2, local, count) == (library.READY, count - local)
+
     def close(self):
         self.scheduler.close()
         self.rank.close()
+
+
+class HostDevice(library.Device):
+    """A device whose memory is this process's."""
+
+    def __init__(self):
+        self.rows, self.mapped, self.unmapped = [0, 0], 0, 0
+        super().__init__(self.map, self.unmap, self.copy)
+
+    def map(self, base, size, is_read_only):
+        self.mapped += 1
+        return 0
+
+    def unmap(self, base):
+        self.unmapped += 1
+
+    def copy(self, copies, is_to_device):
+        for copy in copies:
+            self.rows[is_to_device] += copy.rows
+            for row in range(copy.rows):
+                near = copy.device + row * copy.device_stride
+                far = copy.host + row * copy.host_stride
+                ctypes.memmove(*((near, far) if is_to_device else (far, near)), copy.bytes)
+        return 0
+
+
+def has_cuda():
+    try:
+        ctypes.CDLL("libcuda.so.1")
+        return True
+    except OSError:
+        return False
 
 
 def hashes(count, salt=b""):
@@ -115,22 +163,8 @@ class BesideANode(unittest.TestCase):
         names = hashes(4)
         for block in range(4):
             engine.fill(block, 10 * block + 1)
-        engine.scheduler.new_request(1, names)
-        self.assertTrue(
-            engine.until(lambda: engine.scheduler.match(1, 0, 4)[0] == library.NONE)
-        )
-        engine.scheduler.bind(1, 0, [])
-        engine.scheduler.scheduled(1, 0, 64, [], [0, 1, 2, 3], True)
-        engine.step(64)
-        engine.scheduler.finished(1)
-
-        def is_ready():
-            engine.scheduler.finished(2)
-            engine.scheduler.new_request(2, names)
-            engine.until(lambda: engine.scheduler.match(2, 0, 4)[0] != library.PENDING)
-            return engine.scheduler.match(2, 1, 4) == (library.READY, 3)
-
-        self.assertTrue(engine.until(is_ready))
+        engine.save(names)
+        self.assertTrue(engine.until(lambda: engine.is_ready(names, 4, local=1)))
         engine.scheduler.bind(2, 1, [9, 8, 12])
         finished, errors = engine.step()
         self.assertEqual((finished, errors), ([2], []))
@@ -140,6 +174,25 @@ class BesideANode(unittest.TestCase):
         engine.step()
         self.assertEqual(engine.scheduler.counts["loads"], 1)
         engine.close()
+
+    def test_pages_of_a_device_are_copied_by_its_functions(self):
+        device = HostDevice()
+        engine = Engine(self.socket, device)
+        self.assertTrue(engine.until(lambda: engine.scheduler.attached))
+        engine.step()
+        names = hashes(4, b"device")
+        for block in range(4):
+            engine.fill(block, 20 * block + 7)
+        engine.save(names)
+        self.assertTrue(engine.until(lambda: engine.is_ready(names, 4)))
+        engine.scheduler.bind(2, 0, [4, 5, 6, 7])
+        self.assertEqual(engine.step(), ([2], []))
+        self.assertTrue(all(engine.holds(4 + block, 20 * block + 7) for block in range(4)))
+        engine.close()
+        # Of what was copied: from the device, and to it.
+        self.assertGreaterEqual(device.rows[0], 4 * LAYERS)
+        self.assertEqual(device.rows[1], 4 * LAYERS)
+        self.assertEqual((device.mapped, device.unmapped), (2, 2))
 
     def test_broken_plans_and_reports_are_refused_and_harm_nothing(self):
         engine = Engine(self.socket)
@@ -203,17 +256,17 @@ class Arguments(unittest.TestCase):
         self.refused("0 bytes", lambda: library.Scheduler(model(block_bytes=0), "/tmp/x"))
         self.refused("layout is missing", lambda: library.Scheduler(model(layout=None), "/tmp/x"))
         self.refused("socket's path", lambda: library.Scheduler(model(), "/tmp/" + "x" * 200))
-        layer = library.Layer(base=4096, stride=PAGE, bytes=PAGE, device=0)
+        layer = library.Layer(base=4096, stride=PAGE, bytes=PAGE)
         self.refused("4096 bytes", lambda: library.Rank(model(), "/tmp/x", 0, [layer], BLOCKS))
         self.refused("no rank 1", lambda: library.Rank(model(), "/tmp/x", 1, [layer] * 3, BLOCKS))
-        other = library.Layer(base=4096, stride=PAGE, bytes=PAGE, device=1)
-        self.refused("device 1", lambda: library.Rank(model(), "/tmp/x", 0, [other] * 3, BLOCKS))
         scheduler = library.Scheduler(model(), "/tmp/nobody-listens-here")
         self.refused("8 bytes", lambda: scheduler.new_request(1, [b"12345678"]))
         self.refused("no block -1", lambda: scheduler.bind(1, 0, [-1]))
         self.refused("fewer were ready", lambda: scheduler.bind(1, 0, [3]))
         self.refused("0 reports", lambda: scheduler.absorb([]))
         self.refused("report 0", lambda: scheduler.absorb([b"nonsense"]))
+        if not has_cuda():
+            self.refused("libcuda.so.1 cannot be loaded", lambda: library.CudaDevice(0))
         # Without a node everything is computed.
         scheduler.new_request(1, hashes(2))
         self.assertEqual(scheduler.match(1, 0, 2), (library.NONE, 0))

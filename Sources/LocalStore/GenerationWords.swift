@@ -37,4 +37,18 @@ public struct GenerationWords: @unchecked Sendable {
     atomicMemoryFence(ordering: .acquiring)
     return base[slot.index].load(ordering: .relaxed) == expected
   }
+
+  /// Whether a slot holds that generation now. Nothing that is read after this was read before it.
+  public func isReadable(_ slot: SlotIndex, _ generation: UInt32) -> Bool {
+    slot.index >= 0 && slot.index < count
+      && base[slot.index].load(ordering: .acquiring) == SlotWord.readable(generation)
+  }
+
+  /// For slots that were all readable before they were copied: the places of those that were all the while.
+  public func stillReadable(_ slots: [(slot: SlotIndex, generation: UInt32)]) -> [Int] {
+    atomicMemoryFence(ordering: .acquiring)
+    return slots.indices.filter {
+      base[slots[$0].slot.index].load(ordering: .relaxed) == SlotWord.readable(slots[$0].generation)
+    }
+  }
 }

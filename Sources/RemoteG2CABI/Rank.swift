@@ -6,12 +6,13 @@ internal import RemoteG2Library
 @_cdecl("rg2_rank_open")
 public func rankOpen(
   _ model: UnsafeRawPointer?, _ socket: UnsafePointer<CChar>?, _ rank: UInt32,
-  _ layers: UnsafeRawPointer?, _ layerCount: UInt32, _ blockCount: UInt64
+  _ layers: UnsafeRawPointer?, _ layerCount: UInt32, _ blockCount: UInt64,
+  _ device: UnsafeRawPointer?
 ) -> UnsafeMutableRawPointer? {
   do throws(CallFailure) {
     let model = try EngineModel(model)
     let path = try socketPath(socket)
-    let pages = try pages(layers, layerCount, blockCount)
+    let pages = try pages(layers, layerCount, blockCount, try PageDevice(device))
     do throws(StagedRank.Invalid) {
       let made = try StagedRank(model, rank: Int(rank), socket: path, pages: pages)
       return Unmanaged.passRetained(RankHandle(made)).toOpaque()
@@ -23,7 +24,7 @@ public func rankOpen(
 }
 
 private func pages(
-  _ layers: UnsafeRawPointer?, _ layerCount: UInt32, _ blockCount: UInt64
+  _ layers: UnsafeRawPointer?, _ layerCount: UInt32, _ blockCount: UInt64, _ device: PageDevice?
 ) throws(CallFailure) -> EnginePages {
   guard let layers, (1...4096).contains(layerCount) else {
     throw .invalid("\(layerCount) layers: 1 to 4096 are possible")
@@ -32,16 +33,13 @@ private func pages(
     start: layers.assumingMemoryBound(to: rg2_layer.self), count: Int(layerCount))
   var pages: [EnginePages.Layer] = []
   for (place, layer) in found.enumerated() {
-    guard layer.device == 0 else {
-      throw .invalid(
-        "layer \(place) is on device \(layer.device): only host memory is possible yet")
-    }
     guard let base = layer.base, layer.bytes <= 1 << 30, layer.stride <= 1 << 40 else {
       throw .invalid("layer \(place) has no base, or its pages are too large")
     }
     pages.append(EnginePages.Layer(base: base, stride: Int(layer.stride), bytes: Int(layer.bytes)))
   }
-  guard blockCount < 1 << 31, let made = EnginePages(layers: pages, blockCount: Int(blockCount))
+  guard blockCount < 1 << 31,
+    let made = EnginePages(layers: pages, blockCount: Int(blockCount), device: device)
   else { throw .invalid("the pages overlap, or there are none") }
   return made
 }

@@ -12,6 +12,8 @@ public final class StagedRank {
   private let pages: EnginePages
   private let limits: Limits
   private var own: OwnPool?
+  /// The pool's slots and the staging memory, where a device copies.
+  private var mapped: [MappedMemory] = []
   private var ownPool: Incarnation?
   private var attachAt = LocalInstant(nanoseconds: 0)
   private var stagingFree: [UInt32] = []
@@ -74,10 +76,21 @@ public final class StagedRank {
       return
     }
     ownPool = pool
+    if let device = pages.device {
+      let shape = own.mapping.shape
+      mapped = [
+        MappedMemory(
+          device, own.mapping.base, shape.slotCount * shape.blockBytes, isReadOnly: true),
+        MappedMemory(
+          device, own.link.pointer(to: 0), own.link.slotCount * shape.blockBytes,
+          isReadOnly: false),
+      ]
+    }
     stagingFree = (0..<UInt32(own.link.slotCount)).reversed()
   }
 
   private func letGo() {
+    mapped = []
     own = nil
     ownPool = nil
     stagingFree = []
@@ -98,12 +111,15 @@ public final class StagedRank {
   public func load() -> [RequestID] {
     guard let plan else { return [] }
     for load in plan.loads {
-      var isWhole = true
-      for move in load.moves where !copy(move, of: load.pool) {
-        errors.append(move.target)
-        isWhole = false
+      let failed: [BlockIndex]
+      if let device = pages.device {
+        failed = copyAll(load, by: device)
+      } else {
+        failed = load.moves.filter { !copy($0, of: load.pool) }.map(\.target)
       }
-      report.loaded.append(StagedReport.LoadedRequest(request: load.request, isWhole: isWhole))
+      errors += failed
+      report.loaded.append(
+        StagedReport.LoadedRequest(request: load.request, isWhole: failed.isEmpty))
     }
     self.plan?.loads = []
     return plan.loads.map(\.request)
@@ -119,16 +135,44 @@ public final class StagedRank {
     }
   }
 
+  /// Has a device copy all blocks of a load at once.
+  ///
+  /// - Returns: Those that are not what they were promised to be, before the copy or after it.
+  private func copyAll(_ load: StagedLoad, by device: PageDevice) -> [BlockIndex] {
+    guard let mapping = own?.mapping, ownPool == load.pool else { return load.moves.map(\.target) }
+    let sound = load.moves.filter {
+      $0.target.index < pages.blockCount && mapping.words.isReadable($0.source, $0.generation)
+    }
+    let blocks = sound.map { move in
+      (block: move.target, slot: mapping.base + move.source.index * model.blockBytes)
+    }
+    let isCopied = device.copy(pages.copies(blocks), true)
+    let right = Set(
+      isCopied ? mapping.words.stillReadable(sound.map { ($0.source, $0.generation) }) : [])
+    let whole = Set(sound.indices.filter { right.contains($0) }.map { sound[$0].target })
+    return load.moves.map(\.target).filter { !whole.contains($0) }
+  }
+
   /// Stages what the plan orders: the step has computed it, and the engine does not change it meanwhile.
   public func stage() {
     guard let plan, !plan.stages.isEmpty, let own, ownPool == plan.pool, takeFreed() else { return }
     var staged: [(place: Int, block: StagedBlock)] = []
     for (place, order) in plan.stages.enumerated() {
       guard order.block.index < pages.blockCount, let slot = stagingFree.popLast() else { continue }
-      pages.copy(order.block, to: own.link.pointer(to: slot))
       staged.append((place, StagedBlock(slot: slot, key: order.key)))
     }
     self.plan?.stages = []
+    let blocks = staged.map { staged in
+      (block: plan.stages[staged.place].block, slot: own.link.pointer(to: staged.block.slot))
+    }
+    if let device = pages.device {
+      guard device.copy(pages.copies(blocks), false) else {
+        stagingFree += staged.map(\.block.slot)
+        return
+      }
+    } else {
+      for (block, slot) in blocks { pages.copy(block, to: slot) }
+    }
     guard !staged.isEmpty, own.link.send(.staged(staged.map(\.block))) else { return }
     report.staged = staged.map { UInt32($0.place) }
   }

@@ -26,7 +26,9 @@ final class NodeEngine {
   let memory: UnsafeMutableRawPointer
   private(set) var errors: [BlockIndex] = []
 
-  init(_ socket: String, model: EngineModel = NodeEngine.model()) throws {
+  init(
+    _ socket: String, model: EngineModel = NodeEngine.model(), device: PageDevice? = nil
+  ) throws {
     let bytes = Self.layers * Self.blockCount * Self.page
     memory = .allocate(byteCount: bytes, alignment: 4096)
     memset(memory, 0, bytes)
@@ -37,7 +39,7 @@ final class NodeEngine {
     }
     rank = try StagedRank(
       model, rank: 0, socket: socket,
-      pages: try #require(EnginePages(layers: layers, blockCount: Self.blockCount)))
+      pages: try #require(EnginePages(layers: layers, blockCount: Self.blockCount, device: device)))
   }
 
   deinit { memory.deallocate() }

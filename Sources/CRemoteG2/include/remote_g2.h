@@ -2,7 +2,7 @@
 #define REMOTE_G2_H
 
 // libremote_g2: what an engine that owns its KV memory itself loads to share prefix blocks with the node of its
-// host, and through it with every other node. EXPERIMENTAL until its device part has run on a GPU.
+// host, and through it with every other node.
 //
 // An engine has one scheduler half, in the process that schedules, and one worker half for each tensor-parallel
 // rank, in the process that owns that rank's pages. They talk only through the engine: each step the scheduler
@@ -15,7 +15,7 @@
 //   leaving            rg2_scheduler_finished               rg2_rank_stage   copies out what it computed
 //                                                           rg2_rank_finished, _load_errors, _report
 //
-// Threads: each handle is used by one thread at a time. No function calls back. Every handle belongs to the
+// Threads: each handle is used by one thread at a time. Nothing is called back but an rg2_device. Every handle belongs to the
 // process that opened it: in a forked child every function but rg2_version fails with RG2_FORKED.
 // Waiting: no function waits for another machine. What may wait at all says so, and for how long.
 // Memory: everything passed in is the caller's and is not kept, but for the pages of rg2_rank_open. What a
@@ -30,7 +30,7 @@ extern "C" {
 #endif
 
 // Of this interface. A caller compares it before anything else and refuses what it was not made for.
-#define RG2_ABI_VERSION 1
+#define RG2_ABI_VERSION 2
 
 enum rg2_status {
   RG2_OK = 0,
@@ -61,13 +61,37 @@ typedef struct rg2_model {
   uint64_t block_bytes;     // of one block on one rank, over all layers
 } rg2_model;
 
-// Where one layer's pages are. `device` is 0 for host memory, the only kind so far.
+// Where one layer's pages are: in host memory, or in that of the device given to rg2_rank_open. A layer whose
+// keys and values are apart is two of these.
 typedef struct rg2_layer {
   void *base;        // the page of block 0
   uint64_t stride;   // from one block's page to the next one's
   uint64_t bytes;    // of a page
-  int32_t device;
 } rg2_layer;
+
+// Rows of bytes between a device's memory and this process's.
+typedef struct rg2_copy {
+  void *device;
+  void *host;
+  uint64_t bytes;    // of a row
+  uint64_t rows;
+  uint64_t device_stride, host_stride;  // from one row to the next one
+} rg2_copy;
+
+// What copies pages that the processor cannot reach: the engine's own, or rg2_cuda_open's.
+typedef struct rg2_device {
+  void *context;
+  // Makes memory of this process reachable for the device; with `is_read_only` the process has it mapped for
+  // reading, and so must the device. 0: done. Otherwise it is copied from and to all the same, more slowly.
+  // Called on a thread of the library's own, because a large pool takes a while.
+  int32_t (*map)(void *context, void *base, uint64_t bytes, int32_t is_read_only);
+  // Nothing is copied from or to it any more. On the rank's thread.
+  void (*unmap)(void *context, void *base);
+  // Carries out all copies, to the device or from it, and returns when the last byte is there: 0. Otherwise
+  // none of them counts. Copies from the device begin after what the engine has computed so far. On the rank's
+  // thread.
+  int32_t (*copy)(void *context, const rg2_copy *copies, uint32_t count, int32_t is_to_device);
+} rg2_device;
 
 typedef struct rg2_counts {
   uint64_t asked, ready, none, late;
@@ -137,8 +161,10 @@ int rg2_scheduler_counts(void *scheduler, rg2_counts *counts);
 
 // `layers` say where the engine's pages are; they stay there until the handle is closed. NULL for arguments
 // that make no sense.
+// `device` copies them; NULL: they are in host memory. It is the caller's, and stays until the handle is closed.
 void *rg2_rank_open(const rg2_model *model, const char *socket, uint32_t rank,
-                    const rg2_layer *layers, uint32_t layer_count, uint64_t block_count);
+                    const rg2_layer *layers, uint32_t layer_count, uint64_t block_count,
+                    const rg2_device *device);
 
 void rg2_rank_close(void *rank);
 
@@ -146,7 +172,7 @@ void rg2_rank_close(void *rank);
 int rg2_rank_begin(void *rank, const uint8_t *plan, size_t length);
 
 // Copies in what the plan loads, before it returns. Each copy counts only if the block was what it was
-// promised to be before and after it.
+// promised to be before and after it, whoever has carried it out.
 int rg2_rank_load(void *rank);
 
 // Copies out what the plan stages: after the step has computed it, and before the engine may change it.
@@ -161,6 +187,15 @@ int rg2_rank_load_errors(void *rank, int32_t *blocks, uint32_t capacity);
 
 // What was done of the step's plan, for the scheduler half. NULL: error.
 const uint8_t *rg2_rank_report(void *rank, size_t *length);
+
+// ---- CUDA ----
+
+// The device part for NVIDIA GPUs, over the driver's libcuda.so.1, which is loaded by the first call. `stream` is
+// the engine's compute stream (a CUstream; NULL: the default one): copies from the device take their turn in it.
+// Copies to the device have a stream of their own. NULL, with rg2_error: there is no such GPU.
+rg2_device *rg2_cuda_open(int32_t ordinal, void *stream);
+
+void rg2_cuda_close(rg2_device *device);
 
 #ifdef __cplusplus
 }
