@@ -5,7 +5,8 @@ internal import RemoteG2Core
 /// What a node's threads share: the core under its lock, the pools' memory, and whom to give which orders.
 final class NodeBoard: Sendable {
   enum PullOrder: Sendable {
-    case pull(StreamID, from: PeerName, PoolNumber, PoolTerms, keys: [BlockKey])
+    case pull(
+      StreamID, from: PeerName, PoolNumber, PoolTerms, keys: [BlockKey], patience: Duration)
     case cancel(StreamID)
   }
 
@@ -34,8 +35,9 @@ final class NodeBoard: Sendable {
       for action in event(&core, MonotonicClock.now()) {
         switch action {
         case .local, .makePool: localActions.post(action)
-        case .pull(let stream, let member, let pool, let terms, let keys):
-          pullOrders.post(.pull(stream, from: member, pool, terms, keys: keys))
+        case .pull(let stream, let member, let pool, let terms, let keys, let patience):
+          pullOrders.post(
+            .pull(stream, from: member, pool, terms, keys: keys, patience: patience))
         case .cancel(let stream): pullOrders.post(.cancel(stream))
         case .feedChanged: feedChanged = true
         }

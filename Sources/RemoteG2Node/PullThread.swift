@@ -83,7 +83,7 @@ private final class PullLoop {
       // It may have ended at the same moment.
       guard pulls[stream] != nil else { return }
       finish(stream, .broken, keepsConnection: false)
-    case .pull(let stream, let member, let number, let terms, let keys):
+    case .pull(let stream, let member, let number, let terms, let keys, let patience):
       let route = Route(member: member, terms: terms)
       guard let address = members[member], let pools = board.pools(number),
         let (socket, isNew) = connection(route, address)
@@ -93,8 +93,10 @@ private final class PullLoop {
       }
       routes[stream] = route
       pulls[stream] = Pull(
-        stream, board, socket: socket, hello: isNew ? hello(terms) : nil, terms: terms,
-        pools: pools, keys: keys, limits: limits)
+        stream, board, socket: socket, pools: pools,
+        machine: PullMachine(
+          hello: isNew ? hello(terms) : nil, terms: terms, keys: keys, patience: patience,
+          limits: limits, at: MonotonicClock.now()))
     }
   }
 
@@ -135,7 +137,7 @@ private final class PullLoop {
   }
 }
 
-/// One answer on its way in.
+/// One answer on its way in: the shell of a ``PullMachine``.
 private final class Pull {
   enum Turn {
     case more
@@ -143,192 +145,120 @@ private final class Pull {
     case ended(PullEnd)
   }
 
-  /// What the next bytes are.
-  private enum Stage {
-    case frame
-    /// A block's bytes: which slot they belong into, and how many of them are here.
-    case body(position: Int, SlotIndex, UInt32, digests: [Digest128], rank: Int, done: Int)
-    /// Of a block that is here already.
-    case skipping(left: Int)
-  }
-
   /// Bytes received before others have their turn.
   private static let bytesPerTurn = 1 << 20
   /// Received at once: what is digested right afterwards is still in the processor's cache.
   private static let bytesPerPiece = 256 << 10
+  private static let droppedPerPiece = 64 << 10
 
   let socket: StreamSocket
   private let stream: StreamID
   private let board: NodeBoard
-  private let terms: PoolTerms
   private let pools: [PoolMemory]
-  private let keys: [BlockKey]
-  private let limits: Limits
-  private var outgoing = Outgoing()
-  private var intake = FrameIntake()
-  private var stage = Stage.frame
+  private var machine: PullMachine
   /// Of the block that is arriving: of the ranks that are whole, and of the one that is not.
   private var found: [Digest128] = []
   private var running = StreamingDigest()
-  private var silence: Silence
-  private var isWelcomed: Bool
+  private var hasBegun = false
 
   init(
-    _ stream: StreamID, _ board: NodeBoard, socket: StreamSocket, hello: StreamHello?,
-    terms: PoolTerms, pools: [PoolMemory], keys: [BlockKey], limits: Limits
+    _ stream: StreamID, _ board: NodeBoard, socket: StreamSocket, pools: [PoolMemory],
+    machine: PullMachine
   ) {
     self.stream = stream
     self.board = board
     self.socket = socket
-    self.terms = terms
     self.pools = pools
-    self.keys = keys
-    self.limits = limits
-    silence = Silence(since: MonotonicClock.now())
-    isWelcomed = hello == nil
-    if let hello { outgoing.add(.hello(hello)) }
-    for first in stride(from: 0, to: keys.count, by: StreamCodec.keysPerPage) {
-      let end = min(first + StreamCodec.keysPerPage, keys.count)
-      outgoing.add(.ask(keys: Array(keys[first..<end]), isLast: end == keys.count))
-    }
+    self.machine = machine
   }
 
-  var wantsToSend: Bool { !outgoing.isEmpty }
-  var stallsAt: LocalInstant { silence.since + limits.streamStallMin }
+  var wantsToSend: Bool { !machine.outgoing.isEmpty }
+  var stallsAt: LocalInstant { machine.stallsAt }
 
   /// Sends and receives a bounded piece of what there is.
   ///
   /// - Parameter lateness: How much later this is than the wait before it was meant to end.
   func turn(lateness: Duration) -> Turn {
-    while !outgoing.isEmpty {
-      switch outgoing.send(to: socket) {
-      case .bytes: continue
-      case .closed: return end(.broken)
-      case .nothing: break
-      }
-      break
-    }
+    if socket.send(&machine.outgoing) == .closed { return .ended(.broken) }
     var budget = Self.bytesPerTurn
-    var heard = false
     while budget > 0 {
-      switch receive(&budget) {
-      case .more: heard = true
-      case .waiting:
-        return judge(heard, lateness)
-      case .ended(let how): return end(how)
+      let (outcome, step) = receive(budget)
+      switch outcome {
+      case .closed: return .ended(.broken)
+      case .nothing:
+        let hasHeard = budget < Self.bytesPerTurn
+        if hasHeard { heard() }
+        let judged = hasHeard ? .more : machine.judge(lateness: lateness, at: MonotonicClock.now())
+        if case .ended(let end) = judged { return .ended(end) }
+        return .waiting
+      case .bytes(let count): budget -= count
+      }
+      if case .ended(let end) = follow(step) {
+        heard()
+        return .ended(end)
       }
     }
-    silence = Silence(since: MonotonicClock.now())
+    heard()
     return .more
   }
 
-  private func judge(_ heard: Bool, _ lateness: Duration) -> Turn {
-    let now = MonotonicClock.now()
-    if heard {
-      silence = Silence(since: now)
-      return .waiting
-    }
-    let isOver = silence.isOver(
-      after: limits.streamStallMin, lateness: lateness, limits, at: now)
-    return isOver ? end(.stalled) : .waiting
+  private func heard() {
+    machine.heard(at: MonotonicClock.now())
+    guard !hasBegun, let after = machine.firstByteAfter else { return }
+    hasBegun = true
+    board.core.withLock { $0.answerBegan(stream, after: after) }
   }
 
-  /// What was being written is written by nobody any more: the core gives its slot up.
-  private func end(_ how: PullEnd) -> Turn { .ended(how) }
-
-  /// - Returns: `more` after bytes came.
-  private func receive(_ budget: inout Int) -> Turn {
-    switch stage {
-    case .frame: return receiveFrame(&budget)
-    case .skipping(let left):
-      let outcome = withUnsafeTemporaryAllocation(
-        byteCount: min(left, 64 << 10), alignment: 16
-      ) { socket.receive(into: $0.baseAddress!, atMost: $0.count) }
-      guard case .bytes(let count) = outcome else {
-        return outcome == .closed ? .ended(.broken) : .waiting
+  private func receive(_ budget: Int) -> (StreamSocket.Outcome, PullMachine.Step) {
+    var step = PullMachine.Step.more
+    let outcome: StreamSocket.Outcome
+    switch machine.need {
+    case .frame(let count):
+      outcome = socket.receive(atMost: count) { step = machine.took($0) }
+    case .dropped(let count):
+      outcome = socket.receive(atMost: min(count, Self.droppedPerPiece)) {
+        step = machine.took($0.count)
       }
-      budget -= count
-      stage = left == count ? .frame : .skipping(left: left - count)
-      if left == count {
-        board.advance { core, now in core.arrived(stream, digests: nil, at: now) }
-      }
-      return .more
-    case .body(let position, let slot, let generation, let digests, let rank, let done):
-      let most = min(terms.blockBytes - done, max(budget, 1), Self.bytesPerPiece)
-      let memory = pools[rank].pointer(to: slot) + done
-      let outcome = socket.receive(into: memory, atMost: most)
-      guard case .bytes(let count) = outcome else {
-        return outcome == .closed ? .ended(.broken) : .waiting
-      }
-      budget -= count
+    case .body(let slot, let rank, let offset, let count):
+      let memory = pools[rank].pointer(to: slot) + offset
+      outcome = socket.receive(into: memory, atMost: min(count, budget, Self.bytesPerPiece))
+      guard case .bytes(let count) = outcome else { break }
       // Of the slot's own bytes, which nobody else writes.
       running.add(UnsafeRawBufferPointer(start: memory, count: count))
-      let isRankWhole = done + count == terms.blockBytes
-      if isRankWhole {
-        found.append(running.value())
-        running.begin(key: keys[position], rank: rank + 1)
-      }
-      stage = .body(
-        position: position, slot, generation, digests: digests,
-        rank: isRankWhole ? rank + 1 : rank, done: isRankWhole ? 0 : done + count)
-      guard isRankWhole, rank + 1 == terms.rankCount else { return .more }
-      stage = .frame
-      return prove(slot, generation, digests)
+      step = machine.took(count)
     }
+    return (outcome, step)
   }
 
-  private func receiveFrame(_ budget: inout Int) -> Turn {
-    do throws(WireError) {
-      let before = intake.wanted
-      let (message, outcome) = try socket.receive(&intake)
-      guard let message else {
-        if outcome == .closed { return .ended(.broken) }
-        return intake.wanted < before ? .more : .waiting
-      }
-      budget -= StreamCodec.lengthBytes
-      return said(message)
-    } catch { return .ended(.invalid) }
-  }
-
-  private func said(_ message: StreamMessage) -> Turn {
-    switch message {
-    case .welcome where !isWelcomed:
-      isWelcomed = true
-      return .more
-    case .refused: return .ended(.refused)
-    case .block(let position, let digests) where isWelcomed:
-      guard digests.count == terms.rankCount else { return .ended(.invalid) }
-      switch board.core.withLock({ $0.arriving(stream, position: position) }) {
-      case .stop: return .ended(.unneeded)
-      case .invalid: return .ended(.invalid)
-      case .skip:
-        stage = .skipping(left: terms.bytesOfAllRanks)
-      case .write(let slot, let generation):
+  /// Carries out what follows from bytes that came.
+  private func follow(_ step: PullMachine.Step) -> PullMachine.Step {
+    switch step {
+    case .more, .ended: return step
+    case .arriving(let position):
+      let arrival = board.core.withLock { $0.arriving(stream, position: position) }
+      if case .write(let slot, let generation) = arrival {
         // On every rank, before any rank's bytes change.
         for pool in pools { pool.words.beginWriting(slot, generation) }
         found.removeAll(keepingCapacity: true)
-        running.begin(key: keys[position], rank: 0)
-        stage = .body(position: position, slot, generation, digests: digests, rank: 0, done: 0)
+        running.begin(key: machine.keys[position], rank: 0)
       }
+      return machine.place(arrival)
+    case .rankWhole:
+      found.append(running.value())
+      running.begin(key: machine.keys[machine.position], rank: found.count)
       return .more
-    case .end(let how) where isWelcomed:
-      switch how {
-      case .served: return .ended(.served)
-      case .lacking: return .ended(.lacking)
-      case .busy: return .ended(.busy)
+    case .blockWhole(let slot, let generation, let digests):
+      found.append(running.value())
+      guard found == digests else {
+        board.advance { core, now in core.arrived(stream, digests: nil, at: now) }
+        return .ended(.invalid)
       }
-    default: return .ended(.invalid)
-    }
-  }
-
-  /// All bytes are here: they are the block if they have the digests that came with them.
-  private func prove(_ slot: SlotIndex, _ generation: UInt32, _ digests: [Digest128]) -> Turn {
-    guard found == digests else {
+      for pool in pools { pool.words.makeReadable(slot, generation) }
+      board.advance { core, now in core.arrived(stream, digests: found, at: now) }
+      return .more
+    case .skipped:
       board.advance { core, now in core.arrived(stream, digests: nil, at: now) }
-      return .ended(.invalid)
+      return .more
     }
-    for pool in pools { pool.words.makeReadable(slot, generation) }
-    board.advance { core, now in core.arrived(stream, digests: found, at: now) }
-    return .more
   }
 }

@@ -40,55 +40,29 @@ final class StreamSocket {
     return -result == Int(EAGAIN) || -result == Int(ENOTCONN) ? .nothing : .closed
   }
 
-  /// Receives as much of a message as is there.
+  /// Receives a piece of a frame.
   ///
-  /// - Returns: The message, once it is whole; `outcome` tells why there is none.
-  func receive(
-    _ intake: inout FrameIntake
-  ) throws(WireError) -> (message: StreamMessage?, outcome: Outcome) {
-    var outcome = Outcome.nothing
-    var message: StreamMessage?
-    while message == nil {
-      let result: Result<StreamMessage?, WireError> = withUnsafeTemporaryAllocation(
-        byteCount: intake.wanted, alignment: 1
-      ) { buffer in
-        outcome = receive(into: buffer.baseAddress!, atMost: buffer.count)
-        guard case .bytes(let count) = outcome else { return .success(nil) }
-        do throws(WireError) {
-          let piece = UnsafeRawBufferPointer(rebasing: buffer[..<count])
-          return .success(try intake.take(piece))
-        } catch { return .failure(error) }
+  /// - Parameter take: Given what has come, if anything has.
+  func receive(atMost count: Int, _ take: (UnsafeRawBufferPointer) -> Void) -> Outcome {
+    withUnsafeTemporaryAllocation(byteCount: count, alignment: 1) { buffer in
+      let outcome = receive(into: buffer.baseAddress!, atMost: count)
+      if case .bytes(let count) = outcome {
+        take(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
       }
-      message = try result.get()
-      guard case .bytes = outcome else { break }
+      return outcome
     }
-    return (message, outcome)
-  }
-}
-
-/// Bytes that wait to be sent.
-struct Outgoing {
-  private var bytes: [UInt8] = []
-  private var sent = 0
-
-  var isEmpty: Bool { sent == bytes.count }
-
-  mutating func add(_ message: StreamMessage) {
-    if isEmpty {
-      bytes.removeAll(keepingCapacity: true)
-      sent = 0
-    }
-    bytes += StreamCodec.encode(message)
   }
 
-  /// - Returns: `nothing` when all are sent or no more can be now.
-  mutating func send(to socket: StreamSocket, hasMore: Bool = false) -> StreamSocket.Outcome {
-    guard !isEmpty else { return .nothing }
-    let outcome = bytes.withUnsafeBytes {
-      socket.send($0.baseAddress! + sent, bytes.count - sent, hasMore: hasMore)
+  /// Sends of a queue what can be sent now.
+  ///
+  /// - Returns: `bytes` when all of it is sent.
+  func send(_ queue: inout SendQueue, hasMore: Bool = false) -> Outcome {
+    while !queue.isEmpty {
+      let outcome = queue.withNext { send($0.baseAddress!, $0.count, hasMore: hasMore) }
+      guard case .bytes(let count) = outcome else { return outcome }
+      queue.took(count)
     }
-    if case .bytes(let count) = outcome { sent += count }
-    return outcome
+    return .bytes(0)
   }
 }
 

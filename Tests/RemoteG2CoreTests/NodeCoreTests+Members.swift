@@ -124,10 +124,10 @@ extension `A node` {
     var bench = Bench()
     let node = Incarnation(high: 4, low: 4)
     #expect(
-      bench.core.watched("b", as: StreamWelcome(node: node, name: "c"), at: Self.at(0))
+      bench.core.watched("b", as: StreamWelcome(node: node, name: "c"), after: .zero)
         == .named("c"))
     #expect(
       bench.core.watched(
-        "b", as: StreamWelcome(node: bench.core.node, name: "b"), at: Self.at(0)) == .itself)
+        "b", as: StreamWelcome(node: bench.core.node, name: "b"), after: .zero) == .itself)
   }
 }

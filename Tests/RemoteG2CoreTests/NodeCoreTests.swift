@@ -42,7 +42,7 @@ import Testing
       for action in actions {
         switch action {
         case .local(.send(_, let message), _): said.append(message)
-        case .pull(let stream, let member, _, _, let keys): pulls.append((stream, member, keys))
+        case .pull(let stream, let member, _, _, let keys, _): pulls.append((stream, member, keys))
         case .cancel(let stream): cancelled.append(stream)
         case .local, .makePool, .feedChanged: break
         }
@@ -51,7 +51,8 @@ import Testing
 
     mutating func announce(_ member: PeerName, _ keys: [BlockKey]) {
       let node = Incarnation(high: 77, low: UInt64(member.text.utf8.first ?? 0))
-      #expect(core.watched(member, as: StreamWelcome(node: node, name: member), at: at(0)) == nil)
+      #expect(
+        core.watched(member, as: StreamWelcome(node: node, name: member), after: .zero) == nil)
       #expect(core.heard(.pools([terms]), from: member) == true)
       #expect(core.heard(.snapshot(keys, isLast: true), from: member) == true)
     }

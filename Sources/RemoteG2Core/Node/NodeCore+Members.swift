@@ -3,8 +3,10 @@ extension NodeCore {
   // MARK: Their feeds
 
   /// A member's feed is open: what it announced before is forgotten.
+  ///
+  /// - Parameter after: How long it took to connect and to be welcomed.
   package mutating func watched(
-    _ member: PeerName, as welcome: StreamWelcome, at now: LocalInstant
+    _ member: PeerName, as welcome: StreamWelcome, after: Duration
   ) -> MemberRefusal? {
     guard members[member] != nil else { return .unknown }
     index.forget(member)
@@ -20,6 +22,7 @@ extension NodeCore {
     members[member]?.node = welcome.node
     members[member]?.standing = .watched
     members[member]?.pools = []
+    members[member]?.noteFirstByte(after: after)
     return nil
   }
 

@@ -41,8 +41,10 @@ extension NodeCore {
       parent: have > 0 ? keys[have - 1] : nil, bytesOfBlock: terms.bytesOfAllRanks,
       startedAt: now)
     members[chosen.member]?.pullCount += 1
-    return [.pull(stream, from: chosen.member, waiter.pool, terms, keys: span)]
-      + wait(id, for: stream)
+    let patience = members[chosen.member]?.patience(limits) ?? limits.streamStallMin
+    return [
+      .pull(stream, from: chosen.member, waiter.pool, terms, keys: span, patience: patience)
+    ] + wait(id, for: stream)
   }
 
   private mutating func wait(_ id: Waiter.ID, for stream: StreamID) -> [NodeAction] {
@@ -141,6 +143,12 @@ extension NodeCore {
   private mutating func count(_ shortfall: NodeShortfall) { shortfalls[shortfall, default: 0] += 1 }
 
   // MARK: What arrives
+
+  /// The first byte of an answer has come.
+  package mutating func answerBegan(_ stream: StreamID, after: Duration) {
+    guard let member = spans[stream]?.member else { return }
+    members[member]?.noteFirstByte(after: after)
+  }
 
   /// A block's frame is here, and its bytes follow.
   package mutating func arriving(_ stream: StreamID, position: Int) -> BlockArrival {

@@ -20,8 +20,9 @@ package enum NodeAction: Equatable, Sendable {
   case local(LocalAction, pool: PoolNumber?)
   /// Make the memory of a pool. Answered by ``NodeCore/poolMade(_:_:at:)``.
   case makePool(PoolNumber, PoolTerms, slotCount: Int)
-  /// Ask a member for these blocks.
-  case pull(StreamID, from: PeerName, PoolNumber, PoolTerms, keys: [BlockKey])
+  /// Ask a member for these blocks, and give it up when no byte has come for `patience`.
+  case pull(
+    StreamID, from: PeerName, PoolNumber, PoolTerms, keys: [BlockKey], patience: Duration)
   /// Nobody waits for it any more.
   case cancel(StreamID)
   /// Watchers have something to hear.
@@ -102,7 +103,19 @@ package struct MemberState: Equatable, Sendable {
   package var pullCount = 0
   /// Smoothed; nil before the first block.
   package var bytesPerSecond: Double?
+  /// From a question to the first byte of its answer; smoothed. Nil before the first.
+  package var firstByteAfter: Duration?
   package var ends: [PullEnd: Int] = [:]
 
   package init() {}
+
+  mutating func noteFirstByte(after sample: Duration) {
+    let old = firstByteAfter ?? sample
+    firstByteAfter = old + (sample - old) / 4
+  }
+
+  /// How long it may send no byte.
+  func patience(_ limits: Limits) -> Duration {
+    min(max(limits.streamStallMin, (firstByteAfter ?? .zero) * 3), limits.streamStallMax)
+  }
 }

@@ -123,8 +123,12 @@ extension Limits {
     public var streamsMax = 64
     /// Bytes of blocks that one answer pins at once; one block at least.
     public var streamWindowBytes = 8 << 20
-    /// A member that is asked for blocks and sends no byte for this long is given up.
+    /// A member that is asked for blocks and sends no byte for this long is given up, or for three times as long
+    /// as its first byte usually takes, if that is longer.
     public var streamStallMin: Duration = .milliseconds(100)
+    public var streamStallMax: Duration = .milliseconds(400)
+    /// A connection to a node that does not say who it is is closed after this time.
+    public var strangerMax: Duration = .seconds(10)
     /// A reader that takes less than `readerProgressBytes` in this time, though there is more for it, is cut off.
     public var readerStallMax: Duration = .seconds(2)
     public var readerProgressBytes = 1 << 20
@@ -229,6 +233,7 @@ extension Limits.Values {
         "a node must be able to fetch and to serve"
       ),
       (feedBeat * 2 < feedSilenceMax, "a feed that lives must not be taken for a silent one"),
+      (streamStallMin <= streamStallMax, "a slow member must be given as long as a fast one"),
       (stepTokensBesideLoads >= 1, "a prefill must go on beside a load"),
       (stepTokensMax >= 1 && promptTokensMax >= 2, "a request must be able to step"),
     ]

@@ -1,0 +1,249 @@
+/// One connection from another member, as the node that answers it sees it: what it asked, and what it is to be
+/// sent next.
+///
+/// Pure. The shell receives frames and sends what ``next(at:)`` says; where that needs the node's core, it is given.
+package struct ServeMachine: Sendable {
+  private enum Role: Sendable {
+    case stranger
+    case forBlocks(PoolTerms)
+    /// It has said that it is for no blocks.
+    case forFeed
+    case watcher(FeedWatcher)
+  }
+
+  /// What to do next.
+  package enum Next: Equatable, Sendable {
+    /// Send what is in ``outgoing``. `hasMore`: a block's bytes follow at once.
+    case frames(hasMore: Bool)
+    /// Send bytes of a block that is pinned.
+    case body(PoolNumber, SlotIndex, rank: Int, offset: Int, count: Int)
+    /// Call ``prepare(_:at:)``.
+    case prepare
+    /// There is nothing to send: frames may be received.
+    case idle
+    /// Close it.
+    case over
+  }
+
+  /// What waits to be sent.
+  package var outgoing = SendQueue()
+  private let limits: Limits
+  private var role = Role.stranger
+  private var intake = FrameIntake()
+  /// The question that is being asked, or answered.
+  private var keys: [BlockKey] = []
+  package private(set) var isAnswering = false
+  /// The pinned blocks that are being sent, and which of them is next.
+  private var window: [ServedBlock] = []
+  private var windowNext = 0
+  /// Of the block after the window.
+  private var position = 0
+  /// Of the answer that is under way: the pool may have been replaced since the one before.
+  private var pool: PoolNumber?
+  /// Where in a block the next byte is; nil: its frame comes first.
+  private var cursor: (rank: Int, done: Int)?
+  /// Since when it has been told less than there is, and how much it has taken since then.
+  private var slowSince: LocalInstant?
+  private var takenSince = 0
+  private var saidAt: LocalInstant
+  private let cameAt: LocalInstant
+  /// What is in `outgoing` is the last thing that it hears.
+  private var isLast = false
+
+  package init(limits: Limits, at now: LocalInstant) {
+    self.limits = limits
+    saidAt = now
+    cameAt = now
+  }
+
+  /// Whether there is more for it than it takes now.
+  package var isBlocked: Bool { slowSince != nil }
+
+  // MARK: What it says
+
+  /// How many bytes of a frame may be received; nil: its last question comes first, and what was said of it.
+  package var wanted: Int? {
+    isAnswering || isLast || !outgoing.isEmpty ? nil : intake.wanted
+  }
+
+  /// - Returns: False for what no member says: it is cut off.
+  package mutating func took(
+    _ piece: UnsafeRawBufferPointer, _ core: inout NodeCore
+  ) -> Bool {
+    do throws(WireError) {
+      guard let message = try intake.take(piece) else { return true }
+      return received(message, &core)
+    } catch { return false }
+  }
+
+  private mutating func received(_ message: StreamMessage, _ core: inout NodeCore) -> Bool {
+    switch (message, role) {
+    case (.hello(let hello), .stranger): greeted(hello, &core)
+    case (.watch, .forFeed): role = .watcher(FeedWatcher())
+    case (.ask(let page, let isLast), .forBlocks(let terms)):
+      guard keys.count + page.count <= limits.blocksPerFetchMax, !page.isEmpty else { return false }
+      keys += page
+      if isLast { begin(terms, &core) }
+    default: return false
+    }
+    return true
+  }
+
+  private mutating func greeted(_ hello: StreamHello, _ core: inout NodeCore) {
+    guard hello.version == StreamMessage.version else {
+      return refuse(
+        "stream protocol \(hello.version); this node speaks \(StreamMessage.version): run both "
+          + "from one release")
+    }
+    switch core.serveBegins(hello) {
+    case .success:
+      guard let terms = hello.terms else { preconditionFailure("blocks are of some pool") }
+      role = .forBlocks(terms)
+    case .failure(.notForBlocks): role = .forFeed
+    case .failure(let refusal): return refuse(refusal.description)
+    }
+    outgoing.add(.welcome(StreamWelcome(node: core.node, name: core.name)))
+  }
+
+  private mutating func refuse(_ reason: String) {
+    outgoing.add(.refused(reason))
+    isLast = true
+  }
+
+  private mutating func begin(_ terms: PoolTerms, _ core: inout NodeCore) {
+    guard core.serves() else {
+      outgoing.add(.end(.busy))
+      keys = []
+      return
+    }
+    isAnswering = true
+    position = 0
+    pool = core.poolNumber(of: terms)
+  }
+
+  // MARK: What it is sent
+
+  package func next() -> Next {
+    // A block's bytes follow its frame: they travel together.
+    if !outgoing.isEmpty { return .frames(hasMore: cursor != nil) }
+    if isLast { return .over }
+    guard windowNext < window.count, case .forBlocks(let terms) = role, let pool,
+      let (rank, done) = cursor
+    else {
+      if case .watcher = role { return .prepare }
+      return isAnswering ? .prepare : .idle
+    }
+    return .body(
+      pool, window[windowNext].slot, rank: rank, offset: done, count: terms.blockBytes - done)
+  }
+
+  /// So many bytes of what was next have been sent.
+  package mutating func sent(_ count: Int, at now: LocalInstant) {
+    takenSince += count
+    saidAt = now
+    if takenSince >= limits.readerProgressBytes { slowSince = nil }
+    guard outgoing.isEmpty, let (rank, done) = cursor, case .forBlocks(let terms) = role else {
+      outgoing.took(count)
+      return
+    }
+    guard done + count == terms.blockBytes else {
+      cursor = (rank, done + count)
+      return
+    }
+    guard rank + 1 == terms.rankCount else {
+      cursor = (rank + 1, 0)
+      return
+    }
+    cursor = nil
+    windowNext += 1
+    announceNext()
+  }
+
+  private mutating func announceNext() {
+    guard windowNext < window.count else { return }
+    let block = window[windowNext]
+    outgoing.add(.block(position: block.position, digests: block.digests))
+    cursor = (0, 0)
+  }
+
+  /// It takes nothing now, though there is more for it.
+  ///
+  /// - Returns: Whether that has lasted too long: it is cut off.
+  package mutating func blocked(at now: LocalInstant) -> Bool {
+    guard let since = slowSince else {
+      slowSince = now
+      takenSince = 0
+      return false
+    }
+    return now - since >= limits.readerStallMax
+  }
+
+  /// All that there was has been sent.
+  package mutating func caughtUp() { slowSince = nil }
+
+  /// Finds out what to send next.
+  ///
+  /// - Returns: False when there is nothing now.
+  package mutating func prepare(_ core: inout NodeCore, at now: LocalInstant) -> Bool {
+    switch role {
+    case .forBlocks:
+      guard isAnswering else { return false }
+      drop(&core)
+      if let pool { window = core.serve(keys, from: position, in: pool) }
+      position += window.count
+      guard window.isEmpty else {
+        announceNext()
+        return true
+      }
+      outgoing.add(.end(position == keys.count ? .served : .lacking))
+      keys = []
+      pool = nil
+      isAnswering = false
+      core.served()
+    case .watcher(var watcher):
+      let answer = core.next(for: &watcher)
+      role = .watcher(watcher)
+      switch answer {
+      case .say(let message): outgoing.add(message)
+      case .tooSlow: isLast = true
+      case .upToDate:
+        guard now - saidAt >= limits.feedBeat else { return false }
+        outgoing.add(.beat)
+      }
+    case .stranger, .forFeed: return false
+    }
+    return true
+  }
+
+  /// Lets go of all that it holds.
+  package mutating func close(_ core: inout NodeCore) {
+    drop(&core)
+    if isAnswering { core.served() }
+    isAnswering = false
+  }
+
+  private mutating func drop(_ core: inout NodeCore) {
+    guard let pool, !window.isEmpty else { return }
+    core.sent(window, count: windowNext, in: pool)
+    window = []
+    windowNext = 0
+    cursor = nil
+  }
+
+  // MARK: Time
+
+  /// Whether it is to be closed for having said nothing.
+  package func isOverdue(at now: LocalInstant) -> Bool {
+    if case .stranger = role { return now - cameAt >= limits.strangerMax }
+    return false
+  }
+
+  package var nextDeadline: LocalInstant? {
+    if let slowSince { return slowSince + limits.readerStallMax }
+    switch role {
+    case .watcher: return saidAt + limits.feedBeat
+    case .stranger: return cameAt + limits.strangerMax
+    case .forBlocks, .forFeed: return nil
+    }
+  }
+}

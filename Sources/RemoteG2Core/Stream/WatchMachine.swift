@@ -1,0 +1,127 @@
+/// Another member's feed, as the node that listens to it sees it: connected, welcomed, heard, and opened anew when it
+/// has ended or says nothing.
+///
+/// Pure. The shell owns the socket and carries the orders out.
+package struct WatchMachine: Sendable {
+  package enum Order: Equatable, Sendable {
+    /// Answered by ``connected(at:)`` or ``ended(_:_:at:)``.
+    case connect
+    case close
+    /// An operator should know.
+    case tell(String)
+  }
+
+  package let member: PeerName
+  /// For what is told.
+  private let address: String
+  private let hello: StreamHello
+  private let limits: Limits
+  /// What waits to be sent.
+  package var outgoing = SendQueue()
+  private var intake = FrameIntake()
+  private var isConnected = false
+  private var isWelcomed = false
+  private var connectedAt: LocalInstant
+  private var heardAt: LocalInstant
+  private var connectAt: LocalInstant
+  private var pause: Duration
+  /// What was last said of it.
+  private var told = ""
+
+  package init(
+    _ member: PeerName, at address: String, as hello: StreamHello, limits: Limits,
+    from now: LocalInstant
+  ) {
+    self.member = member
+    self.address = address
+    self.hello = hello
+    self.limits = limits
+    connectedAt = now
+    heardAt = now
+    connectAt = now
+    pause = limits.ownRetryMin
+  }
+
+  /// How many bytes of a frame may be received. Never 0.
+  package var wanted: Int { intake.wanted }
+
+  package var nextDeadline: LocalInstant {
+    isConnected ? heardAt + limits.feedSilenceMax : connectAt
+  }
+
+  package mutating func timePassed(_ core: inout NodeCore, at now: LocalInstant) -> [Order] {
+    guard nextDeadline <= now else { return [] }
+    guard !isConnected else { return ended(nil, &core, at: now) }
+    isConnected = true
+    isWelcomed = false
+    connectedAt = now
+    heardAt = now
+    intake = FrameIntake()
+    outgoing = SendQueue()
+    outgoing.add(.hello(hello))
+    outgoing.add(.watch)
+    return [.connect]
+  }
+
+  /// - Parameter piece: At most ``wanted`` bytes.
+  package mutating func took(
+    _ piece: UnsafeRawBufferPointer, _ core: inout NodeCore, at now: LocalInstant
+  ) -> [Order] {
+    do throws(WireError) {
+      guard let message = try intake.take(piece) else { return [] }
+      heardAt = now
+      return said(message, &core, at: now)
+    } catch { return ended("it says what no node says: \(error)", &core, at: now) }
+  }
+
+  private mutating func said(
+    _ message: StreamMessage, _ core: inout NodeCore, at now: LocalInstant
+  ) -> [Order] {
+    switch message {
+    case .welcome(let welcome) where !isWelcomed:
+      isWelcomed = true
+      switch core.watched(member, as: welcome, after: now - connectedAt) {
+      case nil:
+        pause = limits.ownRetryMin
+        return tell("\(member) is connected")
+      case .named(let name)?:
+        return ended("the node at \(address) is named \(name): correct --member", &core, at: now)
+      case .itself?:
+        return ended("\(address) is this node itself: correct --member", &core, at: now)
+      case .unknown?: return ended("it is no member", &core, at: now)
+      }
+    case .refused(let reason): return ended(reason, &core, at: now)
+    case _ where isWelcomed:
+      guard core.heard(message, from: member) else {
+        return ended("its feed makes no sense", &core, at: now)
+      }
+      guard case .pools = message, let mismatch = core.mismatch(with: member) else { return [] }
+      return tell("\(member) cannot share with this node's engine: \(mismatch)")
+    default: return ended("it says what no node says", &core, at: now)
+    }
+  }
+
+  /// The connection has ended, or could not be made.
+  ///
+  /// - Parameter reason: What is to be told of it; nil: nothing but that.
+  package mutating func ended(
+    _ reason: String?, _ core: inout NodeCore, at now: LocalInstant
+  ) -> [Order] {
+    let orders =
+      isWelcomed || reason != nil
+      ? tell("\(member) is away: \(reason ?? "its connection ended")") : []
+    isConnected = false
+    isWelcomed = false
+    outgoing = SendQueue()
+    core.lost(member, because: reason)
+    connectAt = now + pause
+    pause = min(pause * 2, limits.ownRetryMax)
+    return orders + [.close]
+  }
+
+  private mutating func tell(_ what: String) -> [Order] {
+    guard what != told else { return [] }
+    told = what
+    return [.tell(what)]
+  }
+}
