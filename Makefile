@@ -43,9 +43,10 @@ fleet: program
 vllm: library
 	@scripts/vllm $(VLLM_FLAGS)
 
-# Ten thousand seeded worlds; SIM_FLAGS adds flags, e.g. --profile crash.
+# Ten thousand seeded worlds of each of two kinds; SIM_FLAGS adds flags, e.g. --doublecheck.
 sim: program
 	@$(BIN)/remote-g2 sim --seeds 10000 --steps 2000 $(SIM_FLAGS)
+	@$(BIN)/remote-g2 sim --profile fleet --seeds 10000 --steps 2000 $(SIM_FLAGS)
 
 # Faults thrown at real workers; CHAOS_FLAGS adds flags, e.g. --faults 22.
 chaos: program

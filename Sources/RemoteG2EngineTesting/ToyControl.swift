@@ -204,7 +204,7 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
     case .release(let source, let lease):
       guard !source.isLocal else { return postOwn(request) }
       _ = withLedger(of: source) { $0.release(lease, at: now) }
-    case .offer, .commit, .withdraw: postOwn(request)
+    case .offer, .commit, .withdraw, .settled: postOwn(request)
     }
   }
 

@@ -62,7 +62,7 @@ private final class PullLoop {
         }
       }
       wakeAt = nil
-      if hasMore { continue }
+      guard !hasMore else { continue }
       let due = pulls.values.map(\.stallsAt).min()
       let until = due ?? MonotonicClock.now() + .seconds(1)
       let heard = board.pullBell.wait(
@@ -70,8 +70,8 @@ private final class PullLoop {
         hearing: pulls.values.map(\.socket.descriptor)
           + idle.values.flatMap { $0.map(\.descriptor) },
         writable: pulls.values.filter(\.wantsToSend).map(\.socket.descriptor))
-      // Who is woken by nothing was meant to wake then.
-      if heard == .nothing { wakeAt = until }
+      // Whatever woke it, it was to be awake by then.
+      wakeAt = until
       if heard == .descriptor { dropClosedIdle() }
     }
     for stream in pulls.keys.sorted() { finish(stream, .broken) }

@@ -118,10 +118,7 @@ private final class Reader {
       case .idle: return .waiting
       case .prepare:
         let now = MonotonicClock.now()
-        guard board.core.withLock({ machine.prepare(&$0, at: now) }) else {
-          machine.caughtUp()
-          return .waiting
-        }
+        guard board.core.withLock({ machine.prepare(&$0, at: now) }) else { return .waiting }
         continue
       case .frames(let hasMore):
         outcome = machine.outgoing.withNext {

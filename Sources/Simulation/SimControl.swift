@@ -25,8 +25,8 @@ final class SimControl: SourceControl, @unchecked Sendable {
   private var isAlive = true
 
   init(
-    ownStore: String, peers names: [PeerName], as fingerprint: Fingerprint, limits: Limits,
-    at now: LocalInstant, chance: Chance
+    ownStore: String, peers names: [PeerName], as fingerprint: Fingerprint, blockBytes: Int = 0,
+    limits: Limits, at now: LocalInstant, chance: Chance
   ) {
     var chance = chance
     incarnation = Incarnation(using: &chance)
@@ -35,7 +35,8 @@ final class SimControl: SourceControl, @unchecked Sendable {
     self.now = now
     core = ControlCore(as: fingerprint, limits: limits)
     for name in names { core.addPeer(name, at: now) }
-    core.followOwnStore(engine: incarnation, socket: ownStore, at: now)
+    core.followOwnStore(
+      engine: incarnation, socket: ownStore, blockBytes: blockBytes, at: now)
   }
 
   /// Its process died: nothing that it may still say reaches anybody.

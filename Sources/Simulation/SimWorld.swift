@@ -6,7 +6,7 @@ import RemoteG2Engine
 import TransferRig
 
 /// Some workers, their stores and the network between them, moved by one queue of events.
-final class SimWorld {
+final class SimWorld: World {
   let profile: Profile
   let bug: PlantedBug?
   let weights: Weights
@@ -17,14 +17,6 @@ final class SimWorld {
   let chain: KeyChain
   let golden: Golden
   let fingerprint: Fingerprint
-  var chance: Chance
-  var now: Int64 = 0
-  /// What happens when, in nanoseconds of the world.
-  var queue = DeadlineHeap<Int64, () -> Void>()
-  private(set) var steps = 0
-  private(set) var trace: UInt64 = 0xCBF2_9CE4_8422_2325
-  var isHealed = false
-  var violation: Violation?
   var stats = SimStats()
   var nodes: [SimNode] = []
   /// Every store there ever was, by incarnation: a mapping outlives its store.
@@ -58,7 +50,7 @@ final class SimWorld {
       modelDigest: "toy", layout: "toy", hashScheme: "toy", rankCount: UInt32(rankCount),
       numerics: "toy")
     golden = Golden(chain: chain, rankCount: rankCount)
-    self.chance = chance
+    super.init(chance: chance)
     let count = self.chance.between(2...4)
     for index in 0..<count {
       nodes.append(
@@ -121,30 +113,6 @@ final class SimWorld {
       })
   }
 
-  // MARK: Time
-
-  func plan(after delay: Duration, _ run: @escaping () -> Void) {
-    queue.insert(run, due: now + max(0, delay.nanoseconds))
-  }
-
-  /// Delivers one event. False when there is none.
-  func step() -> Bool {
-    guard let entry = queue.popFirst() else { return false }
-    now = max(now, entry.deadline)
-    steps += 1
-    note(UInt64(bitPattern: now))
-    entry.value()
-    return true
-  }
-
-  /// Adds to the trace by which two runs are compared.
-  func note(_ word: UInt64) { trace = (trace ^ word) &* 0x0000_0100_0000_01B3 }
-
-  func violate(_ invariant: Invariant, _ what: @autoclosure () -> String) {
-    guard violation == nil else { return }
-    violation = Violation(invariant: invariant, what: what(), step: steps)
-  }
-
   // MARK: The run
 
   /// Runs `count` events with faults, then heals the world and runs until nothing is left to do.
@@ -202,6 +170,17 @@ package struct SimStats: Sendable, Equatable {
   package var vanishings = 0
   package var sealed = 0
   package init() {}
+
+  package static let names = [
+    "requests", "finished", "pulls", "hedge", "fence", "salvage", "restart", "preemption",
+    "cancel", "failure", "fault", "pause", "ghost", "vanishing",
+  ]
+  package var numbers: [Int] {
+    [
+      requests, finished, pulls, hedges, fences, salvages, restarts, preemptions, cancels, failures,
+      faults, pauses, ghosts, vanishings,
+    ]
+  }
 }
 
 /// One worker's machine: its clock, its engine process, its store process.

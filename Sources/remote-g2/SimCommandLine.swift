@@ -19,11 +19,18 @@ struct Sim: ParsableCommand {
   @Option(help: "The first seed.") var seed: UInt64 = 1
   @Option(help: "How many seeds.") var seeds = 1
   @Option(help: "Events with faults, in each.") var steps = 2000
-  @Option(help: "One of: \(Profile.all.map(\.name).joined(separator: ", ")).")
+  @Option(
+    help: """
+      One of: \(Profile.all.map(\.name).joined(separator: ", ")); or fleet: nodes, with foreign engines \
+      beside them.
+      """)
   var profile = "swarm"
   @Option(
     help: ArgumentHelp(
-      "Plant a bug: \(PlantedBug.allCases.map(\.rawValue).joined(separator: ", ")).",
+      """
+      Plant a bug: \(PlantedBug.allCases.map(\.rawValue).joined(separator: ", ")); in fleet: \
+      \(FleetBug.allCases.map(\.rawValue).joined(separator: ", ")).
+      """,
       discussion: "The run must then fail; it shows that the checks can."))
   var bug: String?
   @Flag(help: "Run every seed twice and compare.") var doublecheck = false
@@ -34,45 +41,73 @@ struct Sim: ParsableCommand {
     checkRange("--seeds", seeds, 1...10_000_000)
     checkRange("--steps", steps, 1...100_000_000)
     checkRange("--jobs", jobs, 1...256)
-    guard let world = Profile.named(profile) else {
-      fail(
-        "--profile '\(profile)' is not one of: " + Profile.all.map(\.name).joined(separator: ", "))
-    }
-    var planted: PlantedBug?
-    if let bug {
-      guard let known = PlantedBug(rawValue: bug) else {
-        fail(
-          "--bug '\(bug)' is not one of: "
-            + PlantedBug.allCases.map(\.rawValue).joined(separator: ", "))
-      }
-      planted = known
-    }
+    let run = try run(of: profile)
     if isChild {
-      runHere(world, planted)
+      runHere(run)
     } else {
       try SimFleet(command: self).run()
     }
   }
 
+  /// What one seed came to.
+  private struct Outcome {
+    let steps: Int
+    let violation: Violation?
+    let numbers: [Int]
+    let trace: UInt64
+  }
+
+  private func run(of profile: String) throws -> (UInt64) -> Outcome {
+    if profile == "fleet" {
+      let planted = bug.map { Self.planted(FleetBug.self, $0) }
+      return { seed in
+        let outcome = FleetSimulation.run(seed: seed, steps: steps, bug: planted)
+        return Outcome(
+          steps: outcome.steps, violation: outcome.violation, numbers: outcome.stats.numbers,
+          trace: outcome.trace)
+      }
+    }
+    guard let world = Profile.named(profile) else {
+      fail(
+        "--profile '\(profile)' is not one of: "
+          + (Profile.all.map(\.name) + ["fleet"]).joined(separator: ", "))
+    }
+    let planted = bug.map { Self.planted(PlantedBug.self, $0) }
+    return { seed in
+      let outcome = Simulation.run(seed: seed, steps: steps, profile: world, bug: planted)
+      return Outcome(
+        steps: outcome.steps, violation: outcome.violation, numbers: outcome.stats.numbers,
+        trace: outcome.trace)
+    }
+  }
+
+  private static func planted<Bug: RawRepresentable & CaseIterable>(
+    _ kind: Bug.Type, _ name: String
+  ) -> Bug where Bug.RawValue == String {
+    guard let known = Bug(rawValue: name) else {
+      fail(
+        "--bug '\(name)' is not one of: "
+          + Bug.allCases.map(\.rawValue).joined(separator: ", "))
+    }
+    return known
+  }
+
   /// One process's share: a line a seed before it runs, a line after.
-  private func runHere(_ world: Profile, _ planted: PlantedBug?) {
+  private func runHere(_ run: (UInt64) -> Outcome) {
     // Unbuffered: what was said before a trap must have been said.
     func say(_ line: String) { FileHandle.standardOutput.write(Data((line + "\n").utf8)) }
     for seed in seed..<seed + UInt64(seeds) {
       say("begin \(seed)")
-      let outcome = Simulation.run(seed: seed, steps: steps, profile: world, bug: planted)
+      let outcome = run(seed)
       if doublecheck {
-        let again = Simulation.run(seed: seed, steps: steps, profile: world, bug: planted)
-        if again.trace != outcome.trace || again.stats != outcome.stats {
+        let again = run(seed)
+        if again.trace != outcome.trace || again.numbers != outcome.numbers {
           say("violation \(seed) two runs of this seed differ")
         }
       }
       if let violation = outcome.violation { say("violation \(seed) \(violation)") }
-      let s = outcome.stats
-      say(
-        "end \(seed) \(outcome.steps) \(s.requests) \(s.finished) \(s.pulls) \(s.hedges) "
-          + "\(s.fences) \(s.salvages) \(s.restarts) \(s.preemptions) \(s.cancels) \(s.failures) "
-          + "\(s.faults) \(s.pauses) \(s.ghosts) \(s.vanishings)")
+      let numbers = [outcome.steps] + outcome.numbers
+      say("end \(seed) " + numbers.map(String.init).joined(separator: " "))
     }
   }
 
@@ -90,10 +125,17 @@ private struct SimFleet {
   private struct Totals {
     var runs = 0
     var steps = 0
-    var sums = [Int](repeating: 0, count: SimFleet.names.count)
+    var sums: [Int]
     /// Runs in which a thing happened at all.
-    var reached = [Int](repeating: 0, count: SimFleet.names.count)
+    var reached: [Int]
+
+    init(of count: Int) {
+      sums = Array(repeating: 0, count: count)
+      reached = sums
+    }
   }
+
+  private var names: [String] { command.profile == "fleet" ? FleetStats.names : SimStats.names }
 
   func run() throws {
     let began = MonotonicClock.now()
@@ -124,7 +166,7 @@ private struct SimFleet {
       first += UInt64(count)
       left -= count
     }
-    var totals = Totals()
+    var totals = Totals(of: names.count)
     var failures: [(seed: UInt64, what: String)] = []
     for index in readers.indices {
       var running: UInt64?
@@ -146,18 +188,19 @@ private struct SimFleet {
     }
     report(totals, failures, seconds: (MonotonicClock.now() - began).inSeconds)
     // A thousand runs that never came to one of these show nothing about it.
-    let rare = Self.names.indices.filter {
-      (3...7).contains($0) && totals.reached[$0] * 100 < totals.runs
+    let rare = names.indices.filter {
+      (command.profile == "fleet" ? $0 < names.count : (3...7).contains($0))
+        && totals.reached[$0] * 100 < totals.runs
     }
-    if command.profile == "swarm", command.seeds >= 1000, !rare.isEmpty {
-      print("too rare: \(rare.map { Self.names[$0] }.joined(separator: ", "))")
+    if ["swarm", "fleet"].contains(command.profile), command.seeds >= 1000, !rare.isEmpty {
+      print("too rare: \(rare.map { names[$0] }.joined(separator: ", "))")
       throw ExitCode(1)
     }
     if !failures.isEmpty { throw ExitCode(1) }
   }
 
   private func add(_ numbers: [Int], to totals: inout Totals) {
-    guard numbers.count == Self.names.count + 1 else { return }
+    guard numbers.count == names.count + 1 else { return }
     totals.runs += 1
     totals.steps += numbers[0]
     for (index, number) in numbers.dropFirst().enumerated() {
@@ -165,11 +208,6 @@ private struct SimFleet {
       totals.reached[index] += number > 0 ? 1 : 0
     }
   }
-
-  private static let names = [
-    "requests", "finished", "pulls", "hedge", "fence", "salvage", "restart", "preemption",
-    "cancel", "failure", "fault", "pause", "ghost", "vanishing",
-  ]
 
   private func report(
     _ totals: Totals, _ failures: [(seed: UInt64, what: String)], seconds: Double
@@ -179,7 +217,7 @@ private struct SimFleet {
         format: "%d seeds, %d events, %.1f s (%.1f us an event)", totals.runs, totals.steps,
         seconds,
         seconds * 1e6 * Double(command.jobs) / Double(max(1, totals.steps))))
-    for (index, name) in Self.names.enumerated() {
+    for (index, name) in names.enumerated() {
       let share = 100 * Double(totals.reached[index]) / Double(max(1, totals.runs))
       print(
         "  \(name.padding(toLength: 11, withPad: " ", startingAt: 0)) "

@@ -67,7 +67,8 @@ import Testing
     var index = HolderIndex(keysMax: 3)
     index.snapshot(Self.keys, of: "b")
     #expect(index.keyCount(of: "b") == 3)
-    index.lacks(Self.keys[0], "b")
-    #expect(index.run(of: Self.keys[...], at: "b") == 0)
+    #expect(
+      index.change([FeedChange(key: Self.keys[0], isSealed: false)], number: 1, of: "b") == true)
+    #expect(index.keys(of: "b") == Set(Self.keys[1..<3]))
   }
 }

@@ -34,4 +34,20 @@ import Testing
     let isOver = Self.isOver(&silence, at: 1000, late: 99)
     #expect(isOver)
   }
+
+  @Test
+  func `ends for who wakes late each time, though its span is no whole number of nanoseconds`() {
+    let most = Duration.milliseconds(100) + Duration(secondsComponent: 0, attosecondsComponent: 1)
+    var silence = Silence(since: Self.start)
+    var looks = 0
+    var isOver = false
+    while !isOver, looks < 10 {
+      // Whoever waits for it sleeps until then, and wakes a little later.
+      let due = silence.since + most
+      isOver = silence.isOver(
+        after: most, lateness: .nanoseconds(50), Limits(), at: due + .nanoseconds(50))
+      looks += 1
+    }
+    #expect(isOver && looks == 1)
+  }
 }

@@ -182,13 +182,14 @@ import Testing
     #expect(
       plan.stages == [0, 1].map { StageOrder(block: blocks[$0], key: Self.keys[$0]) })
     #expect(
-      bench.sent.last
-        == .commit(
+      bench.sent.suffix(2) == [
+        .commit(
           Self.pool,
           [
-            CommittedBlock(key: Self.keys[0], parent: nil),
-            CommittedBlock(key: Self.keys[1], parent: Self.keys[0]),
-          ]))
+            CommittedBlock(key: Self.keys[0], parent: nil, step: plan.step),
+            CommittedBlock(key: Self.keys[1], parent: Self.keys[0], step: plan.step),
+          ]), .settled(Self.pool, step: plan.step),
+      ])
     // Eight tokens more complete the third block; nothing is staged twice.
     bench.core.scheduled(
       bench.id, computed: 40, scheduled: 8, keys: [], blocks: [], isWhole: false)
@@ -219,15 +220,16 @@ import Testing
     let blocks = (30..<36).map { BlockIndex($0) }
     bench.core.scheduled(
       other, computed: 0, scheduled: 32, keys: [], blocks: blocks, isWhole: true)
-    #expect(bench.step(failing: true).stages.count == 2)
-    #expect(bench.sent.last == .withdraw(Self.pool, Array(Self.keys[..<2])))
+    let plan = bench.step(failing: true)
+    #expect(plan.stages.count == 2)
+    #expect(bench.sent.last == .settled(Self.pool, step: plan.step))
     #expect(!bench.sent.contains { if case .commit = $0 { true } else { false } })
     bench.core.scheduled(
       other, computed: 32, scheduled: 1, keys: [], blocks: [], isWhole: false)
     #expect(bench.step().stages.map(\.block) == Array(blocks[..<2]))
   }
 
-  @Test func `withdraws what only some ranks have staged`() {
+  @Test func `settles a step with what only some ranks have staged`() {
     var bench = Bench(ranks: 2)
     bench.ask()
     bench.core.heard(.resolved(bench.fetch!, .refused(.gone), after: .zero), at: Self.at(2))
@@ -242,9 +244,34 @@ import Testing
     bench.flush()
     #expect(
       bench.sent.suffix(2) == [
-        .commit(Self.pool, [CommittedBlock(key: Self.keys[0], parent: nil)]),
-        .withdraw(Self.pool, [Self.keys[1]]),
+        .commit(Self.pool, [CommittedBlock(key: Self.keys[0], parent: nil, step: plan.step)]),
+        .settled(Self.pool, step: plan.step),
       ])
+  }
+
+  @Test
+  func `settles all earlier steps with a node that comes back, and stages their blocks again`() {
+    var bench = Bench()
+    bench.ask()
+    bench.core.heard(.resolved(bench.fetch!, .refused(.gone), after: .zero), at: Self.at(2))
+    let blocks = (0..<6).map { BlockIndex($0) }
+    bench.core.scheduled(
+      bench.id, computed: 0, scheduled: 16, keys: [], blocks: blocks, isWhole: true)
+    let plan = bench.core.plan(tokens: 16, at: Self.at(3))
+    // The scheduler half's connection is lost, and found again, while the rank's goes on.
+    bench.core.heard(.sourceDied(Self.pool), at: Self.at(4))
+    bench.core.heard(.announced(Self.pool, []), at: Self.at(4))
+    bench.flush()
+    #expect(bench.sent.last == .settled(Self.pool, step: plan.step))
+    var report = StagedReport(step: plan.step, rank: 0)
+    report.staged = [0]
+    bench.core.absorb([report], at: Self.at(5))
+    bench.flush()
+    #expect(!bench.sent.contains { if case .commit = $0 { true } else { false } })
+    #expect(bench.core.counts.stagesDropped == 1)
+    bench.core.scheduled(
+      bench.id, computed: 16, scheduled: 1, keys: [], blocks: [], isWhole: false)
+    #expect(bench.step().stages.map(\.block) == [blocks[0]])
   }
 
   @Test func `commits to no other pool than that which was staged for`() {

@@ -199,6 +199,19 @@ import Testing
     #expect(served.machine.blocked(at: Self.at(2010)) == true)
   }
 
+  @Test func `does not count the time of a reader that has taken all there was`() throws {
+    var served = Served()
+    _ = served.say(.hello(Self.hello))
+    #expect(served.machine.blocked(at: Self.at(10)) == false)
+    _ = try served.drain(until: Self.at(20))
+    #expect(!served.machine.isBlocked && served.machine.nextDeadline == nil)
+    // And a question later it has its whole time again.
+    _ = served.say(.ask(keys: Self.keys, isLast: true))
+    #expect(served.machine.prepare(&served.bench.core, at: Self.at(3000)) == true)
+    #expect(served.machine.blocked(at: Self.at(3000)) == false)
+    #expect(served.machine.nextDeadline == Self.at(5000))
+  }
+
   @Test func `does not keep who never says who it is`() {
     let machine = ServeMachine(limits: Limits(), at: Self.at(0))
     #expect(!machine.isOverdue(at: Self.at(9_999)))

@@ -48,4 +48,40 @@ enum SimulationSize {
       #expect(first.trace == second.trace && first.stats == second.stats, "seed \(seed)")
     }
   }
+
+  @Test func `no seed breaks an invariant of a fleet of nodes`() {
+    var stats = FleetStats()
+    for seed in UInt64(1)...SimulationSize.seeds {
+      let outcome = FleetSimulation.run(seed: seed, steps: 2000)
+      #expect(
+        outcome.violation == nil,
+        "\(outcome.violation?.description ?? ""): remote-g2 sim --profile fleet --steps 2000 --seed \(seed)"
+      )
+      stats.finished += outcome.stats.finished
+      stats.blocksPulled += outcome.stats.blocksPulled
+      stats.loads += outcome.stats.loads
+      stats.loadsFailed += outcome.stats.loadsFailed
+    }
+    #expect(
+      stats.finished > SimulationSize.seeds * 20 && stats.blocksPulled > SimulationSize.seeds
+        && stats.loads > SimulationSize.seeds * 2, "too little happened: \(stats)")
+  }
+
+  @Test(arguments: FleetBug.allCases)
+  func `a bug planted into a fleet is caught by the invariant that names it`(bug: FleetBug) {
+    var caught: [Invariant: Int] = [:]
+    for seed in UInt64(1)...300 where caught[bug.names] == nil {
+      let outcome = FleetSimulation.run(seed: seed, steps: 2000, bug: bug)
+      if let violation = outcome.violation { caught[violation.invariant, default: 0] += 1 }
+    }
+    #expect(caught[bug.names] != nil, "300 seeds did not show \(bug.names): \(caught)")
+  }
+
+  @Test func `a seed gives the same run of a fleet twice`() {
+    for seed in UInt64(1)...20 {
+      let first = FleetSimulation.run(seed: seed, steps: 1000)
+      let second = FleetSimulation.run(seed: seed, steps: 1000)
+      #expect(first.trace == second.trace && first.stats == second.stats, "seed \(seed)")
+    }
+  }
 }

@@ -14,6 +14,7 @@ package struct HolderIndex: Sendable {
   package init(keysMax: Int) { self.keysMax = keysMax }
 
   package func keyCount(of member: PeerName) -> Int { holders[member]?.keys.count ?? 0 }
+  package func keys(of member: PeerName) -> Set<BlockKey> { holders[member]?.keys ?? [] }
 
   /// A member's feed begins anew, or has ended: nothing that it announced counts.
   package mutating func forget(_ member: PeerName) { holders[member] = nil }
@@ -36,11 +37,6 @@ package struct HolderIndex: Sendable {
       }
     }
     return true
-  }
-
-  /// It said itself that it has no such block.
-  package mutating func lacks(_ key: BlockKey, _ member: PeerName) {
-    holders[member]?.keys.remove(key)
   }
 
   /// How many leading keys a member announces.

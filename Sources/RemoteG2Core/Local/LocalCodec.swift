@@ -7,7 +7,7 @@ public enum LocalCodec {
   /// Blocks of that many ranks that fit a packet, whether found or committed: a block is at most its key,
   /// its parent, and a digest of each rank, each with a byte that says whether it is there.
   public static func blocksPerPage(ranks: Int) -> Int {
-    max(1, (bytesMax - 64) / (40 + 17 * ranks))
+    max(1, (bytesMax - 64) / (48 + 17 * ranks))
   }
   private static let ranksMax = 64
   /// Of a report.
@@ -36,6 +36,7 @@ public enum LocalCodec {
       out.list(blocks) {
         $0.integer($1.slot)
         $0.key($1.key)
+        $0.integer($1.step)
       }
     case .commit(let blocks):
       out.integer(UInt8(6))
@@ -43,6 +44,7 @@ public enum LocalCodec {
         $0.key($1.key)
         $0.optional($1.parent) { $0.key($1) }
         $0.optional($1.digests) { $0.list($1) { $0.digest($1) } }
+        $0.integer($1.step)
       }
     case .withdraw(let keys):
       out.integer(UInt8(7))
@@ -57,6 +59,7 @@ public enum LocalCodec {
     case .stats(let id): number(9, id, &out)
     case .ping(let id): number(10, id, &out)
     case .report(let id): number(12, id, &out)
+    case .settled(let step): number(13, step, &out)
     case .welcome(let welcome):
       out.integer(UInt8(65))
       out.incarnation(welcome.store)
@@ -123,6 +126,7 @@ public enum LocalCodec {
     out.fingerprint(hello.fingerprint)
     out.integer(Int64(hello.stagingSlots))
     out.integer(Int64(hello.blockBytes))
+    out.integer(hello.step)
   }
 
   private static func write(_ stats: StoreStats, to out: inout ByteWriter) {
@@ -155,8 +159,8 @@ public enum LocalCodec {
     case 4: return .offer(batch: try input.integer(), keys: try keys(&input))
     case 5:
       return .staged(
-        try input.list(max: bytesMax / 20, each: 20) { input throws(WireError) in
-          StagedBlock(slot: try input.integer(), key: try input.key())
+        try input.list(max: bytesMax / 28, each: 28) { input throws(WireError) in
+          StagedBlock(slot: try input.integer(), key: try input.key(), step: try input.integer())
         })
     case 6: return .commit(try committed(&input))
     case 7: return .withdraw(try keys(&input))
@@ -169,6 +173,7 @@ public enum LocalCodec {
       guard pace >= .zero else { throw .unknown("pace \(pace)") }
       return .want(lease: lease, keys: try keys(&input), isLast: isLast, pace: pace)
     case 12: return .report(try input.integer())
+    case 13: return .settled(step: try input.integer())
     case 65:
       let store = try input.incarnation()
       return .welcome(
@@ -223,7 +228,8 @@ public enum LocalCodec {
     let fingerprint = try input.fingerprint()
     return LocalHello(
       version: version, engine: engine, role: rank == -1 ? .leader : .rank(rank),
-      fingerprint: fingerprint, stagingSlots: try size(&input), blockBytes: try size(&input))
+      fingerprint: fingerprint, stagingSlots: try size(&input), blockBytes: try size(&input),
+      step: try input.integer())
   }
 
   private static func digests(_ input: inout ByteReader) throws(WireError) -> [Digest128] {
@@ -233,10 +239,11 @@ public enum LocalCodec {
   private static func committed(
     _ input: inout ByteReader
   ) throws(WireError) -> [CommittedBlock] {
-    try input.list(max: bytesMax / 18, each: 18) { input throws(WireError) in
+    try input.list(max: bytesMax / 26, each: 26) { input throws(WireError) in
       let key = try input.key()
       let parent = try input.optional { input throws(WireError) in try input.key() }
-      return CommittedBlock(key: key, parent: parent, digests: try input.optional(digests))
+      return CommittedBlock(
+        key: key, parent: parent, digests: try input.optional(digests), step: try input.integer())
     }
   }
 

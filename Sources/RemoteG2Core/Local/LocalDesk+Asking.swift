@@ -46,6 +46,7 @@ extension LocalDesk {
       welcome.stagingSlots = max(1, min(hello.stagingSlots, limits.stagingSlotsMax))
       connections[connection] = .rank(hello.engine, rank, stagingSlots: welcome.stagingSlots)
       engines[hello.engine]?.ranks[rank] = connection
+      engines[hello.engine]?.firstSteps[rank] = hello.step
       return actions + [.welcomeRank(connection, rank: rank, welcome)]
     }
   }
@@ -55,6 +56,7 @@ extension LocalDesk {
     guard engines[id] == nil else { return }
     engines[id] = Engine(
       ranks: Array(repeating: nil, count: rankCount),
+      firstSteps: Array(repeating: 0, count: rankCount),
       withdrawn: RecentKeys(countMax: limits.storeSavesInFlightMax * 4))
   }
 

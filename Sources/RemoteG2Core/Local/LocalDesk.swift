@@ -77,12 +77,25 @@ package struct LocalDesk: Sendable {
     case rank(Incarnation, Int, stagingSlots: Int)
   }
 
+  /// A block that ranks have staged.
+  struct Staged: Sendable {
+    /// Where each rank has it.
+    var places: [UInt32?]
+    /// In which they have.
+    let step: UInt64
+  }
+
   /// The connections of one engine, and what came over them.
   struct Engine: Sendable {
     var leader: ConnectionID?
     var ranks: [ConnectionID?]
-    /// By key: where each rank has it.
-    var staged: [BlockKey: [UInt32?]] = [:]
+    /// The first step in which each rank may stage over its connection.
+    var firstSteps: [UInt64]
+    var staged: [BlockKey: Staged] = [:]
+    /// What is staged in steps up to this, and not committed, is not kept.
+    var settledThrough: UInt64 = 0
+    /// The last step in which a rank staged it and was given its slot back at once.
+    var turnedAway: [BlockKey: UInt64] = [:]
     var committed: [BlockKey: CommittedBlock] = [:]
     /// Being copied.
     var copying: Set<BlockKey> = []
@@ -103,11 +116,11 @@ package struct LocalDesk: Sendable {
   var engines: [Incarnation: Engine] = [:]
   private var connectionNext: UInt64 = 1
   /// The slots of ranks' staging memory that were staged and not yet given back, by connection.
-  private var slotsInUse: [ConnectionID: Set<UInt32>] = [:]
+  var slotsInUse: [ConnectionID: Set<UInt32>] = [:]
   /// Messages that no engine of this version sends.
   package private(set) var faults: UInt64 = 0
   /// What became of committed blocks.
-  package private(set) var outcomes: [SaveOutcome.Kind: Int] = [:]
+  package internal(set) var outcomes: [SaveOutcome.Kind: Int] = [:]
 
   var rankCount: Int { Int(fingerprint.rankCount) }
 
@@ -170,9 +183,7 @@ package struct LocalDesk: Sendable {
       // What is being copied is read from memory that stays until it is copied.
       // What this rank had staged, and what others have and it may never have told: nobody will say so now.
       let keys = Set((engines[id]?.staged ?? [:]).keys).union((engines[id]?.committed ?? [:]).keys)
-      for key in keys where engines[id]?.staged[key] != nil {
-        engines[id]?.staged[key]?[rank] = nil
-      }
+      for key in keys { engines[id]?.staged[key]?.places[rank] = nil }
       let actions = drop(keys.sorted(), of: id)
       forgetIfEmpty(id)
       return actions
@@ -232,6 +243,7 @@ package struct LocalDesk: Sendable {
     case (.withdraw(let keys), .leader(let id)):
       for key in keys { engines[id]?.committed[key] = nil }
       return drop(keys.filter { engines[id]?.copying.contains($0) == false }, of: id)
+    case (.settled(let step), .leader(let id)): return settle(id, through: step)
     case (.evict(let id), .leader):
       return [.send(connection, .evicted(id, count: ledger.pool.evictUnpinned()))]
     case (.stats(let id), .leader):
@@ -261,133 +273,6 @@ package struct LocalDesk: Sendable {
     actions += tell(copy.key, digests == nil ? .wrongBytes : .sealed, to: copy.engine)
     forgetIfEmpty(copy.engine)
     return actions
-  }
-
-  // MARK: Saving
-
-  private mutating func staged(
-    _ blocks: [StagedBlock], _ id: Incarnation, _ rank: Int, _ slots: Int,
-    _ connection: ConnectionID, _ ledger: inout StoreLedger
-  ) -> [LocalAction] {
-    var actions: [LocalAction] = []
-    for block in blocks {
-      // A slot of its memory, and one that it may write now.
-      guard block.slot < UInt32(clamping: slots),
-        slotsInUse[connection]?.contains(block.slot) != true
-      else { return actions + malformed(connection) }
-      // Staged twice, or while its copy is under way: the newer is not needed.
-      // Or it came after its block was given up, or its leader was gone: the connections are several.
-      let isKnown = engines[id]?.staged[block.key]?[rank] != nil
-      let isOver = engines[id]?.leader == nil || engines[id]?.withdrawn.contains(block.key) == true
-      if isKnown || isOver || engines[id]?.copying.contains(block.key) == true
-        || ledger.pool.has(block.key)
-      {
-        actions.append(.send(connection, .freed([block.slot])))
-        // Evicted again before its commit comes, it would wait for bytes that nobody stages.
-        if ledger.pool.has(block.key) { engines[id]?.withdrawn.insert(block.key) }
-        continue
-      }
-      var places = engines[id]?.staged[block.key] ?? Array(repeating: nil, count: rankCount)
-      places[rank] = block.slot
-      slotsInUse[connection, default: []].insert(block.slot)
-      engines[id]?.staged[block.key] = places
-      actions += trySeal(block.key, of: id, &ledger)
-    }
-    return actions
-  }
-
-  private mutating func committed(
-    _ blocks: [CommittedBlock], _ id: Incarnation, _ connection: ConnectionID,
-    _ ledger: inout StoreLedger
-  ) -> [LocalAction] {
-    var actions: [LocalAction] = []
-    for block in blocks {
-      if ledger.pool.has(block.key) {
-        actions += drop([block.key], of: id, isWithdrawn: false) + tell(block.key, .present, to: id)
-        continue
-      }
-      // What a rank had staged of it is gone.
-      if engines[id]?.withdrawn.contains(block.key) == true {
-        actions += tell(block.key, .lost, to: id)
-        continue
-      }
-      // Bounded by what can be staged, and by an engine that has only so many saves in flight.
-      guard (engines[id]?.committed.count ?? 0) < limits.storeSavesInFlightMax * 2 else {
-        actions += drop([block.key], of: id) + tell(block.key, .full, to: id)
-        continue
-      }
-      engines[id]?.committed[block.key] = block
-      actions += trySeal(block.key, of: id, &ledger)
-    }
-    return actions
-  }
-
-  /// Takes a slot for a block that is committed and that every rank has staged.
-  private mutating func trySeal(
-    _ key: BlockKey, of id: Incarnation, _ ledger: inout StoreLedger
-  ) -> [LocalAction] {
-    guard let engine = engines[id], let block = engine.committed[key],
-      let places = engine.staged[key], places.allSatisfy({ $0 != nil })
-    else { return [] }
-    var sources: [StageSource] = []
-    for (rank, place) in places.enumerated() {
-      guard let slot = place, let connection = engine.ranks[rank] else { return [] }
-      sources.append(StageSource(connection: connection, slot: slot))
-    }
-    switch ledger.pool.begin(key, after: block.parent) {
-    case .reserved(let slot, let generation):
-      engines[id]?.committed[key] = nil
-      engines[id]?.staged[key] = nil
-      engines[id]?.copying.insert(key)
-      return [
-        .copy(
-          StageCopy(
-            engine: id, key: key, slot: slot, generation: generation, sources: sources,
-            expected: block.digests))
-      ]
-    case .present:
-      engines[id]?.committed[key] = nil
-      return drop([key], of: id) + tell(key, .present, to: id)
-    case .full:
-      engines[id]?.committed[key] = nil
-      return drop([key], of: id) + tell(key, .full, to: id)
-    }
-  }
-
-  /// These will not be sealed: what ranks have staged of them may be written again. A commit that can
-  /// not be carried out any more is answered.
-  ///
-  /// - Parameter isWithdrawn: What a rank still stages of them is to be refused.
-  private mutating func drop(
-    _ keys: [BlockKey], of id: Incarnation, isWithdrawn: Bool = true
-  ) -> [LocalAction] {
-    var actions: [LocalAction] = []
-    for key in keys {
-      if isWithdrawn { engines[id]?.withdrawn.insert(key) }
-      let places = engines[id]?.staged.removeValue(forKey: key) ?? []
-      for (rank, place) in places.enumerated() {
-        guard let place, let connection = engines[id]?.ranks[rank] else { continue }
-        actions.append(free(place, of: connection))
-      }
-      if engines[id]?.committed.removeValue(forKey: key) != nil {
-        actions += tell(key, .lost, to: id)
-      }
-    }
-    return actions
-  }
-
-  /// The rank may write this slot of its staging memory again.
-  private mutating func free(_ slot: UInt32, of connection: ConnectionID) -> LocalAction {
-    slotsInUse[connection]?.remove(slot)
-    return .send(connection, .freed([slot]))
-  }
-
-  private mutating func tell(
-    _ key: BlockKey, _ kind: SaveOutcome.Kind, to id: Incarnation
-  ) -> [LocalAction] {
-    outcomes[kind, default: 0] += 1
-    guard let leader = engines[id]?.leader else { return [] }
-    return [.send(leader, .saved([SaveOutcome(key: key, kind: kind)]))]
   }
 
   mutating func forgetIfEmpty(_ id: Incarnation) {

@@ -6,7 +6,7 @@
 /// and the leader **commits** the key. Nobody but the store writes a pool.
 public enum LocalMessage: Equatable, Sendable {
   /// Of this protocol; a store refuses another by name.
-  public static let version: UInt32 = 2
+  public static let version: UInt32 = 3
 
   // MARK: From the engine
 
@@ -27,6 +27,8 @@ public enum LocalMessage: Equatable, Sendable {
   case commit([CommittedBlock])
   /// They will not be committed: some rank could not stage them.
   case withdraw([BlockKey])
+  /// Whatever was staged in this step or before it, and is not committed by now, will not be.
+  case settled(step: UInt64)
   /// Evict every block that nobody pins.
   case evict(UInt64)
   case stats(UInt64)
@@ -74,12 +76,15 @@ public struct LocalHello: Equatable, Sendable {
   /// Of one block on one rank: a store that has no pool for the engine makes one of such blocks. 0: the store
   /// knows.
   public var blockBytes: Int
+  /// Of a rank: the first step in which it may stage over this connection; 0 for an engine that offers first.
+  public var step: UInt64
 
   public init(
     version: UInt32 = LocalMessage.version, engine: Incarnation, role: Role,
-    fingerprint: Fingerprint, stagingSlots: Int, blockBytes: Int = 0
+    fingerprint: Fingerprint, stagingSlots: Int, blockBytes: Int = 0, step: UInt64 = 0
   ) {
     self.blockBytes = blockBytes
+    self.step = step
     self.version = version
     self.engine = engine
     self.role = role
@@ -112,9 +117,12 @@ public struct LocalWelcome: Equatable, Sendable {
 public struct StagedBlock: Equatable, Sendable {
   public var slot: UInt32
   public var key: BlockKey
-  public init(slot: UInt32, key: BlockKey) {
+  /// Of the engine; 0 for one that offers first.
+  public var step: UInt64
+  public init(slot: UInt32, key: BlockKey, step: UInt64 = 0) {
     self.slot = slot
     self.key = key
+    self.step = step
   }
 }
 
@@ -125,7 +133,10 @@ public struct CommittedBlock: Equatable, Sendable {
   public var parent: BlockKey?
   /// Of a block that was pulled: its source's digests, one per rank. The copy must have them.
   public var digests: [Digest128]?
-  public init(key: BlockKey, parent: BlockKey?, digests: [Digest128]? = nil) {
+  /// In which all ranks have staged it; 0 for an engine that offers first.
+  public var step: UInt64
+  public init(key: BlockKey, parent: BlockKey?, digests: [Digest128]? = nil, step: UInt64 = 0) {
+    self.step = step
     self.key = key
     self.parent = parent
     self.digests = digests

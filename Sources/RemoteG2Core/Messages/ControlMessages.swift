@@ -15,6 +15,8 @@ public enum ControlRequest: Equatable, Sendable {
   case commit(SourceID, [CommittedBlock])
   /// Some rank could not stage these. Not answered.
   case withdraw(SourceID, [BlockKey])
+  /// What was staged in this step or before it, and is not committed by now, will not be. Not answered.
+  case settled(SourceID, step: UInt64)
 }
 
 public enum ControlAnswer: Equatable, Sendable {

@@ -245,13 +245,12 @@ extension NodeCore {
       members[span.member]?.bytesPerSecond = old + 0.25 * (rate - old)
     }
     switch end {
-    case .lacking:
-      if span.next < span.keys.count { index.lacks(span.keys[span.next], span.member) }
     case .stalled, .broken, .invalid:
       guard !span.isCancelled else { return }
       // Until its feed is heard again nobody waits for it.
       if members[span.member]?.standing == .watched { members[span.member]?.standing = .doubted }
-    case .served, .unneeded, .busy, .refused: break
+    // What it lacks its feed says, in its own order: it may have sealed the block since it answered.
+    case .lacking, .served, .unneeded, .busy, .refused: break
     }
   }
 }

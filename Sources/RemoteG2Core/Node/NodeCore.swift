@@ -244,8 +244,10 @@ package struct NodeCore: Sendable {
   }
 
   private mutating func drop(_ number: PoolNumber) {
-    guard let pool = pools.removeValue(forKey: number) else { return }
+    guard var pool = pools.removeValue(forKey: number) else { return }
     poolsVersion += 1
+    // What a pull evicted for a block that is still arriving has not been told yet.
+    feed.note(pool.ledger.pool.takeChanges())
     feed.note(
       pool.ledger.pool.sealedKeys(in: 0..<pool.ledger.pool.slotCount).map {
         FeedChange(key: $0, isSealed: false)
@@ -255,6 +257,16 @@ package struct NodeCore: Sendable {
   private var bytesInUse: Int {
     pools.values.reduce(0) { $0 + $1.ledger.pool.slotCount * $1.terms.bytesOfAllRanks }
       + making.values.reduce(0) { $0 + $1.slots * $1.terms.bytesOfAllRanks }
+  }
+
+  /// Everything that is sealed, in all pools.
+  package var sealedKeys: Set<BlockKey> {
+    Set(pools.values.flatMap { $0.ledger.pool.sealedKeys(in: 0..<$0.ledger.pool.slotCount) })
+  }
+  /// What counts as announced by a member.
+  package func keysAnnounced(by member: PeerName) -> Set<BlockKey> { index.keys(of: member) }
+  package func phase(of slot: SlotIndex, in pool: PoolNumber) -> SlotPool.Phase? {
+    pools[pool]?.ledger.pool.phase(of: slot)
   }
 
   package func stats(of pool: PoolNumber) -> StoreStats? { pools[pool]?.ledger.stats }

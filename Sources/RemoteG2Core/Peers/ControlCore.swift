@@ -89,7 +89,7 @@ package struct ControlCore: Sendable {
     case .release(let source, let lease):
       guard case .peer = source else { return postOwn(request, at: now) }
       return carryOut(leases.released(lease, by: source, at: now), at: now)
-    case .want, .offer, .commit, .withdraw: return postOwn(request, at: now)
+    case .want, .offer, .commit, .withdraw, .settled: return postOwn(request, at: now)
     }
   }
 

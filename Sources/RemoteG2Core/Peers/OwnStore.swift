@@ -96,6 +96,8 @@ package struct OwnStore: Equatable, Sendable {
       }
     case .withdraw(let source, let keys):
       return source == self.source ? [.send(.withdraw(keys))] : []
+    case .settled(let source, let step):
+      return source == self.source ? [.send(.settled(step: step))] : []
     case .confirm(let fetch, _, _, _):
       // What is read from a mapping is proved by the slots' words.
       return [.answer(.confirmed(fetch, nil))]

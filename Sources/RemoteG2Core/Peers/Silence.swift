@@ -16,7 +16,8 @@ package struct Silence: Equatable, Sendable {
     after most: Duration, lateness: Duration, _ limits: Limits, at now: LocalInstant
   ) -> Bool {
     since = min(since + max(.zero, lateness), now)
-    guard now - since >= most else { return false }
+    // As whoever sleeps until then has computed it: a span may be no whole number of the clock's units.
+    guard now >= since + most else { return false }
     guard lateness >= limits.pauseMin, !isForgiven else { return true }
     isForgiven = true
     since = now

@@ -17,7 +17,7 @@ public enum StagedMatch: Equatable, Sendable {
 /// ``heard(_:at:)``. A request is asked about once in a scheduling attempt: when it has been answered none, has
 /// failed or has waited too long, it is computed. A preemption begins a new attempt, and there are at most two.
 public struct StagedScheduler: Sendable {
-  private enum State: Sendable {
+  enum State: Sendable {
     /// The node was away, or there is nothing to ask about.
     case unasked
     case asked(at: LocalInstant, deadline: LocalInstant, isPending: Bool)
@@ -28,7 +28,7 @@ public struct StagedScheduler: Sendable {
     case over
   }
 
-  private struct Request: Sendable {
+  struct Request: Sendable {
     var keys: [BlockKey]
     var blocks: [BlockIndex] = []
     var state = State.unasked
@@ -44,26 +44,26 @@ public struct StagedScheduler: Sendable {
   }
 
   public let engine: Incarnation
-  private let limits: Limits
-  private let rankCount: Int
-  private let tokensPerBlock: Int
-  private let stagesPerStep: Int
-  private var requests: [RequestID: Request] = [:]
-  private var byFetch: [FetchID: RequestID] = [:]
+  let limits: Limits
+  let rankCount: Int
+  let tokensPerBlock: Int
+  let stagesPerStep: Int
+  var requests: [RequestID: Request] = [:]
+  var byFetch: [FetchID: RequestID] = [:]
   /// Of the node's pool that is attached; nil while the node is away.
-  private var source: SourceID?
-  private var outgoing: [ControlRequest] = []
-  private var loads: [StagedLoad] = []
+  var source: SourceID?
+  var outgoing: [ControlRequest] = []
+  var loads: [StagedLoad] = []
   /// What the steps before ordered to be staged, until all ranks have reported.
-  private var ordered: [UInt64: (source: SourceID, stages: [Stage])] = [:]
-  private var stepNext: UInt64 = 1
-  private var fetchNext: UInt64 = 1
-  private var estimator = Estimator()
-  private var stepBegan: (at: LocalInstant, tokens: Int)?
+  var ordered: [UInt64: (source: SourceID, stages: [Stage])] = [:]
+  var stepNext: UInt64 = 1
+  var fetchNext: UInt64 = 1
+  var estimator = Estimator()
+  var stepBegan: (at: LocalInstant, tokens: Int)?
   /// What happened so far, by name.
-  public private(set) var counts = StagedCounts()
+  public internal(set) var counts = StagedCounts()
 
-  private struct Stage: Sendable {
+  struct Stage: Sendable {
     let request: RequestID
     let position: Int
     let order: StageOrder
@@ -199,7 +199,7 @@ public struct StagedScheduler: Sendable {
   }
 
   /// Ends its attempt: what was asked is answered by nobody any more.
-  private mutating func giveUp(_ id: RequestID) {
+  mutating func giveUp(_ id: RequestID) {
     guard let request = requests[id] else { return }
     release(request)
     requests[id]?.lease = nil
@@ -319,78 +319,24 @@ public struct StagedScheduler: Sendable {
     for report in reports {
       for place in report.staged where Int(place) < stages.count { stagedBy[Int(place)] += 1 }
     }
-    var (commits, withdrawals): ([CommittedBlock], [BlockKey]) = ([], [])
+    guard let step = reports.first?.step, !stages.isEmpty else { return }
+    var commits: [CommittedBlock] = []
     for (place, stage) in stages.enumerated() {
       if stagedBy[place] == rankCount, !hasErrors {
-        commits.append(CommittedBlock(key: stage.order.key, parent: stage.parent))
-        continue
+        commits.append(CommittedBlock(key: stage.order.key, parent: stage.parent, step: step))
+      } else {
+        drop(stage)
       }
-      if stagedBy[place] > 0 { withdrawals.append(stage.order.key) }
-      counts.stagesDropped += 1
-      // While it runs it may be staged in a later step.
-      guard let cursor = requests[stage.request]?.cursor, cursor > stage.position else { continue }
-      requests[stage.request]?.cursor = stage.position
     }
     counts.blocksCommitted += UInt64(commits.count)
     if !commits.isEmpty { outgoing.append(.commit(source, commits)) }
-    if !withdrawals.isEmpty { outgoing.append(.withdraw(source, withdrawals)) }
+    outgoing.append(.settled(source, step: step))
   }
 
-  // MARK: The node
-
-  public mutating func heard(_ answer: ControlAnswer, at now: LocalInstant) {
-    switch answer {
-    case .announced(let source, _) where source.isLocal:
-      self.source = source
-    case .sourceDied(let source) where source == self.source:
-      self.source = nil
-      for id in requests.keys.sorted() where requests[id]?.source == source {
-        switch requests[id]?.state {
-        case .asked?, .ready?: giveUp(id)
-        default: break
-        }
-      }
-    case .pending(let fetch):
-      guard let id = byFetch[fetch],
-        case .asked(let at, let deadline, _)? = requests[id]?.state
-      else { return }
-      requests[id]?.state = .asked(at: at, deadline: deadline, isPending: true)
-    case .resolved(let fetch, let answer, _): resolved(fetch, answer)
-    case .saved(_, let outcomes):
-      for outcome in outcomes where outcome.kind != .sealed && outcome.kind != .present {
-        counts.savesLost += 1
-      }
-    default: break
-    }
+  /// It is not committed. While its request runs it may be staged in a later step.
+  mutating func drop(_ stage: Stage) {
+    counts.stagesDropped += 1
+    guard let cursor = requests[stage.request]?.cursor, cursor > stage.position else { return }
+    requests[stage.request]?.cursor = stage.position
   }
-
-  private mutating func resolved(_ fetch: FetchID, _ answer: ResolveAnswer?) {
-    guard let id = byFetch[fetch], case .asked? = requests[id]?.state else { return }
-    guard case .granted(let grant)? = answer else {
-      counts.none += 1
-      // Nothing is held there under its name.
-      byFetch[fetch] = nil
-      requests[id]?.lease = nil
-      requests[id]?.state = .over
-      return
-    }
-    counts.ready += 1
-    requests[id]?.state = .ready(grant.blocks)
-    let cursor = requests[id]?.cursor ?? 0
-    requests[id]?.cursor = max(cursor, grant.blocks.count)
-  }
-
-  /// When ``match(_:local:most:at:)`` next has something new to say though the node says nothing.
-  public var nextDeadline: LocalInstant? {
-    requests.values.compactMap { request -> LocalInstant? in
-      guard case .asked(let at, let deadline, let isPending) = request.state else { return nil }
-      return isPending ? deadline : min(deadline, at + limits.ownAnswerMax)
-    }.min()
-  }
-  public var requestCount: Int { requests.count }
-  /// Requests whose prefix is being fetched.
-  public var pendingCount: Int {
-    requests.values.count { if case .asked = $0.state { true } else { false } }
-  }
-  public var isAttached: Bool { source != nil }
 }

@@ -123,7 +123,14 @@ package struct ServeMachine: Sendable {
 
   // MARK: What it is sent
 
-  package func next() -> Next {
+  package mutating func next() -> Next {
+    let next = nextToSend
+    // Who has taken all that there was is not slow.
+    if next == .idle { slowSince = nil }
+    return next
+  }
+
+  private var nextToSend: Next {
     // A block's bytes follow its frame: they travel together.
     if !outgoing.isEmpty { return .frames(hasMore: cursor != nil) }
     if isLast { return .over }
@@ -178,13 +185,16 @@ package struct ServeMachine: Sendable {
     return now - since >= limits.readerStallMax
   }
 
-  /// All that there was has been sent.
-  package mutating func caughtUp() { slowSince = nil }
-
   /// Finds out what to send next.
   ///
   /// - Returns: False when there is nothing now.
   package mutating func prepare(_ core: inout NodeCore, at now: LocalInstant) -> Bool {
+    let hasMore = hasNext(&core, at: now)
+    if !hasMore { slowSince = nil }
+    return hasMore
+  }
+
+  private mutating func hasNext(_ core: inout NodeCore, at now: LocalInstant) -> Bool {
     switch role {
     case .forBlocks:
       guard isAnswering else { return false }
