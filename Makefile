@@ -10,7 +10,7 @@ RANK_SCENES = 'pull,one rank hangs,two of three fail,rank killed'
 SAVING_SCENES = 'right after ready,saved again'
 LOAD_SCENES = 'fifty pulls,twenty stops,six at once,beside a prefill'
 
-.PHONY: all setup build program library fleet vllm run unit test check bench format reference sim chaos load sanitize mutants clean
+.PHONY: all setup build program library fleet vllm chaos-vllm run unit test check bench format reference sim chaos load sanitize mutants clean
 
 all: build
 
@@ -43,6 +43,10 @@ fleet: program
 vllm: library
 	@scripts/vllm $(VLLM_FLAGS)
 
+# A hundred faults with stock vLLM as the client; VLLM_FLAGS adds flags, e.g. --seed 2.
+chaos-vllm: library
+	@scripts/vllm --scenes chaos $(VLLM_FLAGS)
+
 # Ten thousand seeded worlds of each of two kinds; SIM_FLAGS adds flags, e.g. --doublecheck.
 sim: program
 	@$(BIN)/remote-g2 sim --seeds 10000 --steps 2000 $(SIM_FLAGS)
@@ -68,6 +72,7 @@ test: build
 	@swift test -c release --skip-build --no-parallel --skip '$(PURE_SUITES)'
 	@scripts/build remote_g2
 	@scripts/library
+	@scripts/metrics
 	@$(BIN)/remote-g2 fleet --requests 32
 	@$(BIN)/remote-g2 run --if-possible --scenes $(SAVING_SCENES)
 	@$(BIN)/remote-g2 run --if-possible --tp 3 --scenes $(RANK_SCENES)

@@ -126,6 +126,23 @@ class OnAGPU(unittest.TestCase):
             self.assertGreater(int(engine.pages[:, :, 8 + block].count_nonzero()), HALF)
         engine.close()
 
+    def test_pages_that_the_gpu_still_writes_are_loaded_after_it(self):
+        engine = self.engine("a")
+        names = hashes(4, b"early")
+        for block in range(4):
+            engine.compute(block, 400 + block)
+        engine.save(names)
+        self.assertTrue(engine.until(lambda: engine.is_ready(names, 4)))
+        engine.scheduler.bind(2, 0, [8, 9, 10, 11])
+        # The last kernel of the request that had these pages before is still to come.
+        torch.cuda._sleep(1_500_000_000)
+        engine.pages[:, :, 8:12] = 77
+        self.assertEqual(engine.step(), ([2], []))
+        torch.cuda.synchronize()
+        for block in range(4):
+            self.assertTrue(torch.equal(engine.pages[:, :, 8 + block], engine.pages[:, :, block]))
+        engine.close()
+
     def test_slots_that_were_taken_for_others_meanwhile_are_errors(self):
         engine = self.engine("a")
         names = hashes(8, b"evicted")

@@ -7,6 +7,7 @@
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 static int tcp_address(const char *host, int port, struct sockaddr_in *address) {
@@ -84,10 +85,32 @@ ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count) {
   return received < 0 ? -errno : received;
 }
 
-ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count, int more) {
+ssize_t clinux_tcp_receive_two(int socket, void *first, size_t first_count, void *second,
+                               size_t second_count) {
+  struct iovec parts[2] = {{first, first_count}, {second, second_count}};
+  struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+  ssize_t received;
+  do {
+    received = recvmsg(socket, &message, MSG_DONTWAIT);
+  } while (received < 0 && errno == EINTR);
+  return received < 0 ? -errno : received;
+}
+
+ssize_t clinux_tcp_send_two(int socket, const void *first, size_t first_count, const void *second,
+                            size_t second_count) {
+  struct iovec parts[2] = {{(void *)first, first_count}, {(void *)second, second_count}};
+  struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
   ssize_t sent;
   do {
-    sent = send(socket, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+    sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  return sent < 0 ? -errno : sent;
+}
+
+ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count) {
+  ssize_t sent;
+  do {
+    sent = send(socket, bytes, count, MSG_DONTWAIT | MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
   return sent < 0 ? -errno : sent;
 }

@@ -40,7 +40,7 @@ typedef struct {
   device_t ordinal;
   context_t primary;
   stream_t to_device, from_device;
-  event_t done;
+  event_t done, computed;
   result_t (*push)(context_t);
   result_t (*pop)(context_t *);
   result_t (*release)(device_t);
@@ -51,6 +51,7 @@ typedef struct {
   result_t (*event_synchronize)(event_t);
   result_t (*event_destroy)(event_t);
   result_t (*stream_synchronize)(stream_t);
+  result_t (*stream_wait)(stream_t, event_t, unsigned);
   result_t (*stream_destroy)(stream_t);
 } cuda_t;
 
@@ -78,6 +79,11 @@ static int32_t copy(void *context, const rg2_copy *copies, uint32_t count, int32
   result_t result = cuda->push(cuda->primary);
   if (result) return result;
   stream_t stream = is_to_device ? cuda->to_device : cuda->from_device;
+  // The pages may have been another request's, whose last kernel still writes them.
+  if (is_to_device) {
+    result = cuda->event_record(cuda->computed, cuda->from_device);
+    if (!result) result = cuda->stream_wait(cuda->to_device, cuda->computed, 0);
+  }
   for (uint32_t i = 0; i < count && !result; i++) {
     copy2d_t order;
     memset(&order, 0, sizeof order);
@@ -141,6 +147,7 @@ rg2_device *cremoteg2_cuda_open(int32_t ordinal, void *stream, char *reason, siz
       {"cuMemcpy2DAsync_v2", &loaded.copy2d},
       {"cuStreamCreate", &stream_create},
       {"cuStreamSynchronize", &loaded.stream_synchronize},
+      {"cuStreamWaitEvent", &loaded.stream_wait},
       {"cuStreamDestroy_v2", &loaded.stream_destroy},
       {"cuEventCreate", &event_create},
       {"cuEventRecord", &loaded.event_record},
@@ -161,18 +168,23 @@ rg2_device *cremoteg2_cuda_open(int32_t ordinal, void *stream, char *reason, siz
   if (result) return fail(reason, reason_bytes, "there is no such GPU", result);
   result = retain(&loaded.primary, loaded.ordinal);
   if (result) return fail(reason, reason_bytes, "the GPU's context cannot be had", result);
-  context_t old;
-  result = loaded.push(loaded.primary);
-  if (!result) result = stream_create(&loaded.to_device, STREAM_NON_BLOCKING);
-  if (!result) result = event_create(&loaded.done, EVENT_DISABLE_TIMING);
-  loaded.pop(&old);
-  cuda_t *cuda = result ? NULL : malloc(sizeof *cuda);
-  if (!cuda) {
+  cuda_t *cuda = malloc(sizeof *cuda);
+  if (!cuda || (result = loaded.push(loaded.primary))) {
+    free(cuda);
     loaded.release(loaded.ordinal);
-    return fail(reason, reason_bytes, "the GPU gives no stream", result);
+    return fail(reason, reason_bytes, "the GPU's context cannot be used", result);
   }
   loaded.from_device = stream;
   *cuda = loaded;
+  result = stream_create(&cuda->to_device, STREAM_NON_BLOCKING);
+  if (!result) result = event_create(&cuda->done, EVENT_DISABLE_TIMING);
+  if (!result) result = event_create(&cuda->computed, EVENT_DISABLE_TIMING);
+  context_t old;
+  cuda->pop(&old);
+  if (result) {
+    cremoteg2_cuda_close(&cuda->device);
+    return fail(reason, reason_bytes, "the GPU gives no stream", result);
+  }
   cuda->device = (rg2_device){cuda, map, unmap, copy};
   return &cuda->device;
 }
@@ -181,9 +193,12 @@ void cremoteg2_cuda_close(rg2_device *device) {
   cuda_t *cuda = (cuda_t *)device;
   context_t old;
   if (!cuda->push(cuda->primary)) {
-    cuda->stream_synchronize(cuda->to_device);
-    cuda->stream_destroy(cuda->to_device);
-    cuda->event_destroy(cuda->done);
+    if (cuda->to_device) {
+      cuda->stream_synchronize(cuda->to_device);
+      cuda->stream_destroy(cuda->to_device);
+    }
+    if (cuda->done) cuda->event_destroy(cuda->done);
+    if (cuda->computed) cuda->event_destroy(cuda->computed);
     cuda->pop(&old);
   }
   cuda->release(cuda->ordinal);

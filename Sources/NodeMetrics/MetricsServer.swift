@@ -16,9 +16,12 @@ package final class MetricsServer: Sendable {
 
   /// Listens from now on. Blocks its thread until it does.
   ///
-  /// - Parameter metrics: The text of `/metrics`, made anew for each question.
+  /// - Parameters:
+  ///   - metrics: The text of `/metrics`, made anew for each question.
+  ///   - hanging: What hangs; then `/healthz` says so, with status 503.
   package init(
-    host: String, port: Int, metrics: @escaping @Sendable () -> String
+    host: String, port: Int, metrics: @escaping @Sendable () -> String,
+    hanging: @escaping @Sendable () -> [String]
   ) throws(Failure) {
     group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
     do {
@@ -27,7 +30,7 @@ package final class MetricsServer: Sendable {
         .childChannelInitializer { channel in
           channel.pipeline.configureHTTPServerPipeline(withErrorHandling: true).flatMapThrowing {
             try channel.pipeline.syncOperations.addHandlers([
-              IdleStateHandler(allTimeout: Self.idleMax), MetricsAnswer(metrics),
+              IdleStateHandler(allTimeout: Self.idleMax), MetricsAnswer(metrics, hanging),
             ])
           }
         }
@@ -50,9 +53,13 @@ private final class MetricsAnswer: ChannelInboundHandler {
   typealias OutboundOut = HTTPServerResponsePart
 
   private let metrics: @Sendable () -> String
+  private let hanging: @Sendable () -> [String]
   private var head: HTTPRequestHead?
 
-  init(_ metrics: @escaping @Sendable () -> String) { self.metrics = metrics }
+  init(_ metrics: @escaping @Sendable () -> String, _ hanging: @escaping @Sendable () -> [String]) {
+    self.metrics = metrics
+    self.hanging = hanging
+  }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     switch unwrapInboundIn(data) {
@@ -80,7 +87,10 @@ private final class MetricsAnswer: ChannelInboundHandler {
     case (.GET, "/metrics"):
       type = "text/plain; version=0.0.4; charset=utf-8"
       text = metrics()
-    case (.GET, "/healthz"): text = "ok\n"
+    case (.GET, "/healthz"):
+      let hanging = hanging()
+      status = hanging.isEmpty ? .ok : .serviceUnavailable
+      text = hanging.isEmpty ? "ok\n" : "hanging: \(hanging.joined(separator: ", "))\n"
     case (.GET, _):
       status = .notFound
       text = "here are /metrics and /healthz\n"

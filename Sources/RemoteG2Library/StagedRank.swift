@@ -15,6 +15,8 @@ public final class StagedRank {
   private var own: OwnPool?
   /// The pool's slots and the staging memory, where a device copies.
   private var mapped: [MappedMemory] = []
+  /// Of pools that were let go, and that the device may still be letting go.
+  private var ending: [MappedMemory] = []
 
   public enum Invalid: Error, Equatable, Sendable, CustomStringConvertible {
     case rank(Int, of: Int)
@@ -71,13 +73,21 @@ public final class StagedRank {
     guard let device = pages.device else { return }
     let shape = own.mapping.shape
     mapped = [
-      MappedMemory(device, own.mapping.base, shape.slotCount * shape.blockBytes, isReadOnly: true),
       MappedMemory(
-        device, own.link.pointer(to: 0), own.link.slotCount * shape.blockBytes, isReadOnly: false),
+        device, own.mapping.base, shape.slotCount * shape.blockBytes, isReadOnly: true,
+        of: own.mapping),
+      MappedMemory(
+        device, own.link.pointer(to: 0), own.link.slotCount * shape.blockBytes, isReadOnly: false,
+        of: own.link),
     ]
   }
 
+  // The device's own memory may go when this has gone.
+  deinit { for memory in mapped + ending { memory.join() } }
+
   private func letGo() {
+    for memory in mapped { memory.end() }
+    ending = ending.filter { !$0.hasEnded } + mapped
     mapped = []
     own = nil
     core.lost()

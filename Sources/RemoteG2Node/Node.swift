@@ -114,6 +114,12 @@ package final class Node: Sendable {
     board.core.withLock { body($0) }
   }
 
+  /// Threads of it that hang; empty while it is well.
+  package var hanging: [String] {
+    let now = MonotonicClock.now()
+    return board.liveness.withLock { $0.hanging(at: now) }
+  }
+
   /// Ends every thread and connection; its pools end with the last process that maps them.
   package func stop() {
     unlink(configuration.socketPath)

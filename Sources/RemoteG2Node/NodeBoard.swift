@@ -16,6 +16,7 @@ final class NodeBoard: Sendable {
   let pullBell = EventBell()
   let localActions: Mailbox<NodeAction>
   let pullOrders: Mailbox<PullOrder>
+  let liveness = Guarded(Liveness())
   /// Of the threads that serve watchers.
   private let feedBells = Guarded<[EventBell]>([])
 
@@ -23,6 +24,12 @@ final class NodeBoard: Sendable {
     self.core = Guarded(core)
     localActions = Mailbox(ringing: localBell)
     pullOrders = Mailbox(ringing: pullBell)
+  }
+
+  /// Each thread says so in every turn.
+  func turned(_ thread: String) {
+    let now = MonotonicClock.now()
+    liveness.withLock { $0.turned(thread, at: now) }
   }
 
   func ringWithFeed(_ bell: EventBell) { feedBells.withLock { $0.append(bell) } }

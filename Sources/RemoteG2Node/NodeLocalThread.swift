@@ -44,6 +44,7 @@ private final class NodeLocalLoop {
 
   func run(until isOver: () -> Bool) {
     while !isOver() {
+      board.turned("local")
       let hasMore = turn()
       let now = MonotonicClock.now()
       let due = board.core.withLock { $0.nextDeadline }

@@ -49,6 +49,7 @@ private final class PullLoop {
   func run(until isOver: () -> Bool) {
     var wakeAt: LocalInstant?
     while !isOver() {
+      board.turned("pull")
       for order in board.pullOrders.drain() { carryOut(order) }
       var hasMore = false
       let now = MonotonicClock.now()
@@ -116,7 +117,7 @@ private final class PullLoop {
       let route = routes.removeValue(forKey: stream)
     else { return }
     // After an answer that ended as it should the connection is good for another.
-    if keepsConnection, [.served, .lacking, .busy].contains(end),
+    if keepsConnection, end.keepsConnection, pull.isDrained,
       idle[route, default: []].count < limits.streamsIdleMax
     {
       idle[route, default: []].append(pull.socket)
@@ -150,6 +151,8 @@ private final class Pull {
   /// Received at once: what is digested right afterwards is still in the processor's cache.
   private static let bytesPerPiece = 256 << 10
   private static let droppedPerPiece = 64 << 10
+  /// Received beyond a frame, or beyond a block, with it: the next frames, mostly.
+  private static let aheadMax = 4096
 
   let socket: StreamSocket
   private let stream: StreamID
@@ -160,6 +163,10 @@ private final class Pull {
   private var found: [Digest128] = []
   private var running = StreamingDigest()
   private var hasBegun = false
+  /// What was received ahead, and how much of it has been taken.
+  private let ahead = UnsafeMutableRawBufferPointer.allocate(
+    byteCount: Pull.aheadMax, alignment: 64)
+  private var (aheadFirst, aheadEnd) = (0, 0)
 
   init(
     _ stream: StreamID, _ board: NodeBoard, socket: StreamSocket, pools: [PoolMemory],
@@ -172,6 +179,10 @@ private final class Pull {
     self.machine = machine
   }
 
+  deinit { ahead.deallocate() }
+
+  /// Whether the connection is good for another question: nothing came that nobody asked for.
+  var isDrained: Bool { aheadFirst == aheadEnd }
   var wantsToSend: Bool { !machine.outgoing.isEmpty }
   var stallsAt: LocalInstant { machine.stallsAt }
 
@@ -210,24 +221,73 @@ private final class Pull {
   }
 
   private func receive(_ budget: Int) -> (StreamSocket.Outcome, PullMachine.Step) {
-    var step = PullMachine.Step.more
-    let outcome: StreamSocket.Outcome
-    switch machine.need {
-    case .frame(let count):
-      outcome = socket.receive(atMost: count) { step = machine.took($0) }
-    case .dropped(let count):
-      outcome = socket.receive(atMost: min(count, Self.droppedPerPiece)) {
-        step = machine.took($0.count)
+    if isDrained {
+      let outcome: StreamSocket.Outcome
+      switch machine.need {
+      case .frame:
+        (aheadFirst, aheadEnd) = (0, 0)
+        outcome = socket.receive(into: ahead.baseAddress!, atMost: ahead.count)
+        if case .bytes(let count) = outcome { aheadEnd = count }
+      case .dropped(let count):
+        return drop(count)
+      case .body(let slot, let rank, let offset, let count):
+        return receiveBody(slot, rank, offset, count, budget)
       }
-    case .body(let slot, let rank, let offset, let count):
+      guard case .bytes = outcome else { return (outcome, .more) }
+    }
+    return takeAhead()
+  }
+
+  /// Takes of what was received ahead as much as is needed next.
+  private func takeAhead() -> (StreamSocket.Outcome, PullMachine.Step) {
+    let piece = UnsafeRawBufferPointer(rebasing: ahead[aheadFirst..<aheadEnd])
+    switch machine.need {
+    case .frame(let wanted):
+      let count = min(wanted, piece.count)
+      aheadFirst += count
+      return (.bytes(count), machine.took(UnsafeRawBufferPointer(rebasing: piece[..<count])))
+    case .dropped(let wanted):
+      let count = min(wanted, piece.count)
+      aheadFirst += count
+      return (.bytes(count), machine.took(count))
+    case .body(let slot, let rank, let offset, let wanted):
+      let count = min(wanted, piece.count)
+      aheadFirst += count
       let memory = pools[rank].pointer(to: slot) + offset
-      outcome = socket.receive(into: memory, atMost: min(count, budget, Self.bytesPerPiece))
-      guard case .bytes(let count) = outcome else { break }
-      // Of the slot's own bytes, which nobody else writes.
-      running.add(UnsafeRawBufferPointer(start: memory, count: count))
-      step = machine.took(count)
+      memory.copyMemory(from: piece.baseAddress!, byteCount: count)
+      return (.bytes(count), took(memory, count))
+    }
+  }
+
+  private func drop(_ count: Int) -> (StreamSocket.Outcome, PullMachine.Step) {
+    var step = PullMachine.Step.more
+    let outcome = socket.receive(atMost: min(count, Self.droppedPerPiece)) {
+      step = machine.took($0.count)
     }
     return (outcome, step)
+  }
+
+  private func receiveBody(
+    _ slot: SlotIndex, _ rank: Int, _ offset: Int, _ count: Int, _ budget: Int
+  ) -> (StreamSocket.Outcome, PullMachine.Step) {
+    let memory = pools[rank].pointer(to: slot) + offset
+    let most = min(count, budget, Self.bytesPerPiece)
+    (aheadFirst, aheadEnd) = (0, 0)
+    // The end of a rank's bytes, and what follows it, in one call.
+    let outcome =
+      most == count
+      ? socket.receive(into: memory, atMost: most, then: ahead)
+      : socket.receive(into: memory, atMost: most)
+    guard case .bytes(let all) = outcome else { return (outcome, .more) }
+    let received = min(all, most)
+    aheadEnd = all - received
+    return (.bytes(received), took(memory, received))
+  }
+
+  /// Of a slot's own bytes, which nobody else writes.
+  private func took(_ memory: UnsafeMutableRawPointer, _ count: Int) -> PullMachine.Step {
+    running.add(UnsafeRawBufferPointer(start: memory, count: count))
+    return machine.took(count)
   }
 
   /// Carries out what follows from bytes that came.

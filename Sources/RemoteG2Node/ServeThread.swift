@@ -38,6 +38,7 @@ private final class ServeLoop {
 
   func run(until isOver: () -> Bool) {
     while !isOver() {
+      board.turned("serve")
       while let socket = listener.accept() {
         // One too many is closed at once, and counted by nobody but its own side.
         guard readers.count < limits.streamConnectionsMax else { continue }
@@ -65,7 +66,7 @@ private final class ServeLoop {
       _ = bell.wait(
         until: min(max(due ?? now + most, now), now + most),
         hearing: (listener.isExhausted ? [] : [listener.descriptor])
-          + readers.values.filter { !$0.isAnswering }.map(\.socket.descriptor),
+          + readers.values.filter(\.hears).map(\.socket.descriptor),
         writable: readers.values.filter(\.isBlocked).map(\.socket.descriptor))
     }
     for reader in readers.values { reader.close() }
@@ -91,7 +92,8 @@ private final class Reader {
     machine = ServeMachine(limits: limits, at: MonotonicClock.now())
   }
 
-  var isAnswering: Bool { machine.isAnswering }
+  /// Whether it may say something now; what it says before is left where it is.
+  var hears: Bool { machine.wanted != nil }
   var isBlocked: Bool { machine.isBlocked }
   var nextLook: LocalInstant? { machine.nextDeadline }
 
@@ -120,9 +122,14 @@ private final class Reader {
         let now = MonotonicClock.now()
         guard board.core.withLock({ machine.prepare(&$0, at: now) }) else { return .waiting }
         continue
-      case .frames(let hasMore):
-        outcome = machine.outgoing.withNext {
-          socket.send($0.baseAddress!, $0.count, hasMore: hasMore)
+      case .frames:
+        outcome = machine.outgoing.withNext { frames in
+          guard case .body(let pool, let slot, let rank, let offset, let count) = machine.body,
+            let ranks = memory(of: pool)
+          else { return socket.send(frames.baseAddress!, frames.count) }
+          let bytes = UnsafeRawBufferPointer(
+            start: ranks[rank].pointer(to: slot) + offset, count: min(count, budget))
+          return socket.send(frames, then: bytes)
         }
       case .body(let pool, let slot, let rank, let offset, let count):
         guard let ranks = memory(of: pool) else { return .over }

@@ -27,10 +27,26 @@ final class StreamSocket {
     Self.outcome(clinux_tcp_receive(descriptor, memory, count), zeroIsClosed: true)
   }
 
-  /// - Parameter hasMore: What follows at once may travel in the same packet.
-  func send(_ memory: UnsafeRawPointer, _ count: Int, hasMore: Bool = false) -> Outcome {
+  func send(_ memory: UnsafeRawPointer, _ count: Int) -> Outcome {
     Self.outcome(
-      clinux_tcp_send(descriptor, memory, count, hasMore ? 1 : 0), zeroIsClosed: false)
+      clinux_tcp_send(descriptor, memory, count), zeroIsClosed: false)
+  }
+
+  /// What does not fit `memory` goes into `rest`.
+  func receive(
+    into memory: UnsafeMutableRawPointer, atMost count: Int,
+    then rest: UnsafeMutableRawBufferPointer
+  ) -> Outcome {
+    Self.outcome(
+      clinux_tcp_receive_two(descriptor, memory, count, rest.baseAddress, rest.count),
+      zeroIsClosed: true)
+  }
+
+  func send(_ first: UnsafeRawBufferPointer, then second: UnsafeRawBufferPointer) -> Outcome {
+    Self.outcome(
+      clinux_tcp_send_two(
+        descriptor, first.baseAddress, first.count, second.baseAddress, second.count),
+      zeroIsClosed: false)
   }
 
   private static func outcome(_ result: Int, zeroIsClosed: Bool) -> Outcome {
@@ -56,9 +72,9 @@ final class StreamSocket {
   /// Sends of a queue what can be sent now.
   ///
   /// - Returns: `bytes` when all of it is sent.
-  func send(_ queue: inout SendQueue, hasMore: Bool = false) -> Outcome {
+  func send(_ queue: inout SendQueue) -> Outcome {
     while !queue.isEmpty {
-      let outcome = queue.withNext { send($0.baseAddress!, $0.count, hasMore: hasMore) }
+      let outcome = queue.withNext { send($0.baseAddress!, $0.count) }
       guard case .bytes(let count) = outcome else { return outcome }
       queue.took(count)
     }

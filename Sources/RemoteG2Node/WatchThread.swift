@@ -15,6 +15,7 @@ final class WatchThread: Sendable {
         Watch($0.key, at: $0.value, board, identity, limits, log)
       }
       while !thread.isOver {
+        board.turned("watch")
         let now = MonotonicClock.now()
         for index in watches.indices { watches[index].turn(at: now) }
         let due = watches.map(\.nextLook).min() ?? now + .seconds(1)

@@ -49,7 +49,8 @@ struct NodeCommandLine: ParsableCommand {
     let metrics: MetricsServer
     do throws(MetricsServer.Failure) {
       metrics = try MetricsServer(
-        host: address.host, port: address.port - 1, metrics: { node.look(\.report).metrics })
+        host: address.host, port: address.port - 1, metrics: { node.look(\.report).metrics },
+        hanging: { node.hanging })
     } catch {
       node.stop()
       fail("\(error); choose another --listen")
@@ -71,7 +72,7 @@ struct NodeCommandLine: ParsableCommand {
   }
 
   /// Where members connect: the port after the one that is written.
-  private static func address(_ text: String, flag: String) -> StreamAddress {
+  static func address(_ text: String, flag: String) -> StreamAddress {
     let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
     guard parts.count == 2, let port = Int(parts[1]), (1...65534).contains(port) else {
       fail("\(flag) \(text) is not HOST:PORT, e.g. 127.0.0.1:7001")

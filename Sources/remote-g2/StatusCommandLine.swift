@@ -28,20 +28,16 @@ struct StatusCommandLine: ParsableCommand {
 
   private func socketPath() -> String {
     let directory = runDirectory(runDir)
-    if let name {
-      checkName(name)
-      return "\(directory)/\(name).node"
-    }
-    let names = (try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? []
-    let found = names.filter { $0.hasSuffix(".node") }.sorted()
-    guard found.count == 1 else {
+    if let name { checkName(name) }
+    guard let path = NodeSocket.find(name: name, in: directory) else {
+      let found = NodeSocket.names(in: directory)
       fail(
         found.isEmpty
           ? "no node's socket is in \(directory): start one with `remote-g2 node`"
           : "several nodes are in \(directory): name one with --name ("
             + found.map { String($0.dropLast(5)) }.joined(separator: ", ") + ")")
     }
-    return "\(directory)/\(found[0])"
+    return path
   }
 
   private static func show(_ report: NodeReport) {
@@ -65,5 +61,20 @@ struct StatusCommandLine: ParsableCommand {
     for (reason, count) in report.shortfalls.sorted(by: { $0.key < $1.key }) {
       print("  not pulled, \(reason): \(count)")
     }
+  }
+}
+
+/// Where a node of this host listens for engines.
+enum NodeSocket {
+  /// - Returns: Nil where none has the name, or, without one, where there is none, or there are several.
+  static func find(name: String?, in directory: String) -> String? {
+    if let name { return "\(directory)/\(name).node" }
+    let found = names(in: directory)
+    return found.count == 1 ? "\(directory)/\(found[0])" : nil
+  }
+
+  static func names(in directory: String) -> [String] {
+    ((try? FileManager.default.contentsOfDirectory(atPath: directory)) ?? [])
+      .filter { $0.hasSuffix(".node") }.sorted()
   }
 }

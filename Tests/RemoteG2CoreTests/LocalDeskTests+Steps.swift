@@ -86,6 +86,39 @@ extension `Local desk` {
   }
 
   @Test(arguments: [true, false])
+  func `a block that two requests of one step have is staged once, and saved`(
+    isCommittedFirst: Bool
+  ) {
+    var room = Room()
+    Self.stage(&room, 0, step: 5, slot: 0)
+    if isCommittedFirst { #expect(Self.commit(&room, step: 5) == []) }
+    #expect(Self.stage(&room, 0, step: 5, slot: 1) == [.send(room.ranks[0], .freed([1]))])
+    if !isCommittedFirst { #expect(Self.commit(&room, step: 5) == []) }
+    #expect(Self.copy(Self.stage(&room, 1, step: 5, slot: 0)) != nil)
+    #expect(Self.commit(&room, step: 5) == [Self.said(.present, room)])
+  }
+
+  @Test func `an engine that stages without end is remembered no more of than a bound`() {
+    var room = Room()
+    Self.seal(&room, Self.key)
+    for number in 0..<(Limits().storeSavesInFlightMax * 8) {
+      let other = BlockKey(high: 70, low: UInt64(number))
+      Self.seal(&room, other)
+      room.say(.staged([StagedBlock(slot: 1, key: other, step: 5)]), room.ranks[0])
+      _ = room.ledger.pool.evictUnpinned()
+    }
+    // What it has of that step counts no more, whichever block it is.
+    let fresh = BlockKey(high: 71, low: 1)
+    let commit = room.say(
+      .commit([CommittedBlock(key: fresh, parent: nil, step: 5)]), room.leader)
+    #expect(commit == [.send(room.leader, .saved([SaveOutcome(key: fresh, kind: .lost)]))])
+    // Of the next step it does.
+    room.say(.settled(step: 5), room.leader)
+    Self.stage(&room, 0, step: 6, slot: 0)
+    #expect(Self.commit(&room, step: 6) == [])
+  }
+
+  @Test(arguments: [true, false])
   func `who stages what another engine has sealed meanwhile is answered, and nothing waits`(
     isCommittedFirst: Bool
   ) {

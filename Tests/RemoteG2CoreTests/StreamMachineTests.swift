@@ -175,6 +175,26 @@ import Testing
     #expect(served.bench.core.bytesServed == UInt64(bytes))
   }
 
+  @Test func `may be sent a frame and the bytes after it cut anywhere`() throws {
+    for cut in stride(from: 1, through: 100, by: 3) {
+      var served = Served()
+      _ = served.say(.hello(Self.hello))
+      _ = try served.drain()
+      _ = served.say(.ask(keys: Self.keys, isLast: true))
+      #expect(served.machine.prepare(&served.bench.core, at: Self.at(5)) == true)
+      let frame = served.machine.outgoing.count
+      #expect(served.machine.next() == .frames)
+      served.machine.sent(cut, at: Self.at(5))
+      if cut < frame {
+        #expect(served.machine.next() == .frames && served.machine.outgoing.count == frame - cut)
+      } else if case .body(_, _, let rank, let offset, let count) = served.machine.next() {
+        #expect(rank == 0 && offset == cut - frame && count == Self.terms.blockBytes - offset)
+      } else {
+        Issue.record("nothing follows a frame that was cut at \(cut)")
+      }
+    }
+  }
+
   @Test func `lets its pins go when it is closed in the middle of a block`() {
     var served = Served()
     _ = served.say(.hello(Self.hello))

@@ -17,10 +17,14 @@ private final class FakeDevice: @unchecked Sendable {
   var device: PageDevice {
     PageDevice(
       map: { base, _, isReadOnly in
+        // What is registered, and let go, must be there all the while.
+        OSThread.nap(.milliseconds(20))
+        _ = base.load(as: UInt8.self)
         self.mapped.withLock { $0.append((UInt(bitPattern: base), isReadOnly)) }
         return true
       },
       unmap: { base in
+        _ = base.load(as: UInt8.self)
         self.mapped.withLock { $0.removeAll { $0.base == UInt(bitPattern: base) } }
       },
       copy: { copies, isToDevice in

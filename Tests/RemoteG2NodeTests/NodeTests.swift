@@ -24,6 +24,62 @@ import Testing
     #expect(comes { node.held == 0 }, "\(node.report)")
   }
 
+  @Test func `an engine saves what it has with a node that took the old one's place`() throws {
+    let node = try TestNode("a")
+    let engine = try NodeEngine(node.socket)
+    #expect(engine.comes { engine.engine.isAttached })
+    engine.step()
+    engine.save(Self.keys, Self.content)
+    #expect(comes { node.sealed == Self.keys.count })
+    node.node.stop()
+    #expect(engine.comes { !engine.engine.isAttached })
+    let successor = try Node(node.configuration)
+    defer {
+      successor.stop()
+      try? FileManager.default.removeItem(atPath: node.configuration.directory)
+    }
+    #expect(engine.comes { engine.engine.isAttached })
+    // Its request finds all in the engine's own cache, and computes one token. A rank that has not found the new
+    // node yet stages nothing: the next one finds as much.
+    var number: UInt64 = 4711
+    let isSaved = engine.comes {
+      let id = RequestID(number)
+      number += 1
+      engine.engine.newRequest(id, keys: Self.keys)
+      _ = engine.comes {
+        engine.engine.match(id, local: Self.keys.count, most: Self.keys.count) == .none
+      }
+      _ = engine.engine.bind(id, local: Self.keys.count, targets: [])
+      engine.engine.scheduled(
+        id, computed: Self.keys.count * NodeEngine.tokensPerBlock, scheduled: 1, keys: [],
+        blocks: Self.keys.indices.map { BlockIndex($0) }, isWhole: true)
+      engine.step(tokens: 1)
+      engine.engine.finished(id)
+      return successor.look(\.report).pools.first?.sealed == Self.keys.count
+    }
+    #expect(isSaved)
+  }
+
+  @Test func `the doctor pulls and proves blocks of a member, and says why it cannot`() throws {
+    let node = try TestNode("a")
+    defer { node.stop() }
+    #expect(throws: MemberProbe.Failure.unreachable) {
+      try MemberProbe.look(at: StreamAddress(host: "127.0.0.1", port: 1), own: nil)
+    }
+    var finding = try MemberProbe.look(at: node.member.address, own: nil)
+    #expect(finding.name == "a" && finding.pools.isEmpty && finding.roundTrip == nil)
+    let engine = try NodeEngine(node.socket)
+    #expect(engine.comes { engine.engine.isAttached })
+    engine.step()
+    engine.save(Self.keys, Self.content)
+    #expect(comes { node.sealed == Self.keys.count })
+    finding = try MemberProbe.look(at: node.member.address, own: nil)
+    #expect(finding.keyCount == Self.keys.count && finding.provedCount == Self.keys.count)
+    #expect(finding.bytes == Self.keys.count * NodeEngine.layers * NodeEngine.page)
+    #expect(finding.roundTrip != nil && finding.bytesPerSecond != nil)
+    #expect(comes { node.held == 0 })
+  }
+
   @Test func `a prefix that one engine computed is pulled by the other's node, byte by byte`()
     throws
   {

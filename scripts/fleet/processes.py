@@ -13,7 +13,8 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BIN = ROOT / ".build" / "release" / "remote-g2"
+BUILT = Path(os.environ.get("REMOTE_G2_BUILT", ROOT / ".build" / "release"))
+BIN = BUILT / "remote-g2"
 PYTHON = ROOT / ".deps" / "vllm" / "bin" / "python"
 MODEL = ROOT / ".deps" / "model-hf"
 
@@ -109,14 +110,19 @@ class Process:
 
 
 class Node(Process):
-    """A node of ours."""
+    """A node of ours, perhaps in a network namespace; a member is a port of this host, or an address."""
 
-    def __init__(self, name, port, members, folder, memory="1GiB"):
+    def __init__(self, name, port, members, folder, memory="1GiB", host="127.0.0.1", space=None):
         self.port, self.folder = port, folder
-        arguments = [BIN, "node", "--name", name, "--listen", f"127.0.0.1:{port}"]
+        arguments = ["ip", "netns", "exec", space] if space else []
+        arguments += [BIN, "node", "--name", name, "--listen", f"{host}:{port}"]
         arguments += ["--memory", memory, "--run-dir", folder / "run"]
-        for other, other_port in members.items():
-            arguments += ["--member", f"{other}=127.0.0.1:{other_port}"]
+        if host != "127.0.0.1":
+            arguments.append("--insecure")
+        for other, address in members.items():
+            if isinstance(address, int):
+                address = f"127.0.0.1:{address}"
+            arguments += ["--member", f"{other}={address}"]
         self.arguments = arguments
         super().__init__(f"node-{name}", arguments, folder)
         self.node = name
@@ -157,28 +163,30 @@ class Node(Process):
 
 
 class Server(Process):
-    """A stock vLLM server; with a node's name, one with our connector."""
+    """A stock vLLM server; with a node's name, one with our connector, or with one that scenes made of it."""
 
-    def __init__(self, name, port, folder, node=None, flags=(), ranks=1):
+    def __init__(self, name, port, folder, node=None, flags=(), ranks=1, connector=None, model=MODEL):
         self.port, self.node_name = port, node
-        arguments = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL]
+        arguments = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         arguments += ["--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", port]
         arguments += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2304"]
         arguments += ["--prefix-caching-hash-algo", "sha256_cbor"]
         arguments += ["--tensor-parallel-size", ranks, *flags]
         if node:
             transfer = {
-                "kv_connector": "RemoteG2Connector",
-                "kv_connector_module_path": "remote_g2.vllm",
+                "kv_connector": connector[1] if connector else "RemoteG2Connector",
+                "kv_connector_module_path": connector[0] if connector else "remote_g2.vllm",
                 "kv_role": "kv_both",
                 "kv_load_failure_policy": "recompute",
                 "kv_connector_extra_config": {"node": node},
             }
             arguments += ["--kv-transfer-config", json.dumps(transfer)]
         environment = {
-            "PYTHONPATH": str(ROOT / "Python"),
+            "PYTHONPATH": f"{ROOT / 'Python'}:{ROOT / 'scripts/fleet/connectors'}",
+            "REMOTE_G2_FAULT": str(folder / f"fault-{name}.json"),
+            "REMOTE_G2_TIMES": str(folder / f"times-{name}.jsonl"),
             "REMOTE_G2_RUN_DIR": str(folder / "run"),
-            "REMOTE_G2_LIBRARY": str(ROOT / ".build" / "release" / "libremote_g2.so"),
+            "REMOTE_G2_LIBRARY": str(BUILT / "libremote_g2.so"),
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_SERVER_DEV_MODE": "1",
@@ -201,6 +209,52 @@ class Server(Process):
                 return False
 
         until(seconds, f"server {self.name} is ready", look)
+
+    def held(self):
+        """Of its processes: mappings of nodes' memory, and connections to nodes."""
+        mappings = connections = 0
+        for pid in self.session():
+            try:
+                maps = (Path("/proc") / str(pid) / "maps").read_text()
+            except OSError:
+                continue
+            mappings += len(
+                {line.split()[4] for line in maps.splitlines() if "memfd:remote-g2" in line}
+            )
+            connections += self._library_sockets(pid)
+        return {"mappings": mappings, "connections": connections}
+
+    @staticmethod
+    def _library_sockets(pid):
+        """SOCK_SEQPACKET connections of a process: nobody but our library makes any there."""
+        packets = set()
+        for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]:
+            fields = line.split()
+            # Type 5, connected.
+            if fields[4] == "0005" and fields[5] == "03":
+                packets.add(fields[6])
+        count = 0
+        for entry in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                target = os.readlink(entry)
+            except OSError:
+                continue
+            if target.startswith("socket:[") and target[8:-1] in packets:
+                count += 1
+        return count
+
+    def workers(self):
+        """The processes that hold its ranks' pages."""
+        found = []
+        for pid in self.session():
+            try:
+                name = (Path("/proc") / str(pid) / "cmdline").read_bytes()
+                maps = (Path("/proc") / str(pid) / "maps").read_text()
+            except OSError:
+                continue
+            if b"orker" in name or "memfd:remote-g2" in maps:
+                found.append(pid)
+        return found
 
     def reset(self):
         """Forgets its own prefix cache."""

@@ -1,5 +1,6 @@
 """A relay between two nodes: it counts what passes, and does something when so much has."""
 
+import os
 import socket
 import threading
 import time
@@ -16,6 +17,12 @@ class Relay:
         self._is_closing = False
         # Bytes a second from the target; nothing: as fast as they come.
         self.rate = None
+        # Whether nothing passes, and nobody is told.
+        self.is_dark = False
+        # Bytes to change in what comes from the target, and how many were changed.
+        self.spoil, self.spoiled = 0, 0
+        # Pieces that were held up.
+        self.slowed = 0
         self._sockets = set()
         self._listener = socket.create_server(("127.0.0.1", port))
         threading.Thread(target=self._accept, daemon=True).start()
@@ -34,6 +41,16 @@ class Relay:
     @property
     def passed(self):
         return self._passed
+
+    def cut(self):
+        """Ends every connection that there is."""
+        with self._lock:
+            for connection in self._sockets:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+            self._sockets.clear()
 
     def close(self):
         self._is_closing = True
@@ -59,14 +76,33 @@ class Relay:
             threading.Thread(target=self._pass, args=(near, far, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(far, near, True), daemon=True).start()
 
-    def _pass(self, source, target, is_counted):
+    @staticmethod
+    def _hurry():
+        """Before the engines that spin on all processors: what the relay does stands for a network, which does not
+        wait for them."""
         try:
-            while data := source.recv(64 << 10 if self.rate and is_counted else 256 << 10):
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        except OSError:
+            pass
+
+    def _pass(self, source, target, is_counted):
+        self._hurry()
+        try:
+            while data := source.recv(self._piece if is_counted else 256 << 10):
                 if self.rate and is_counted:
                     time.sleep(len(data) / self.rate)
+                    self.slowed += 1
                 fault = self._count(len(data)) if is_counted else None
                 if fault:
                     fault()
+                while self.is_dark and not self._is_closing:
+                    time.sleep(0.01)
+                if is_counted and self.spoil and len(data) > 20_000:
+                    # Far from a frame's end: of a block's bytes.
+                    self.spoil -= 1
+                    self.spoiled += 1
+                    data = bytearray(data)
+                    data[len(data) // 2] ^= 1
                 target.sendall(data)
         except OSError:
             pass
@@ -76,6 +112,11 @@ class Relay:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+    @property
+    def _piece(self):
+        """So much that nobody is silent for long, however slow."""
+        return min(64 << 10, max(512, int(self.rate * 0.01))) if self.rate else 256 << 10
 
     def _count(self, count):
         with self._lock:

@@ -84,9 +84,14 @@ int clinux_tcp_error(int socket);
 // Receives at most `count` bytes. Never waits. Returns how many, 0 when the other end has closed, or -errno.
 ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count);
 
-// Sends at most `count` bytes by copying them; with `more` they may wait for what is sent next. Never waits.
-// Returns how many, or -errno.
-ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count, int more);
+// Sends at most `count` bytes by copying them. Never waits. Returns how many, or -errno.
+ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count);
+
+// As the two above, from or to two places in one call.
+ssize_t clinux_tcp_receive_two(int socket, void *first, size_t first_count, void *second,
+                               size_t second_count);
+ssize_t clinux_tcp_send_two(int socket, const void *first, size_t first_count, const void *second,
+                            size_t second_count);
 
 // Removes the folder `name` of `parent` with the files in it, if it is a real folder (no link to one)
 // that belongs to this user. Follows no link. Returns 0 or -errno.

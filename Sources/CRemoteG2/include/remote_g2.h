@@ -15,8 +15,9 @@
 //   leaving            rg2_scheduler_finished               rg2_rank_stage   copies out what it computed
 //                                                           rg2_rank_finished, _load_errors, _report
 //
-// Threads: each handle is used by one thread at a time. Nothing is called back but an rg2_device. Every handle belongs to the
-// process that opened it: in a forked child every function but rg2_version fails with RG2_FORKED.
+// Threads: each handle is used by one thread at a time. Nothing is called back but an rg2_device. Every handle
+// belongs to the process that opened it: in a forked child every function that takes a handle fails with RG2_FORKED,
+// and an rg2_cuda_open's device is of no use there, as CUDA is not.
 // Waiting: no function waits for another machine. What may wait at all says so, and for how long.
 // Memory: everything passed in is the caller's and is not kept, but for the pages of rg2_rank_open. What a
 // function returns a pointer to stays valid until the next call with that handle.
@@ -83,13 +84,13 @@ typedef struct rg2_device {
   void *context;
   // Makes memory of this process reachable for the device; with `is_read_only` the process has it mapped for
   // reading, and so must the device. 0: done. Otherwise it is copied from and to all the same, more slowly.
-  // Called on a thread of the library's own, because a large pool takes a while.
+  // It and `unmap` are called on threads of the library's own, because a large pool takes a while.
   int32_t (*map)(void *context, void *base, uint64_t bytes, int32_t is_read_only);
-  // Nothing is copied from or to it any more. On the rank's thread.
+  // Nothing is copied from or to it any more. The memory is still there.
   void (*unmap)(void *context, void *base);
   // Carries out all copies, to the device or from it, and returns when the last byte is there: 0. Otherwise
-  // none of them counts. Copies from the device begin after what the engine has computed so far. On the rank's
-  // thread.
+  // none of them counts. Copies begin after what the engine has computed so far: pages that are loaded may have
+  // been another request's. On the rank's thread.
   int32_t (*copy)(void *context, const rg2_copy *copies, uint32_t count, int32_t is_to_device);
 } rg2_device;
 
@@ -166,6 +167,7 @@ void *rg2_rank_open(const rg2_model *model, const char *socket, uint32_t rank,
                     const rg2_layer *layers, uint32_t layer_count, uint64_t block_count,
                     const rg2_device *device);
 
+// Waits until the device, if there is one, has let all memory go.
 void rg2_rank_close(void *rank);
 
 // Takes a step's plan. Connects to the node where it must, and then waits for it for at most 100 ms.
@@ -192,7 +194,7 @@ const uint8_t *rg2_rank_report(void *rank, size_t *length);
 
 // The device part for NVIDIA GPUs, over the driver's libcuda.so.1, which is loaded by the first call. `stream` is
 // the engine's compute stream (a CUstream; NULL: the default one): copies from the device take their turn in it.
-// Copies to the device have a stream of their own. NULL, with rg2_error: there is no such GPU.
+// Copies to the device have a stream of their own, and wait for what is in that one by then. NULL, with rg2_error: there is no such GPU.
 rg2_device *rg2_cuda_open(int32_t ordinal, void *stream);
 
 void rg2_cuda_close(rg2_device *device);

@@ -15,7 +15,7 @@ extension LocalDesk {
       else { return actions + malformed(connection) }
       guard takes(block, of: id, rank, ledger) else {
         actions.append(.send(connection, .freed([block.slot])))
-        actions += turnAway(block, of: id, ledger)
+        actions += turnAway(block, of: id, over: connection, ledger)
         continue
       }
       // The same block, staged again in a later step: all ranks' bytes are to be of one.
@@ -53,8 +53,14 @@ extension LocalDesk {
 
   /// A rank's bytes of a block are not taken: neither is the block, in this step.
   private mutating func turnAway(
-    _ block: StagedBlock, of id: Incarnation, _ ledger: StoreLedger
+    _ block: StagedBlock, of id: Incarnation, over connection: ConnectionID, _ ledger: StoreLedger
   ) -> [LocalAction] {
+    // Its bytes of that step are here already: two requests of one step had the same block.
+    if let staged = engines[id]?.staged[block.key], staged.step == block.step,
+      engines[id]?.ranks.firstIndex(of: connection).map({ staged.places[$0] != nil }) == true
+    {
+      return []
+    }
     // Its commit came first. Were it kept, and the block evicted, it would wait for bytes that nobody stages.
     if engines[id]?.committed[block.key]?.step == block.step,
       engines[id]?.copying.contains(block.key) == false
@@ -66,11 +72,23 @@ extension LocalDesk {
     // Its commit comes later.
     if block.step == 0 {
       if ledger.pool.has(block.key) { engines[id]?.withdrawn.insert(block.key) }
-    } else if block.step > engines[id]?.settledThrough ?? 0 {
-      let before = engines[id]?.turnedAway[block.key] ?? 0
-      engines[id]?.turnedAway[block.key] = max(block.step, before)
+    } else {
+      noteLost(block.key, in: block.step, of: id)
     }
     return []
+  }
+
+  /// A commit of it in that step would wait for bytes that will not come.
+  private mutating func noteLost(_ key: BlockKey, in step: UInt64, of id: Incarnation) {
+    guard let engine = engines[id], engine.leader != nil, step > engine.settledThrough else {
+      return
+    }
+    // More than can be staged in the steps that are under way: an engine that stages without end.
+    guard engine.turnedAway.count < limits.storeSavesInFlightMax * 4 else {
+      engines[id]?.lostThrough = max(step, engine.lostThrough)
+      return
+    }
+    engines[id]?.turnedAway[key] = max(step, engine.turnedAway[key] ?? 0)
   }
 
   mutating func committed(
@@ -108,12 +126,14 @@ extension LocalDesk {
   private func isLost(_ block: CommittedBlock, of id: Incarnation) -> Bool {
     guard let engine = engines[id] else { return true }
     guard block.step > 0 else { return engine.withdrawn.contains(block.key) }
-    if engine.turnedAway[block.key] ?? 0 >= block.step { return true }
     let staged = engine.staged[block.key]
     if let staged, staged.step > block.step { return true }
+    if engine.turnedAway[block.key] ?? 0 >= block.step { return true }
     return engine.ranks.indices.contains { rank in
       let isHere = staged?.step == block.step && staged?.places[rank] != nil
-      return !isHere && (engine.ranks[rank] == nil || engine.firstSteps[rank] > block.step)
+      return !isHere
+        && (engine.ranks[rank] == nil || engine.firstSteps[rank] > block.step
+          || block.step <= engine.lostThrough)
     }
   }
 
@@ -185,8 +205,9 @@ extension LocalDesk {
 
   /// What ranks have staged of a block may be written again.
   private mutating func giveBack(_ key: BlockKey, of id: Incarnation) -> [LocalAction] {
-    let places = engines[id]?.staged.removeValue(forKey: key)?.places ?? []
-    return places.enumerated().compactMap { rank, place in
+    guard let staged = engines[id]?.staged.removeValue(forKey: key) else { return [] }
+    if staged.step > 0 { noteLost(key, in: staged.step, of: id) }
+    return staged.places.enumerated().compactMap { rank, place in
       guard let place, let connection = engines[id]?.ranks[rank] else { return nil }
       return free(place, of: connection)
     }

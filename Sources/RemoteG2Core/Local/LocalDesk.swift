@@ -96,6 +96,8 @@ package struct LocalDesk: Sendable {
     var settledThrough: UInt64 = 0
     /// The last step in which a rank staged it and was given its slot back at once.
     var turnedAway: [BlockKey: UInt64] = [:]
+    /// Of steps up to this, more was turned away than is remembered.
+    var lostThrough: UInt64 = 0
     var committed: [BlockKey: CommittedBlock] = [:]
     /// Being copied.
     var copying: Set<BlockKey> = []
@@ -140,6 +142,9 @@ package struct LocalDesk: Sendable {
   /// Blocks that some rank has staged and that are not in the pool.
   package var stagedCount: Int { engines.values.reduce(0) { $0 + $1.staged.count } }
 
+  /// Blocks that are committed and wait for a rank's bytes.
+  package var committedCount: Int { engines.values.reduce(0) { $0 + $1.committed.count } }
+
   // MARK: Events
 
   /// Somebody connected. Nil: there is no room, and the socket is closed at once.
@@ -173,6 +178,7 @@ package struct LocalDesk: Sendable {
       engines[id]?.leases = []
       engines[id]?.asked = [:]
       engines[id]?.committed = [:]
+      engines[id]?.turnedAway = [:]
       let keys = engines[id].map { Array($0.staged.keys).sorted() } ?? []
       let actions = drop(keys, of: id)
       forgetIfEmpty(id)

@@ -192,7 +192,10 @@ extension NodeCore {
     for id in waiters.values.filter({ $0.waitsFor == stream }).map(\.id).sorted() {
       actions += landed(id, stream, at: now)
     }
-    return actions + news(of: span.pool)
+    // Members hear at once what others may want, but are not woken for every small block of a long answer.
+    let told = (span.next + 1) * span.bytesOfBlock / limits.feedWakeBytes
+    let isMuch = told > span.next * span.bytesOfBlock / limits.feedWakeBytes
+    return actions + news(of: span.pool, wakes: isMuch)
   }
 
   /// Looks whether it is worth it for a waiter to wait for the rest.

@@ -62,6 +62,8 @@ package struct NodeCore: Sendable {
   var feed: Feed
   /// Whether some watcher has heard everything so far.
   var watchersWaiting = false
+  /// Whether the feed has something for who is waiting, and nobody was woken for it.
+  private var hasUntold = false
   /// Rises whenever a pool comes or goes.
   var poolsVersion: UInt64 = 0
   var waiters: [Waiter.ID: Waiter] = [:]
@@ -265,6 +267,8 @@ package struct NodeCore: Sendable {
   }
   /// What counts as announced by a member.
   package func keysAnnounced(by member: PeerName) -> Set<BlockKey> { index.keys(of: member) }
+  /// Blocks that are committed and wait for a rank's bytes.
+  package var committedCount: Int { pools.values.reduce(0) { $0 + $1.desk.committedCount } }
   package func phase(of slot: SlotIndex, in pool: PoolNumber) -> SlotPool.Phase? {
     pools[pool]?.ledger.pool.phase(of: slot)
   }
@@ -327,16 +331,21 @@ package struct NodeCore: Sendable {
   }
 
   /// What one pool has.
-  mutating func news(of number: PoolNumber) -> [NodeAction] {
-    tell(pools[number]?.ledger.pool.takeChanges() ?? [])
+  ///
+  /// - Parameter wakes: Whether watchers are woken for it; otherwise they hear it with what comes next.
+  mutating func news(of number: PoolNumber, wakes: Bool) -> [NodeAction] {
+    tell(pools[number]?.ledger.pool.takeChanges() ?? [], wakes: wakes)
   }
 
-  private mutating func tell(_ changes: [FeedChange]) -> [NodeAction] {
-    guard !changes.isEmpty else { return [] }
-    feed.note(changes)
+  private mutating func tell(_ changes: [FeedChange], wakes: Bool = true) -> [NodeAction] {
+    if !changes.isEmpty {
+      feed.note(changes)
+      hasUntold = true
+    }
     // Nobody is woken who has not heard everything yet, or who is not there.
-    guard watchersWaiting else { return [] }
+    guard wakes, hasUntold, watchersWaiting else { return [] }
     watchersWaiting = false
+    hasUntold = false
     return [.feedChanged]
   }
 

@@ -61,6 +61,16 @@ package enum PullEnd: String, Equatable, Sendable, CaseIterable {
   case invalid
 }
 
+extension PullEnd {
+  /// Whether the connection is good for another question.
+  package var keepsConnection: Bool {
+    switch self {
+    case .served, .lacking, .busy: true
+    case .unneeded, .refused, .stalled, .broken, .invalid: false
+    }
+  }
+}
+
 /// Why a node answered with less than was wanted.
 package enum NodeShortfall: String, Equatable, Sendable, CaseIterable, Hashable {
   /// No other member announces the next block.

@@ -13,8 +13,8 @@ package struct ServeMachine: Sendable {
 
   /// What to do next.
   package enum Next: Equatable, Sendable {
-    /// Send what is in ``outgoing``. `hasMore`: a block's bytes follow at once.
-    case frames(hasMore: Bool)
+    /// Send what is in ``outgoing``, best with what ``body`` says that follows.
+    case frames
     /// Send bytes of a block that is pinned.
     case body(PoolNumber, SlotIndex, rank: Int, offset: Int, count: Int)
     /// Call ``prepare(_:at:)``.
@@ -132,8 +132,13 @@ package struct ServeMachine: Sendable {
 
   private var nextToSend: Next {
     // A block's bytes follow its frame: they travel together.
-    if !outgoing.isEmpty { return .frames(hasMore: cursor != nil) }
+    if !outgoing.isEmpty { return .frames }
     if isLast { return .over }
+    return body
+  }
+
+  /// What follows the frames that are next.
+  package var body: Next {
     guard windowNext < window.count, case .forBlocks(let terms) = role, let pool,
       let (rank, done) = cursor
     else {
@@ -149,6 +154,13 @@ package struct ServeMachine: Sendable {
     takenSince += count
     saidAt = now
     if takenSince >= limits.readerProgressBytes { slowSince = nil }
+    // Of frames, and of the block's bytes that went with them.
+    let ofFrames = min(count, outgoing.count)
+    if ofFrames > 0 { note(ofFrames) }
+    if count > ofFrames { note(count - ofFrames) }
+  }
+
+  private mutating func note(_ count: Int) {
     guard outgoing.isEmpty, let (rank, done) = cursor, case .forBlocks(let terms) = role else {
       outgoing.took(count)
       return

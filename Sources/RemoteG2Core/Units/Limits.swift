@@ -138,6 +138,8 @@ extension Limits {
     public var streamConnectionsMax = 256
     /// Changes that a feed remembers for watchers that are behind.
     public var feedChangesMax = 1 << 18
+    /// So many bytes of one answer that has arrived wake watchers; less of it they hear with what comes next.
+    public var feedWakeBytes = 4 << 20
     /// Pause after which a feed that has nothing to tell gives a sign of life.
     public var feedBeat: Duration = .milliseconds(500)
     /// A feed that says nothing for this long is opened anew.

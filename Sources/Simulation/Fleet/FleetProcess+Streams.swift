@@ -152,13 +152,14 @@ extension FleetProcess {
         guard serve.machine.prepare(&core, at: now) else { return true }
         world.mayHide(&serve.machine.outgoing)
         continue
-      case .frames: count = serve.machine.outgoing.withNext { serve.socket.send($0) }
-      case .body(let pool, let slot, let rank, let offset, let most):
-        guard let memory = memory[pool] else { return false }
-        let bytes = UnsafeRawBufferPointer(
-          start: memory[rank].memory.region.pointer(to: slot.index) + offset,
-          count: min(most, budget))
-        count = serve.socket.send(bytes)
+      case .frames:
+        // With the bytes that follow them, as much of both as there is room for.
+        var bytes = serve.machine.outgoing.withNext { Array($0) }
+        bytes += body(serve.machine.body, budget) ?? []
+        count = bytes.withUnsafeBytes { serve.socket.send($0) }
+      case .body:
+        guard let bytes = body(serve.machine.body, budget) else { return false }
+        count = bytes.withUnsafeBytes { serve.socket.send($0) }
       }
       guard let count else { return false }
       guard count > 0 else { return !serve.machine.blocked(at: now) }
@@ -167,6 +168,16 @@ extension FleetProcess {
     }
     wake()
     return true
+  }
+
+  private func body(_ next: ServeMachine.Next, _ budget: Int) -> [UInt8]? {
+    guard case .body(let pool, let slot, let rank, let offset, let most) = next,
+      let memory = memory[pool]
+    else { return nil }
+    return Array(
+      UnsafeRawBufferPointer(
+        start: memory[rank].memory.region.pointer(to: slot.index) + offset,
+        count: min(most, budget)))
   }
 
   private func close(_ serve: FleetServe) {
@@ -196,7 +207,9 @@ extension FleetProcess {
 
   func endPull(_ stream: StreamID, _ end: PullEnd, keepsConnection: Bool = true) {
     guard let pull = pulls.removeValue(forKey: stream) else { return }
-    if keepsConnection, [.served, .lacking, .busy].contains(end) {
+    if keepsConnection, end.keepsConnection,
+      idle[pull.route, default: []].count < world.limits.streamsIdleMax
+    {
       idle[pull.route, default: []].append(pull.socket)
     } else {
       pull.socket.close()

@@ -179,6 +179,7 @@ extension FleetWorld {
       }
       let held =
         report.waiting + report.pulling + report.serving + report.servingPins
+        + process.core.committedCount
         + report.pools.reduce(0) { $0 + $1.writing + $1.pinned + $1.staged + $1.leases }
       if held != 0 {
         let pools = report.pools.map {

@@ -7,6 +7,7 @@ import NIXL
 import NIXLTransfer
 import Processes
 import RemoteG2Core
+import RemoteG2Node
 import RemoteG2Runtime
 
 struct Doctor: AsyncParsableCommand {
@@ -14,9 +15,25 @@ struct Doctor: AsyncParsableCommand {
     abstract: "What this machine has, what is missing, and what to do about it.")
 
   @Option(help: "The model to check.") var model: String?
+  @Option(
+    help: ArgumentHelp(
+      """
+      Another node: is it reachable, do its engines' blocks fit ours, how fast does it answer, and does a block \
+      come right; may be repeated.
+      """, valueName: "name=host:port"))
+  var member: [String] = []
+  @Option(
+    help: ArgumentHelp(
+      "A vLLM configuration, as JSON or as a file: what would keep that server from sharing.",
+      valueName: "file|json"))
+  var engineConfig: String?
+  @Option(help: "This host's node, to compare with; not needed where there is one.") var node:
+    String?
+  @Option(help: "Folder of this host's node's socket.") var runDir: String?
   @OptionGroup var transport: TransportOptions
 
   func run() async throws {
+    if engineConfig != nil || !member.isEmpty { return try checkFleet() }
     transport.prepare(host: "127.0.0.1")
     var isWell = true
     func line(_ name: String, _ text: String) {
@@ -84,6 +101,18 @@ struct Doctor: AsyncParsableCommand {
     } catch { bad("model", "\(error)") }
     print(isWell ? "everything is here: try `remote-g2 run`" : "something is missing: see above")
     NIXLLibrary.endProcess(isWell ? 0 : 1)
+  }
+
+  /// What was asked about, and nothing else: neither needs NIXL, nor a model.
+  private func checkFleet() throws {
+    var isWell = true
+    if let engineConfig { isWell = Self.check(engine: engineConfig) && isWell }
+    var own: NodeReport?
+    if !member.isEmpty, let path = NodeSocket.find(name: node, in: runDirectory(runDir)) {
+      own = try? NodeQuestion.report(of: path)
+    }
+    for text in member { isWell = Self.check(member: text, own: own) && isWell }
+    if !isWell { throw ExitCode(1) }
   }
 
   /// UCX keeps tcp and shared memory in its core, and every other transport in a module of its own.

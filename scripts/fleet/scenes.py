@@ -1,0 +1,133 @@
+"""Scenes without faults, and those of engines: what is shared, and what is refused."""
+
+import shutil
+import time
+
+from processes import MODEL, until
+from stage import BLOCKS, PREFIX, announced, engines, saved, sealed, stalls, with_ratio
+
+
+def cold(stage):
+    before = saved(stage, "a")
+    result = stage.scene("cold", "a", 1, loaded=0)
+    stage.cold_ttft[1] = result["ttft_s"]
+    until(10, "a holds the prompt's blocks", lambda: saved(stage, "a") >= before + BLOCKS)
+    return result
+
+
+def own_node(stage):
+    stage.servers["a"].reset()
+    return stage.scene("own node", "a", 1, loaded=PREFIX)
+
+
+def pull(stage, number):
+    if number not in stage.golden:
+        stage.compute(number)
+    until(10, "b knows what a holds", lambda: announced(stage, "b") >= sealed(stage, "a"))
+    before = stage.nodes["b"].report()["blocksPulled"]
+    result = stage.scene("pull", "b", number, loaded=PREFIX)
+    pulled = stage.nodes["b"].report()["blocksPulled"] - before
+    result["outcome"] += f"; {pulled} blocks came from a"
+    result["ok"] = result["ok"] and pulled == BLOCKS
+    return with_ratio(stage, result, number)
+
+
+def client_gone(stage, number):
+    """The client hangs up while its prompt's prefix is on its way; the next one gets it."""
+    node = stage.nodes["b"]
+    stage.compute(number)
+    stalled = stalls(stage)
+    # Slow enough to be under way for a while, fast enough not to look stalled.
+    stage.relay.rate = 4e6
+    connection = stage.post("b", stage.prompt(number))
+    until(
+        10, "the question waits", lambda: node.report()["pulling"] == 1 or stalls(stage) != stalled
+    )
+    was_waiting = node.report()["waiting"] == 1
+    connection.close()
+    began = time.monotonic()
+    until(10, "the question is over", lambda: node.report()["waiting"] == 0)
+    over = time.monotonic() - began
+    stage.relay.rate = None
+    result = stage.scene("client gone", "b", number, loaded=PREFIX)
+    result["fault_proved"] = result["has_happened"] = was_waiting
+    result["outcome"] += f"; the question was over {over:.2f} s after the client"
+    result["ok"] = result["ok"] and was_waiting
+    return result
+
+
+def engine_killed(stage):
+    """All of server b is killed and started again: its node has what it computed."""
+    number = 6
+    before = saved(stage, "b")
+    first = stage.scene("engine killed", "b", number, loaded=0)
+    until(10, "b holds the prompt's blocks", lambda: saved(stage, "b") >= before + BLOCKS)
+    old = stage.servers["b"]
+    was_alive = old.is_alive and engines(stage, "b") == 1
+    old.end()
+    until(5, "node b has no engine", lambda: engines(stage, "b") == 0)
+    stage.start_server("b")
+    stage.servers["b"].wait_until_ready()
+    stage.wait_until_connected()
+    stage.ask("b", stage.text[5:60], tokens=2)
+    result = stage.scene("engine killed", "b", number, loaded=PREFIX)
+    result["fault_proved"] = was_alive and not old.session()
+    stage.cold_ttft[number] = first["ttft_s"]
+    result["ok"] = result["ok"] and first["ok"]
+    return with_ratio(stage, result, number)
+
+
+def refused(stage, name, field, flags=(), model=None):
+    """Server b is another one, that must share nothing: refused by name, and served cold."""
+    number = 1
+    stage.servers["b"].end()
+    stage.start_server("b", flags=flags, model=model)
+    stage.servers["b"].wait_until_ready()
+    until(20, "node b has its engine", lambda: engines(stage, "b") == 1)
+    stage.ask("b", stage.text[5:60], tokens=2)
+    before = stage.nodes["b"].report()["blocksPulled"]
+    result = stage.scene(name, "b", number, loaded=0)
+    if flags or model:
+        # Another type, or another model, has tokens of its own: computed twice they are the same.
+        stage.servers["b"].reset()
+        again, _ = stage.ask("b", stage.prompt(number))
+        if field != "hash scheme":
+            result["tokens_identical"] = again == result["answer"]
+            result["ok"] = result["tokens_identical"] and result["tokens_loaded"] == 0
+    mismatches = [member.get("mismatch") for member in stage.nodes["b"].report()["members"]]
+    pulled = stage.nodes["b"].report()["blocksPulled"] - before
+    result["fault_proved"] = any(field in (text or "") for text in mismatches)
+    result["outcome"] += f"; {(mismatches[0] or 'no word')[:300]}"
+    result["ok"] = result["ok"] and result["fault_proved"] and pulled == 0
+    stage.servers["b"].end()
+    stage.start_server("b")
+    stage.servers["b"].wait_until_ready()
+    stage.wait_until_connected()
+    return result
+
+
+def other_hash(stage):
+    """Server b hashes its blocks another way."""
+    return refused(
+        stage, "other hash", "hash scheme", flags=["--prefix-caching-hash-algo", "sha256"]
+    )
+
+
+def other_type(stage):
+    """Server b computes in another type."""
+    return refused(stage, "other type", "layout", flags=["--dtype", "bfloat16"])
+
+
+def other_model(stage):
+    """Server b has other weights of the same shape: one bit of them differs."""
+    folder = stage.folder / "other-model"
+    shutil.copytree(MODEL, folder)
+    weights = next(folder.glob("*.safetensors"))
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+    result = refused(stage, "other model", "model", model=folder)
+    shutil.rmtree(folder)
+    return result
