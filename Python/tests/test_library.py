@@ -2,8 +2,10 @@
 
 import ctypes
 import hashlib
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +245,90 @@ class BesideANode(unittest.TestCase):
         self.assertTrue(engine.scheduler.attached)
         engine.step()
         engine.close()
+
+
+ALONE = ROOT / "Python/tests/engine_alone.py"
+
+
+class ElsewhereOnTheHost(unittest.TestCase):
+    """Engines that share nothing with their node but the folder of its socket."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="rg2-else-")
+        os.rmdir(self.folder)
+        self.node = None
+
+    def start(self, *flags):
+        port = random.randrange(20000, 30000)
+        self.node = subprocess.Popen(
+            [ROOT / ".build/release/remote-g2", "node", "--name", "t", "--listen", f"127.0.0.1:{port}"]
+            + ["--memory", "4MiB", "--run-dir", self.folder, *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.assertIn(b"ready", self.node.stdout.readline())
+
+    def tearDown(self):
+        if self.node:
+            self.node.send_signal(signal.SIGTERM)
+            self.assertEqual(self.node.wait(10), 0)
+            self.node.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def run_engine(self, salt, before=(), die=False, **how):
+        environment = {
+            "REMOTE_G2_SOCKET": f"{self.folder}/t.node",
+            "REMOTE_G2_SALT": salt,
+            "REMOTE_G2_LIBRARY": library.find(),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PATH": os.environ["PATH"],
+        }
+        return subprocess.run(
+            [*before, "/usr/bin/python3", ALONE, *(["die"] if die else [])],
+            env=environment, capture_output=True, text=True, timeout=60, **how,
+        )
+
+    def held(self):
+        """What the node holds for engines, once they are gone."""
+        deadline = time.monotonic() + 5
+        while True:
+            report = json.loads(
+                subprocess.run(
+                    [ROOT / ".build/release/remote-g2", "status", "--json", "--name", "t"]
+                    + ["--run-dir", self.folder], capture_output=True, text=True, check=True,
+                ).stdout
+            )
+            held = sum(
+                pool[what]
+                for pool in report["pools"]
+                for what in ("engines", "connections", "pinned", "staged", "writing", "leases")
+            )
+            if not held or time.monotonic() > deadline:
+                return held
+            time.sleep(0.02)
+
+    @unittest.skipUnless(
+        subprocess.run(["unshare", "-Urpf", "--mount-proc", "true"], capture_output=True).returncode == 0,
+        "this machine makes no user namespaces",
+    )
+    def test_another_user_namespace_and_another_pid_namespace_share_and_leave_nothing(self):
+        self.start()
+        for die in (False, True):
+            done = self.run_engine(f"ns {die}", ["unshare", "-Urpf", "--mount-proc"], die)
+            self.assertIn("right, as process 1 of user 0", done.stdout, done.stderr)
+            self.assertEqual(self.held(), 0)
+
+    @unittest.skipUnless(os.geteuid() == 0, "only root can be other users")
+    def test_a_user_of_the_group_may_attach_and_one_of_none_may_not(self):
+        if subprocess.run(["test", "-r", library.find()], user=54321, group=54321, extra_groups=[]).returncode:
+            self.skipTest("another user cannot read this checkout")
+        self.start("--group", "54322")
+        for die in (False, True):
+            done = self.run_engine(f"group {die}", die=die, user=54321, group=54322, extra_groups=[])
+            self.assertIn("of user 54321", done.stdout, done.stderr)
+            self.assertEqual(self.held(), 0)
+        done = self.run_engine("none", user=54321, group=54321, extra_groups=[])
+        self.assertIn("the node is not there", done.stderr)
 
 
 class Arguments(unittest.TestCase):

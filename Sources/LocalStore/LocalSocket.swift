@@ -89,24 +89,36 @@ package final class LocalListener: @unchecked Sendable {
   /// No connection can be taken now, for want of descriptors or memory; those that wait would wake their thread
   /// for nothing. Only the thread that accepts reads it.
   package private(set) var isExhausted = false
+  private let group: UInt32?
 
   /// Replaces what is at `path`: hold a lock on the store's name before.
-  package init(_ path: String) throws(PoolError) {
+  ///
+  /// - Parameter group: Whose members may connect, besides this user and root; nil: nobody.
+  package init(_ path: String, group: UInt32? = nil) throws(PoolError) {
+    self.group = group
     descriptor = clinux_local_listen(path)
     guard descriptor >= 0 else {
       throw .cannotListen(path: path, reason: String(cString: strerror(-descriptor)))
+    }
+    guard let group else { return }
+    guard chown(path, uid_t.max, group) == 0, chmod(path, 0o660) == 0 else {
+      let reason = String(cString: strerror(errno))
+      close(descriptor)
+      throw .cannotListen(path: path, reason: "group \(group): \(reason)")
     }
   }
 
   deinit { if descriptor >= 0 { close(descriptor) } }
 
-  /// The next connection that waits, or nil. Connections of a user that is neither ours nor root are closed.
+  /// The next connection that waits, or nil. Without a group, connections of a user that is neither this one nor
+  /// root are closed; with one, the socket's own permissions have let in whom they should.
   package func accept() -> LocalSocket? {
     while true {
       let accepted = clinux_local_accept(descriptor)
       isExhausted = [EMFILE, ENFILE, ENOMEM, ENOBUFS].contains(-accepted)
       guard accepted >= 0 else { return nil }
       let socket = LocalSocket(accepted)
+      if group != nil { return socket }
       if let user = socket.peer?.user, user == geteuid() || user == 0 { return socket }
     }
   }

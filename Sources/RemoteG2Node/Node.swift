@@ -31,13 +31,15 @@ package struct NodeConfiguration: Sendable {
   package var memoryBytes: Int
   /// Folder of the socket and the lock.
   package var directory: String
+  /// Whose members may attach engines, besides this user and root; nil: nobody.
+  package var group: UInt32?
   package var limits: Limits
   /// Told what an operator should know, one line each.
   package var log: @Sendable (String) -> Void
 
   package init(
     name: PeerName, address: StreamAddress, members: [(name: PeerName, address: StreamAddress)],
-    memoryBytes: Int, directory: String, limits: Limits = Limits(),
+    memoryBytes: Int, directory: String, group: UInt32? = nil, limits: Limits = Limits(),
     log: @escaping @Sendable (String) -> Void
   ) {
     self.name = name
@@ -45,6 +47,7 @@ package struct NodeConfiguration: Sendable {
     self.members = members
     self.memoryBytes = memoryBytes
     self.directory = directory
+    self.group = group
     self.limits = limits
     self.log = log
   }
@@ -90,7 +93,8 @@ package final class Node: Sendable {
       let listener = try StreamListener(configuration.address)
       port = listener.port
       do throws(PoolError) {
-        local = try NodeLocalThread(board, at: configuration.socketPath)
+        local = try NodeLocalThread(
+          board, at: configuration.socketPath, group: configuration.group)
       } catch {
         throw NodeError.cannotListen(configuration.socketPath, reason: "\(error)")
       }

@@ -7,8 +7,8 @@ internal import RemoteG2Core
 final class NodeLocalThread: Sendable {
   private let thread: TurningThread
 
-  init(_ board: NodeBoard, at path: String) throws(PoolError) {
-    let listener = try LocalListener(path)
+  init(_ board: NodeBoard, at path: String, group: UInt32?) throws(PoolError) {
+    let listener = try LocalListener(path, group: group)
     thread = TurningThread("local", bell: board.localBell) { thread in
       NodeLocalLoop(board, listener).run { thread.isOver }
     }
@@ -68,7 +68,8 @@ private final class NodeLocalLoop {
   private func turn() -> Bool {
     var hasMore = false
     while let socket = listener.accept() {
-      guard let id = board.core.withLock({ $0.joined() }) else { continue }
+      let now = MonotonicClock.now()
+      guard let id = board.core.withLock({ $0.joined(at: now) }) else { continue }
       sockets[id] = socket
     }
     for id in sockets.keys.sorted() { hasMore = read(id) || hasMore }

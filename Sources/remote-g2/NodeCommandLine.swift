@@ -25,6 +25,12 @@ struct NodeCommandLine: ParsableCommand {
   var member: [String] = []
   @Option(help: "Bytes for all pools together, e.g. 512MiB or 4GiB.") var memory = "1GiB"
   @Option(help: "Folder for socket and lock.") var runDir: String?
+  @Option(
+    help: """
+      A group, by name or number, whose members' engines may attach too; the run directory and the socket are \
+      then the group's. Without it, only this user's and root's may.
+      """)
+  var group: String?
   @Flag(
     help: """
       Allow an address that is not loopback. Nothing authenticates or encrypts members yet: use it on \
@@ -42,7 +48,8 @@ struct NodeCommandLine: ParsableCommand {
     }
     let configuration = NodeConfiguration(
       name: PeerName(name), address: address, members: members(), memoryBytes: memoryBytes(),
-      directory: runDirectory(runDir), log: { Self.say($0) })
+      directory: runDirectory(runDir, group: groupNumber), group: groupNumber, log: { Self.say($0) }
+    )
     signal(SIGPIPE, SIG_IGN)
     let node: Node
     do throws(NodeError) { node = try Node(configuration) } catch { fail("\(error)") }
@@ -101,6 +108,13 @@ struct NodeCommandLine: ParsableCommand {
       fail("\(found.count) members: at most \(Limits().peersMax) are possible")
     }
     return found
+  }
+
+  private var groupNumber: UInt32? {
+    guard let group else { return nil }
+    if let number = UInt32(group) { return number }
+    guard let entry = getgrnam(group) else { fail("--group \(group): there is no such group") }
+    return entry.pointee.gr_gid
   }
 
   private func memoryBytes() -> Int {

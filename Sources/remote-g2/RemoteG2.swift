@@ -84,11 +84,19 @@ struct TransportOptions: ParsableArguments {
   }
 }
 
-/// Where sockets, locks and logs of a user's stores are. Made private to that user; one that is there
-/// must be, or whoever else may write it could plant what we would open.
-func runDirectory(_ chosen: String?) -> String {
+/// Where sockets, locks and logs of a user's stores are, whether it is there or not: for who only asks a node of it.
+func runDirectoryPath(_ chosen: String?) -> String {
   let base = ProcessInfo.processInfo.environment["XDG_RUNTIME_DIR"] ?? "/tmp"
-  let path = chosen ?? "\(base)/remote-g2-\(getuid())"
+  return chosen ?? "\(base)/remote-g2-\(getuid())"
+}
+
+/// The same, to put something into it. Made private to that user; one that is there
+/// must be, or whoever else may write it could plant what we would open.
+///
+/// - Parameter group: Whose members may reach what is in it; nil: nobody but this user.
+func runDirectory(_ chosen: String?, group: UInt32? = nil) -> String {
+  let wanted: mode_t = group == nil ? 0o700 : 0o750
+  let path = runDirectoryPath(chosen)
   guard path.utf8.count < 80 else {
     fail("the run directory \(path) is too long for a socket's name: choose another with --run-dir")
   }
@@ -96,20 +104,26 @@ func runDirectory(_ chosen: String?) -> String {
   if lstat(path, &status) != 0 {
     do {
       try FileManager.default.createDirectory(
-        atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        atPath: path, withIntermediateDirectories: true,
+        attributes: [.posixPermissions: Int(wanted)])
     } catch {
       fail("cannot make the run directory \(path): choose another with --run-dir")
     }
+    if let group { _ = chown(path, uid_t.max, group) }
     guard lstat(path, &status) == 0 else { fail("the run directory \(path) is gone") }
   }
   guard status.st_mode & S_IFMT == S_IFDIR else {
     fail("the run directory \(path) is no folder, or a link to one: choose another with --run-dir")
   }
-  guard status.st_uid == geteuid(), status.st_mode & 0o777 == 0o700 else {
+  guard status.st_uid == geteuid(), status.st_mode & 0o777 == wanted,
+    group == nil || status.st_gid == group
+  else {
     let mode = String(status.st_mode & 0o777, radix: 8)
+    let its = String(wanted, radix: 8)
     fail(
-      "the run directory \(path) has mode \(mode) and belongs to user \(status.st_uid): it must be "
-        + "yours, with mode 700 (chmod 700 \(path), or choose another with --run-dir)")
+      "the run directory \(path) has mode \(mode) and belongs to user \(status.st_uid) and group "
+        + "\(status.st_gid): it must be yours\(group.map { " and group \($0)'s" } ?? ""), with mode \(its) "
+        + "(chmod \(its) \(path), or choose another with --run-dir)")
   }
   return path
 }

@@ -27,7 +27,7 @@ struct StatusCommandLine: ParsableCommand {
   }
 
   private func socketPath() -> String {
-    let directory = runDirectory(runDir)
+    let directory = runDirectoryPath(runDir)
     if let name { checkName(name) }
     guard let path = NodeSocket.find(name: name, in: directory) else {
       let found = NodeSocket.names(in: directory)

@@ -69,7 +69,7 @@ extension `A node` {
 
   @Test func `forgets whom it has refused, and what a broken connection held`() {
     var bench = Bench()
-    let other = bench.core.joined()!
+    let other = bench.core.joined(at: LocalInstant(nanoseconds: 0))!
     var hello = bench.hello
     hello.version = 99
     hello.engine = Incarnation(high: 6, low: 6)
@@ -129,5 +129,17 @@ extension `A node` {
     #expect(
       bench.core.watched(
         "b", as: StreamWelcome(node: bench.core.node, name: "b"), after: .zero) == .itself)
+  }
+
+  @Test func `closes a connection of this host that does not say who it is, without any traffic`() {
+    var bench = `A node`.Bench()
+    let stranger = bench.core.joined(at: Self.at(1000))!
+    #expect(bench.core.nextDeadline == Self.at(11_000))
+    #expect(bench.core.timePassed(at: Self.at(10_999)) == [])
+    #expect(
+      bench.core.timePassed(at: Self.at(11_000)) == [.local(.close(stranger), pool: nil)])
+    // One that has said it stays, however long it says nothing more.
+    #expect(bench.core.nextDeadline == nil)
+    #expect(bench.core.received(.ping(1), from: stranger, at: Self.at(11_001)) == [])
   }
 }

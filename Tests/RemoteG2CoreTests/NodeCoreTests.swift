@@ -27,7 +27,7 @@ import Testing
       core = NodeCore(
         node: Incarnation(high: 1, low: 1), name: "a", members: ["b", "c"],
         memoryBytes: memoryBytes, limits: Limits(change))
-      leader = core.joined()!
+      leader = core.joined(at: LocalInstant(nanoseconds: 0))!
       take(core.received(.hello(hello), from: leader, at: at(0)))
       take(core.poolMade(pool, .success(Incarnation(high: 2, low: 2)), at: at(0)))
     }
@@ -86,7 +86,9 @@ import Testing
     var core = NodeCore(
       node: Incarnation(high: 1, low: 1), name: "a", members: [], memoryBytes: 100_000,
       limits: Limits())
-    let (first, second) = (core.joined()!, core.joined()!)
+    let (first, second) = (
+      core.joined(at: LocalInstant(nanoseconds: 0))!, core.joined(at: LocalInstant(nanoseconds: 0))!
+    )
     let hello = Bench().hello
     #expect(
       core.received(.hello(hello), from: first, at: Self.at(0)) == [
@@ -111,7 +113,7 @@ import Testing
     var hello = bench.hello
     hello.fingerprint.modelDigest = "another"
     hello.engine = Incarnation(high: 6, low: 6)
-    let other = bench.core.joined()!
+    let other = bench.core.joined(at: LocalInstant(nanoseconds: 0))!
     bench.take(bench.core.received(.hello(hello), from: other, at: Self.at(1)))
     guard case .refused(let reason)? = bench.said.last else {
       Issue.record("\(bench.said)")
@@ -120,7 +122,7 @@ import Testing
     #expect(reason.contains("raise --memory"))
     // Once the first engine has gone, its pool makes room.
     bench.take(bench.core.left(bench.leader, at: Self.at(2)))
-    let third = bench.core.joined()!
+    let third = bench.core.joined(at: LocalInstant(nanoseconds: 0))!
     let actions = bench.core.received(.hello(hello), from: third, at: Self.at(3))
     #expect(actions.contains { if case .makePool = $0 { true } else { false } })
   }

@@ -57,6 +57,8 @@ package struct NodeCore: Sendable {
     [:]
   /// Connections by the pool that they use; nil: it has not said who it is.
   var connections: [ConnectionID: PoolNumber?] = [:]
+  /// Until when those that have not said who they are may do so.
+  private var strangers: [ConnectionID: LocalInstant] = [:]
   var members: [PeerName: MemberState] = [:]
   var index: HolderIndex
   var feed: Feed
@@ -95,16 +97,18 @@ package struct NodeCore: Sendable {
   // MARK: Own engines
 
   /// Somebody connected. Nil: there is no room, and the socket is closed at once.
-  package mutating func joined() -> ConnectionID? {
+  package mutating func joined(at now: LocalInstant) -> ConnectionID? {
     guard connections.count < limits.localConnectionsMax else { return nil }
     let id = ConnectionID(connectionNext)
     connectionNext += 1
     connections[id] = .some(nil)
+    strangers[id] = now + limits.strangerMax
     return id
   }
 
   /// A connection ended, whoever ended it.
   package mutating func left(_ connection: ConnectionID, at now: LocalInstant) -> [NodeAction] {
+    strangers[connection] = nil
     guard let found = connections.removeValue(forKey: connection), let number = found else {
       for number in making.keys {
         making[number]?.hellos.removeAll { $0.0 == connection }
@@ -134,6 +138,7 @@ package struct NodeCore: Sendable {
       guard case .hello(let hello) = message,
         !making.values.contains(where: { $0.hellos.contains { $0.0 == connection } })
       else { return [.local(.close(connection), pool: nil)] }
+      strangers[connection] = nil
       return greeted(hello, connection, at: now)
     }
     if case .release(let serial) = message {
@@ -288,13 +293,18 @@ package struct NodeCore: Sendable {
       actions += answer(id, .outpaced, at: now)
     }
     for number in pools.keys { pools[number]?.ledger.expireDue(at: now) }
+    for id in strangers.filter({ $0.value <= now }).keys.sorted() {
+      strangers[id] = nil
+      connections[id] = nil
+      actions.append(.local(.close(id), pool: nil))
+    }
     return actions
   }
 
   package var nextDeadline: LocalInstant? {
     let waiting = waiters.values.map(\.deadline).min()
     let leases = pools.values.compactMap(\.ledger.nextDeadline).min()
-    return [waiting, leases].compactMap { $0 }.min()
+    return [waiting, leases, strangers.values.min()].compactMap { $0 }.min()
   }
 
   // MARK: Within

@@ -155,7 +155,7 @@ final class FleetProcess {
   // MARK: Its own engines
 
   func joined(_ link: FleetLink) -> Bool {
-    guard let id = core.joined() else { return false }
+    guard let id = core.joined(at: now) else { return false }
     link.id = id
     links[id] = link
     return true

@@ -108,7 +108,7 @@ struct Doctor: AsyncParsableCommand {
     var isWell = true
     if let engineConfig { isWell = Self.check(engine: engineConfig) && isWell }
     var own: NodeReport?
-    if !member.isEmpty, let path = NodeSocket.find(name: node, in: runDirectory(runDir)) {
+    if !member.isEmpty, let path = NodeSocket.find(name: node, in: runDirectoryPath(runDir)) {
       own = try? NodeQuestion.report(of: path)
     }
     for text in member { isWell = Self.check(member: text, own: own) && isWell }
