@@ -25,7 +25,8 @@ enum NodeBench {
   static func run() throws {
     print("\n(h) blocks over a stream, two processes, loopback, \(totalBytes >> 20) MiB a round:")
     print(
-      "  block      stream   plain socket GB/s   stream/plain (quartiles)   (medians of \(rounds) rounds)"
+      "  block      stream   plain socket GB/s   stream/plain (quartiles)   without digests/plain   (medians of "
+        + "\(rounds) rounds)"
     )
     for bytes in [64 << 10, 256 << 10, 1 << 20, 4 << 20] { try measure(bytes) }
     try latency()
@@ -91,6 +92,7 @@ enum NodeBench {
     let node: Node
     let engine: BenchEngine
     let plain: Int32
+    private let address: StreamAddress
     private let folder: String
 
     init(_ bytes: Int, count: Int, prefixes: Int) throws {
@@ -116,6 +118,16 @@ enum NodeBench {
         OSThread.nap(.milliseconds(2))
       }
       plain = try connectPlainly(announcement.plainPort)
+      address = StreamAddress(host: "127.0.0.1", port: announcement.port)
+    }
+
+    /// The same answers, read into memory without digests.
+    func reader(into memory: UnsafeMutableRawPointer) throws -> MemberProbe.Puller {
+      let finding = try MemberProbe.look(at: address, own: nil)
+      guard let terms = finding.pools.first else { throw BenchFailure("the source has no pool") }
+      let hello = StreamHello(node: Incarnation(high: 3, low: 3), name: "reader", terms: terms)
+      return try MemberProbe.Puller(
+        address, hello: hello, terms: terms, proves: false, into: memory)
     }
 
     func end() {
@@ -147,11 +159,19 @@ enum NodeBench {
     memset(memory, 1, totalBytes)
     defer { memory.deallocate() }
     var (streams, plains, ratios): ([Double], [Double], [Double]) = ([], [], [])
+    var unproved: [Double] = []
+    let reader = try pair.reader(into: memory)
     for round in 0...rounds {
       let stream = try Bench.seconds { try pair.engine.question(keys(round, count), want: count) }
       let plain = Bench.seconds { pair.copyPlainly(totalBytes, memory) }
+      let bare = try Bench.seconds {
+        guard try reader.ask(keys(round, count)) == count else {
+          throw BenchFailure("too few blocks")
+        }
+      }
       // The first round makes connections and touches pages.
       guard round > 0 else { continue }
+      unproved.append(plain / bare)
       streams.append(Double(totalBytes) / stream / 1e9)
       plains.append(Double(totalBytes) / plain / 1e9)
       ratios.append(plain / stream)
@@ -159,9 +179,11 @@ enum NodeBench {
     print(
       "  " + "\(bytes >> 10) KiB".padding(toLength: 9, withPad: " ", startingAt: 0)
         + String(
-          format: "%8.2f   %12.2f        %6.2f (%.2f to %.2f)", Bench.quantile(streams, 0.5),
+          format: "%8.2f   %12.2f        %6.2f (%.2f to %.2f)   %12.2f (%.2f to %.2f)",
+          Bench.quantile(streams, 0.5),
           Bench.quantile(plains, 0.5), Bench.quantile(ratios, 0.5), Bench.quantile(ratios, 0.25),
-          Bench.quantile(ratios, 0.75)))
+          Bench.quantile(ratios, 0.75), Bench.quantile(unproved, 0.5),
+          Bench.quantile(unproved, 0.25), Bench.quantile(unproved, 0.75)))
   }
 
   /// One block of sixteen tokens at a time.

@@ -201,7 +201,8 @@ enum TestHost {
     }
     // What came before it stopped may still be there to be read.
     var isQuiet = false
-    for _ in 0..<20 where !isQuiet {
+    let deadline = MonotonicClock.now() + .seconds(5)
+    while !isQuiet, MonotonicClock.now() < deadline {
       pair.transport.poll(at: MonotonicClock.now(), into: &pair.events)
       let until = MonotonicClock.now() + .milliseconds(200)
       isQuiet = bell.wait(until: until, hearing: descriptors) == .nothing

@@ -109,6 +109,7 @@ def killed_before_copy(stage, number):
     return {
         "name": "killed before copy",
         "ok": identical and held > 0 and bool(workers),
+        "has_happened": held > 0,
         "outcome": f"{held} lease when it died, {len(workers)} workers stopped; {loaded} tokens were to be loaded",
         "tokens_identical": identical,
         "fault_proved": held > 0 and bool(workers),
@@ -143,7 +144,7 @@ def killed_while_staging(stage, number):
     stage.wait_until_connected()
     # The engine goes on, and saves with the new node what it still has.
     again = stage.scene("killed while staging", "b", number, loaded=lambda count: True)
-    result["fault_proved"] = bool(seen)
+    result["fault_proved"] = result["has_happened"] = bool(seen)
     result["outcome"] += f"; {seen} blocks were under way"
     result["ok"] = result["ok"] and again["ok"] and bool(seen)
     return result

@@ -223,18 +223,20 @@ class Stage:
 
 
 def replayed(scene, number):
-    """Begun again with another prompt, at most twice, when a healthy source was so starved of this machine that b
-    rightly gave it up: there is nothing to judge then."""
+    """Begun again with another prompt, at most twice, when there is nothing to judge: the scene's fault did not come
+    to pass, or a healthy source was so starved of this machine that b rightly gave it up."""
 
     def play(stage):
         for attempt in range(3):
             before = stalls(stage)
             result = scene(stage, number + 20 * attempt)
             # A fault that happened is judged, wherever it fell.
-            has_happened = result.pop("has_happened", False)
-            if result["ok"] or has_happened or stalls(stage) == before:
+            has_happened = result.pop("has_happened", None)
+            is_starved = stalls(stage) != before
+            if result["ok"] or has_happened or (has_happened is None and not is_starved):
                 break
-            print("  a was too slow, and the pull was given up: begun again", flush=True)
+            why = "a was too slow, and the pull was given up" if is_starved else "the fault did not happen"
+            print(f"  {why}: begun again", flush=True)
         else:
             if stage.is_noisy and result["tokens_identical"]:
                 result["ok"] = True
