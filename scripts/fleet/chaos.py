@@ -169,7 +169,7 @@ class Chaos:
         return lambda: None
 
     def client_gone(self, happened):
-        self.stage.relay.rate = 4e6
+        self.stage.relay.rate = 5e5
 
         def undo():
             self.stage.relay.rate = None

@@ -37,8 +37,9 @@ def client_gone(stage, number):
     node = stage.nodes["b"]
     stage.compute(number)
     stalled = stalls(stage)
-    # Slow enough to be under way for a while, fast enough not to look stalled.
-    stage.relay.rate = 4e6
+    # Slow enough for no block to arrive before the client has gone (one that did would say how slow a is, and the next
+    # question would rightly be computed), and never silent for long.
+    stage.relay.rate = 5e5
     connection = stage.post("b", stage.prompt(number))
     until(
         10, "the question waits", lambda: node.report()["pulling"] == 1 or stalls(stage) != stalled
