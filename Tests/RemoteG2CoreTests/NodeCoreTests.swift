@@ -274,4 +274,19 @@ import Testing
     bench.want(more, lease: 3, pace: .milliseconds(150), at: Self.at(901))
     #expect(bench.pulls.count == 2)
   }
+
+  @Test func `asks a member again that was slow a while ago`() {
+    var bench = Bench()
+    bench.announce("b", Self.keys)
+    bench.want(Self.keys, at: Self.at(0))
+    for position in 0..<8 { bench.land(bench.pulls[0].stream, position, at: Self.at(800)) }
+    bench.take(bench.core.ended(bench.pulls[0].stream, .served, at: Self.at(800)))
+    bench.take(bench.core.received(.release(lease: 1), from: bench.leader, at: Self.at(801)))
+    let more = (20..<28).map { BlockKey(high: UInt64($0), low: 9) }
+    bench.announce("b", more)
+    bench.want(more, lease: 2, pace: .milliseconds(50), at: Self.at(10_799))
+    #expect(bench.pulls.count == 1 && bench.core.shortfalls[.cost] == 1)
+    bench.want(more, lease: 3, pace: .milliseconds(50), at: Self.at(10_800))
+    #expect(bench.pulls.count == 2)
+  }
 }

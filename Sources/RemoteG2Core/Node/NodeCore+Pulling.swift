@@ -31,7 +31,7 @@ extension NodeCore {
       return wait(id, for: stream)
     }
     guard spans.count < limits.pullsMax else { return answer(id, .overBudget, at: now) }
-    let (chosen, shortfall) = holder(of: keys[have...], for: waiter)
+    let (chosen, shortfall) = holder(of: keys[have...], for: waiter, at: now)
     guard let chosen else { return answer(id, shortfall, at: now) }
     let stream = nextStream()
     let span = Array(keys[have..<have + chosen.run])
@@ -65,7 +65,7 @@ extension NodeCore {
 
   /// The member that announces the most of it, among those that are not known to be of no use.
   private func holder(
-    of keys: ArraySlice<BlockKey>, for waiter: Waiter
+    of keys: ArraySlice<BlockKey>, for waiter: Waiter, at now: LocalInstant
   ) -> ((member: PeerName, run: Int)?, NodeShortfall) {
     guard let terms = pools[waiter.pool]?.terms else { return (nil, .noHolder) }
     var best: (member: PeerName, run: Int)?
@@ -77,7 +77,7 @@ extension NodeCore {
       let run = index.run(of: keys, at: name)
       guard run > 0 else { continue }
       let bytes = Double(run * terms.bytesOfAllRanks)
-      if let rate = member.bytesPerSecond, waiter.wanted.pace > .zero,
+      if let rate = member.rate(limits, at: now), waiter.wanted.pace > .zero,
         bytes / rate * Double(1 + member.pullCount) > (waiter.wanted.pace * run).inSeconds
       {
         shortfall = .cost
@@ -244,8 +244,9 @@ extension NodeCore {
     let bytes = span.next * span.bytesOfBlock
     if bytes > 0, elapsed > 0 {
       let rate = Double(bytes) / elapsed
-      let old = members[span.member]?.bytesPerSecond ?? rate
+      let old = members[span.member]?.rate(limits, at: now) ?? rate
       members[span.member]?.bytesPerSecond = old + 0.25 * (rate - old)
+      members[span.member]?.measuredAt = now
     }
     switch end {
     case .stalled, .broken, .invalid:

@@ -113,6 +113,8 @@ package struct MemberState: Equatable, Sendable {
   package var pullCount = 0
   /// Smoothed; nil before the first block.
   package var bytesPerSecond: Double?
+  /// When that was measured last.
+  var measuredAt = LocalInstant(nanoseconds: 0)
   /// From a question to the first byte of its answer; smoothed. Nil before the first.
   package var firstByteAfter: Duration?
   package var ends: [PullEnd: Int] = [:]
@@ -122,6 +124,11 @@ package struct MemberState: Equatable, Sendable {
   mutating func noteFirstByte(after sample: Duration) {
     let old = firstByteAfter ?? sample
     firstByteAfter = old + (sample - old) / 4
+  }
+
+  /// How fast it is, if that was measured lately: one that was slow once is asked again.
+  func rate(_ limits: Limits, at now: LocalInstant) -> Double? {
+    now - measuredAt < limits.rateKeptFor ? bytesPerSecond : nil
   }
 
   /// How long it may send no byte.

@@ -127,6 +127,8 @@ extension Limits {
     /// as its first byte usually takes, if that is longer.
     public var streamStallMin: Duration = .milliseconds(100)
     public var streamStallMax: Duration = .milliseconds(400)
+    /// A member's speed counts for so long after it was measured.
+    public var rateKeptFor: Duration = .seconds(10)
     /// A connection to a node that does not say who it is is closed after this time.
     public var strangerMax: Duration = .seconds(10)
     /// A reader that takes less than `readerProgressBytes` in this time, though there is more for it, is cut off.

@@ -86,7 +86,8 @@ struct FleetReport: Codable {
     var name: String
     var ok: Bool
     var tokens_identical: Bool
-    var fault_proved: Bool
+    /// Nil where there was none.
+    var fault_proved: Bool?
     var unmet: [String]
   }
   var ok: Bool
