@@ -45,7 +45,7 @@ final class BenchEngine {
     rank.begin(engine.plan(tokens: 0))
     _ = rank.load()
     rank.stage()
-    engine.absorb([rank.takeReport()])
+    if let report = rank.takeReport() { engine.absorb([report]) }
   }
 
   private func nextID() -> RequestID {
@@ -116,7 +116,7 @@ final class BenchEngine {
       let load = Bench.seconds { _ = rank.load() }
       let plain = Bench.seconds { _ = memcpy(memory, source, blockBytes * keys.count) }
       ratios.append(plain / load)
-      engine.absorb([rank.takeReport()])
+      if let report = rank.takeReport() { engine.absorb([report]) }
       engine.finished(id)
       step()
     }

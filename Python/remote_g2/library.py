@@ -1,7 +1,9 @@
 """libremote_g2 by ctypes: the two halves of its C interface (remote_g2.h), and nothing else."""
 
 import ctypes
+import functools
 import os
+from array import array
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_int, c_int32, c_size_t, c_uint32
 from ctypes import c_uint64, c_void_p
 from pathlib import Path
@@ -100,10 +102,10 @@ _SIGNATURES = {
     "rg2_scheduler_close": (None, [c_void_p]),
     "rg2_scheduler_new_request": (c_int, [c_void_p, c_uint64, c_char_p, c_uint32, c_uint32]),
     "rg2_scheduler_match": (c_int, [c_void_p, c_uint64, c_uint32, c_uint32, POINTER(c_uint32)]),
-    "rg2_scheduler_bind": (c_int, [c_void_p, c_uint64, c_uint32, POINTER(c_int32), c_uint32]),
+    "rg2_scheduler_bind": (c_int, [c_void_p, c_uint64, c_uint32, c_void_p, c_uint32]),
     "rg2_scheduler_scheduled": (
         c_int,
-        [c_void_p, c_uint64, c_uint32, c_uint32, c_char_p, c_uint32, c_uint32, POINTER(c_int32)]
+        [c_void_p, c_uint64, c_uint32, c_uint32, c_char_p, c_uint32, c_uint32, c_void_p]
         + [c_uint32, c_int],
     ),
     "rg2_scheduler_plan": (c_void_p, [c_void_p, c_uint32, POINTER(c_size_t)]),
@@ -202,8 +204,10 @@ def _check(library, status):
     return status
 
 
-def _numbers(values):
-    return (c_int32 * len(values))(*values), len(values)
+@functools.cache
+def _array(kind, count):
+    """ctypes makes such a type anew whenever nobody has kept it, which takes longer than a call."""
+    return kind * count
 
 
 class Scheduler:
@@ -228,16 +232,19 @@ class Scheduler:
         return answer, blocks.value
 
     def bind(self, request, local, targets):
-        self._call("rg2_scheduler_bind", request, local, *_numbers(targets))
+        numbers = array("i", targets)
+        self._call("rg2_scheduler_bind", request, local, *numbers.buffer_info())
 
     def scheduled(self, request, computed, scheduled, hashes, blocks, is_whole):
-        self._call(
+        """Whether its next step is to be told even if it brings neither hashes nor blocks."""
+        numbers = array("i", blocks)
+        return 1 == self._call(
             "rg2_scheduler_scheduled",
             request,
             computed,
             scheduled,
             *_joined(hashes),
-            *_numbers(blocks),
+            *numbers.buffer_info(),
             int(is_whole),
         )
 
@@ -250,8 +257,8 @@ class Scheduler:
 
     def absorb(self, reports):
         count = len(reports)
-        lengths = (c_size_t * count)(*(len(report) for report in reports))
-        self._call("rg2_scheduler_absorb", (c_char_p * count)(*reports), lengths, count)
+        lengths = _array(c_size_t, count)(*(len(report) for report in reports))
+        self._call("rg2_scheduler_absorb", _array(c_char_p, count)(*reports), lengths, count)
 
     def finished(self, request):
         self._call("rg2_scheduler_finished", request)
@@ -324,7 +331,7 @@ class Rank:
         count = self._call(name, None, 0)
         if not count:
             return []
-        found = (kind * count)()
+        found = _array(kind, count)()
         self._call(name, found, count)
         return list(found)
 
@@ -335,11 +342,12 @@ class Rank:
         return self._taken("rg2_rank_load_errors", c_int32)
 
     def report(self):
+        """None where the plan ordered nothing, and then on every rank."""
         length = c_size_t()
         report = self._library.rg2_rank_report(self._handle, byref(length))
         if not report:
             raise LibraryError(self._library.rg2_error().decode())
-        return ctypes.string_at(report, length.value)
+        return ctypes.string_at(report, length.value) or None
 
     def close(self):
         handle, self._handle = self._handle, None

@@ -27,7 +27,7 @@ NAP_FIRST, NAP_MAX = 0.002, 0.010
 
 @dataclass
 class Plan(KVConnectorMetadata):
-    """A step's plan, as the library made it."""
+    """A step's plan, as the library made it; empty for a step that it was told nothing about."""
 
     plan: bytes
     requests: dict[int, str] = field(default_factory=dict)
@@ -104,7 +104,7 @@ class RemoteG2Connector(KVConnectorBase_V1):
         self._half.begin(connector_metadata)
 
     def start_load_kv(self, forward_context, **kwargs):
-        self._half.library.load()
+        self._half.load()
 
     def wait_for_layer_load(self, layer_name):
         pass
@@ -113,13 +113,13 @@ class RemoteG2Connector(KVConnectorBase_V1):
         pass
 
     def wait_for_save(self):
-        self._half.library.stage()
+        self._half.stage()
 
     def get_finished(self, finished_req_ids):
         return None, self._half.finished()
 
     def get_block_ids_with_load_errors(self):
-        return set(self._half.library.load_errors())
+        return self._half.errors()
 
     def build_connector_worker_meta(self):
         return self._half.reports()
@@ -147,6 +147,9 @@ class SchedulerHalf:
         self._local = {}
         # Loads of the step that is being planned.
         self._loading = {}
+        # Whether the library was told anything since its last plan, and of which requests it hears of every step.
+        self._has_told = True
+        self._followed = set()
 
     def on_new_request(self, request):
         if self._is_off or getattr(request, "skip_reading_prefix_cache", False):
@@ -160,12 +163,14 @@ class SchedulerHalf:
         hashes = list(request.block_hashes)
         self._numbers[request.request_id] = number
         self._requests[number] = [request, len(hashes)]
+        self._has_told = True
         self.library.new_request(number, hashes)
 
     def match(self, request, num_computed_tokens):
         number = self._numbers.get(request.request_id)
         if number is None or self._is_off:
             return 0, False
+        self._has_told = True
         local = num_computed_tokens // self._tokens_per_block
         self._local[number] = local
         most = (request.num_tokens - 1) // self._tokens_per_block
@@ -185,6 +190,7 @@ class SchedulerHalf:
             targets = list(blocks.get_block_ids()[0][local:end])
             self._loading[number] = request.request_id
             self._has_bound = True
+        self._has_told = True
         self.library.bind(number, local, targets)
 
     def plan(self, output):
@@ -205,6 +211,10 @@ class SchedulerHalf:
             )
         self._nap_while_pending(output)
         self._has_bound = False
+        # Most steps of decoding bring nothing that the library would order anything for.
+        if not self._has_told and output.total_num_scheduled_tokens:
+            return Plan(b"")
+        self._has_told = False
         plan = self.library.plan(output.total_num_scheduled_tokens)
         requests, self._loading = self._loading, {}
         return Plan(plan, requests)
@@ -215,10 +225,15 @@ class SchedulerHalf:
             return
         entry = self._requests[number]
         hashes = list(entry[0].block_hashes[entry[1] :])
+        if not (hashes or blocks or is_whole or number in self._followed):
+            return
         entry[1] += len(hashes)
-        self.library.scheduled(
-            number, computed, output.num_scheduled_tokens[request_id], hashes, blocks, is_whole
-        )
+        self._has_told = True
+        scheduled = output.num_scheduled_tokens[request_id]
+        if self.library.scheduled(number, computed, scheduled, hashes, blocks, is_whole):
+            self._followed.add(number)
+        else:
+            self._followed.discard(number)
 
     def _nap_while_pending(self, output):
         """An engine with nothing to compute but a prefix on its way need not spin."""
@@ -240,6 +255,8 @@ class SchedulerHalf:
         if number is not None:
             del self._requests[number]
             self._local.pop(number, None)
+            self._followed.discard(number)
+            self._has_told = True
             self.library.finished(number)
 
 
@@ -249,14 +266,33 @@ class WorkerHalf:
     def __init__(self, rank):
         self.library = rank
         self._loading = {}
+        self._has_plan = False
 
     def begin(self, plan):
-        self._loading.update(plan.requests)
-        self.library.begin(plan.plan)
+        self._has_plan = bool(plan.plan)
+        if self._has_plan:
+            self._loading.update(plan.requests)
+            self.library.begin(plan.plan)
+
+    def load(self):
+        if self._has_plan:
+            self.library.load()
+
+    def stage(self):
+        if self._has_plan:
+            self.library.stage()
 
     def finished(self):
+        if not self._has_plan:
+            return None
         numbers = self.library.finished()
         return {self._loading.pop(number) for number in numbers} or None
 
+    def errors(self):
+        return set(self.library.load_errors()) if self._has_plan else set()
+
     def reports(self):
-        return Reports([self.library.report()])
+        if not self._has_plan:
+            return None
+        report = self.library.report()
+        return Reports([report]) if report else None

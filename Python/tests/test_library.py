@@ -66,7 +66,9 @@ class Engine:
         self.rank.load()
         self.rank.stage()
         finished, errors = self.rank.finished(), self.rank.load_errors()
-        self.scheduler.absorb([self.rank.report()])
+        report = self.rank.report()
+        if report:
+            self.scheduler.absorb([report])
         return finished, errors
 
     def until(self, check):

@@ -3,16 +3,16 @@ public import RemoteG2Core
 
 /// XXH3-128 over bytes: the content digest of a block, and of framed metadata.
 public enum ContentDigest {
-  /// - Complexity: O(bytes); several gigabytes a second on one core.
+  /// - Complexity: O(bytes); tens of gigabytes a second on one core, by the widest vectors that it has.
   public static func of(_ bytes: UnsafeRawBufferPointer) -> Digest128 {
-    let hash = XXH3_128bits(bytes.baseAddress, bytes.count)
+    let hash = cxxhash_128(bytes.baseAddress, bytes.count)
     return Digest128(high: hash.high64, low: hash.low64)
   }
 
   /// Of one rank's bytes of a block, seeded with its key and the rank: the same bytes have another digest
   /// under another name.
   public static func of(_ bytes: UnsafeRawBufferPointer, key: BlockKey, rank: Int) -> Digest128 {
-    let hash = XXH3_128bits_withSeed(bytes.baseAddress, bytes.count, seed(key, rank))
+    let hash = cxxhash_128_seeded(bytes.baseAddress, bytes.count, seed(key, rank))
     return Digest128(high: hash.high64, low: hash.low64)
   }
 
@@ -45,7 +45,7 @@ public struct StreamingDigest: ~Copyable {
 
   public mutating func add(_ bytes: UnsafeRawBufferPointer) {
     guard bytes.count > 0 else { return }
-    XXH3_128bits_update(state, bytes.baseAddress, bytes.count)
+    cxxhash_128_update(state, bytes.baseAddress, bytes.count)
   }
 
   public borrowing func value() -> Digest128 {

@@ -1,3 +1,4 @@
+internal import Glibc
 internal import KVConnector
 internal import LocalStore
 package import OSThreads
@@ -17,6 +18,8 @@ package final class ControlClient: SourceControl {
     /// Messages that the core does not know: housekeeping, by number.
     var asked: [UInt64: @Sendable (LocalMessage?) -> Void] = [:]
     var askNext: UInt64 = 1
+    /// Of the own store that welcomed us, where it has one.
+    var known: KnownKeysMapping?
   }
 
   package let incarnation: Incarnation
@@ -81,6 +84,12 @@ package final class ControlClient: SourceControl {
   }
 
   package var localStore: SourceID? { state.withLock { $0.core.localStore } }
+
+  /// Whether it is worth asking the own store for a key: false when neither it nor anybody that it knows has it.
+  package var keysKnown: (BlockKey) -> Bool {
+    guard let known = state.withLock({ $0.known }) else { return { _ in true } }
+    return { known.table.mayHave($0) }
+  }
 
   package func attachFailed(_ source: SourceID) {
     state.withLock { $0.core.attachFailed(source, at: MonotonicClock.now()) }
@@ -248,10 +257,20 @@ package final class ControlClient: SourceControl {
     while let current = socket {
       switch current.receive() {
       case .nothing: return
-      case .message(let message, _): received(message)
+      case .message(let message, let descriptors):
+        if case .welcome = message { take(descriptors) }
+        received(message)
       case .malformed, .closed: lose(&socket)
       }
     }
+  }
+
+  private func take(_ descriptors: ReceivedDescriptors) {
+    let known = descriptors.take().flatMap { descriptor in
+      defer { close(descriptor) }
+      return KnownKeysMapping(descriptor)
+    }
+    state.withLock { $0.known = known }
   }
 
   private func received(_ message: LocalMessage) {
@@ -266,6 +285,7 @@ package final class ControlClient: SourceControl {
     socket = nil
     let asked = state.withLock { state in
       defer { state.asked = [:] }
+      state.known = nil
       return Array(state.asked.values)
     }
     for answer in asked { answer(nil) }

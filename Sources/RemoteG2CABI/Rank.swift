@@ -129,7 +129,7 @@ public func rankReport(
   var lent: UnsafePointer<UInt8>?
   _ = call(handle) { rank throws(CallFailure) in
     guard let length else { throw .invalid("there is nowhere to put the report's length") }
-    let bytes = StagedCodec.encode(rank.rank.takeReport())
+    let bytes = rank.rank.takeReport().map { StagedCodec.encode($0) } ?? []
     length.pointee = bytes.count
     lent = rank.lent.lend(bytes)
     return RG2_OK.rawValue

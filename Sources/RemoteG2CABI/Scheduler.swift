@@ -152,11 +152,11 @@ public func schedulerScheduled(
   _ numbers: UnsafePointer<Int32>?, _ blockCount: UInt32, _ isWhole: Int32
 ) -> Int32 {
   call(handle) { scheduler throws(CallFailure) in
-    scheduler.engine.scheduled(
+    let hasMore = scheduler.engine.scheduled(
       RequestID(request), computed: Int(computed), scheduled: Int(scheduled),
       keys: try keys(hashes, hashCount, bytes, scheduler.engine.keys),
       blocks: try blocks(numbers, blockCount), isWhole: isWhole != 0)
-    return RG2_OK.rawValue
+    return hasMore ? 1 : 0
   }
 }
 

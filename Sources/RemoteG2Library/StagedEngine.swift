@@ -37,12 +37,16 @@ public final class StagedEngine {
   deinit { control.stop() }
 
   public func newRequest(_ id: RequestID, keys: [BlockKey]) {
-    advance { core, now in core.newRequest(id, keys: keys, at: now) }
+    let mayBeKnown = control.keysKnown
+    advance { core, now in core.newRequest(id, keys: keys, at: now, mayBeKnown: mayBeKnown) }
   }
 
   public func match(_ id: RequestID, local: Int, most: Int) -> StagedMatch {
+    let mayBeKnown = control.keysKnown
     while true {
-      let answer = advance { core, now in core.match(id, local: local, most: most, at: now) }
+      let answer = advance { core, now in
+        core.match(id, local: local, most: most, at: now, mayBeKnown: mayBeKnown)
+      }
       guard answer == .unknown, unknownWaitLeft > .zero else { return answer }
       let began = MonotonicClock.now()
       _ = bell.wait(until: began + unknownWaitLeft)
@@ -59,10 +63,12 @@ public final class StagedEngine {
     return isPossible
   }
 
+  /// - Returns: Whether its next step is to be told even if there is nothing new about it.
+  @discardableResult
   public func scheduled(
     _ id: RequestID, computed: Int, scheduled: Int, keys: [BlockKey], blocks: [BlockIndex],
     isWhole: Bool
-  ) {
+  ) -> Bool {
     core.scheduled(
       id, computed: computed, scheduled: scheduled, keys: keys, blocks: blocks, isWhole: isWhole)
   }

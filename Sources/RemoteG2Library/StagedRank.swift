@@ -157,6 +157,6 @@ public final class StagedRank {
   /// Blocks that could not be loaded, each told once.
   public func takeErrors() -> [BlockIndex] { core.takeErrors() }
 
-  /// What was done of the step's plan.
-  public func takeReport() -> StagedReport { core.takeReport() }
+  /// What was done of the step's plan; nil where it ordered nothing, on any rank.
+  public func takeReport() -> StagedReport? { core.takeReport() }
 }

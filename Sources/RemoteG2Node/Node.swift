@@ -9,6 +9,7 @@ package enum NodeError: Error, Equatable, Sendable, CustomStringConvertible {
   case nameTaken(String, path: String)
   case cannotLock(path: String, reason: String)
   case cannotListen(String, reason: String)
+  case noMemory(String)
 
   package var description: String {
     switch self {
@@ -17,6 +18,7 @@ package enum NodeError: Error, Equatable, Sendable, CustomStringConvertible {
     case .cannotLock(let path, let reason): "cannot lock \(path): \(reason)"
     case .cannotListen(let address, let reason):
       "cannot listen on \(address): \(reason); choose another --listen"
+    case .noMemory(let reason): reason
     }
   }
 }
@@ -84,12 +86,13 @@ package final class Node: Sendable {
     self.configuration = configuration
     var generator = SystemRandomNumberGenerator()
     incarnation = Incarnation(using: &generator)
-    let board = NodeBoard(
-      NodeCore(
-        node: incarnation, name: configuration.name, members: configuration.members.map(\.name),
-        memoryBytes: configuration.memoryBytes, limits: configuration.limits))
-    self.board = board
+    let core = NodeCore(
+      node: incarnation, name: configuration.name, members: configuration.members.map(\.name),
+      memoryBytes: configuration.memoryBytes, limits: configuration.limits)
     do throws(NodeError) {
+      do throws(PoolError) { board = try NodeBoard(core) } catch {
+        throw NodeError.noMemory("\(error)")
+      }
       let listener = try StreamListener(configuration.address)
       port = listener.port
       do throws(PoolError) {
@@ -115,7 +118,7 @@ package final class Node: Sendable {
 
   /// What it decides by, for reports.
   package func look<Result>(_ body: (NodeCore) -> Result) -> Result {
-    board.core.withLock { body($0) }
+    board.withCore { body($0) }
   }
 
   /// Threads of it that hang; empty while it is well.

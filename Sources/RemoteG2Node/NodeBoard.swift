@@ -10,7 +10,9 @@ final class NodeBoard: Sendable {
     case cancel(StreamID)
   }
 
-  let core: Guarded<NodeCore>
+  private let core: Guarded<NodeCore>
+  /// What engines look up before they ask. Written under the core's lock.
+  let known: KnownKeysMemory
   let memory = Guarded<[PoolNumber: [PoolMemory]]>([:])
   let localBell = EventBell()
   let pullBell = EventBell()
@@ -20,7 +22,8 @@ final class NodeBoard: Sendable {
   /// Of the threads that serve watchers.
   private let feedBells = Guarded<[EventBell]>([])
 
-  init(_ core: NodeCore) {
+  init(_ core: NodeCore) throws(PoolError) {
+    known = try KnownKeysMemory(bytes: core.limits.knownKeysBytes)
     self.core = Guarded(core)
     localActions = Mailbox(ringing: localBell)
     pullOrders = Mailbox(ringing: pullBell)
@@ -34,10 +37,20 @@ final class NodeBoard: Sendable {
 
   func ringWithFeed(_ bell: EventBell) { feedBells.withLock { $0.append(bell) } }
 
+  /// Asks the core, or tells it something that orders nothing. What becomes known of keys thereby, engines can
+  /// look up when this returns.
+  func withCore<Result>(_ body: (inout NodeCore) -> Result) -> Result {
+    core.withLock { core in
+      let result = body(&core)
+      for change in core.takeKnownChanges() { known.table.note(change) }
+      return result
+    }
+  }
+
   /// Lets the core decide, and hands each action to the thread that carries it out.
   func advance(_ event: (inout NodeCore, LocalInstant) -> [NodeAction]) {
     var feedChanged = false
-    core.withLock { core in
+    withCore { core in
       // Under the lock, so that each thread gets its orders in the order in which they were decided.
       for action in event(&core, MonotonicClock.now()) {
         switch action {

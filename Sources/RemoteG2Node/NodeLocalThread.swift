@@ -47,7 +47,7 @@ private final class NodeLocalLoop {
       board.turned("local")
       let hasMore = turn()
       let now = MonotonicClock.now()
-      let due = board.core.withLock { $0.nextDeadline }
+      let due = board.withCore { $0.nextDeadline }
       if let due, due <= now {
         board.advance { core, now in core.timePassed(at: now) }
         continue
@@ -69,7 +69,7 @@ private final class NodeLocalLoop {
     var hasMore = false
     while let socket = listener.accept() {
       let now = MonotonicClock.now()
-      guard let id = board.core.withLock({ $0.joined(at: now) }) else { continue }
+      guard let id = board.withCore({ $0.joined(at: now) }) else { continue }
       sockets[id] = socket
     }
     for id in sockets.keys.sorted() { hasMore = read(id) || hasMore }
@@ -110,7 +110,13 @@ private final class NodeLocalLoop {
 
   private func perform(_ action: LocalAction, _ pool: PoolNumber?) {
     switch action {
-    case .send(let id, let message): send(message, to: id)
+    case .send(let id, let message):
+      // An engine's leader is welcome.
+      if case .welcome = message {
+        send(message, to: id, [board.known.readOnlyDescriptor])
+      } else {
+        send(message, to: id)
+      }
     case .welcomeRank(let id, let rank, let welcome):
       welcomeRank(id, rank, welcome, pool)
     case .copy(let copy):
@@ -124,7 +130,7 @@ private final class NodeLocalLoop {
 
   private func makePool(_ number: PoolNumber, _ terms: PoolTerms, _ slots: Int) {
     // A pool that made room for this one goes first.
-    let kept = board.core.withLock { $0.poolNumbers }
+    let kept = board.withCore { $0.poolNumbers }
     writers = writers.filter { kept.contains($0.key) }
     board.memory.withLock { memory in memory = memory.filter { kept.contains($0.key) } }
     var generator = SystemRandomNumberGenerator()
@@ -159,7 +165,7 @@ private final class NodeLocalLoop {
   }
 
   private func report(_ number: UInt64, to id: ConnectionID) {
-    let report = board.core.withLock { $0.report }
+    let report = board.withCore { $0.report }
     guard let json = try? JSONEncoder().encode(report) else { return close(id) }
     // Plain ASCII pages, whatever is in the names: a page must not end within a character.
     let text = String(decoding: json, as: UTF8.self).unicodeScalars.map {

@@ -217,7 +217,7 @@ private final class Pull {
     machine.heard(at: MonotonicClock.now())
     guard !hasBegun, let after = machine.firstByteAfter else { return }
     hasBegun = true
-    board.core.withLock { $0.answerBegan(stream, after: after) }
+    board.withCore { $0.answerBegan(stream, after: after) }
   }
 
   private func receive(_ budget: Int) -> (StreamSocket.Outcome, PullMachine.Step) {
@@ -295,7 +295,7 @@ private final class Pull {
     switch step {
     case .more, .ended: return step
     case .arriving(let position):
-      let arrival = board.core.withLock { $0.arriving(stream, position: position) }
+      let arrival = board.withCore { $0.arriving(stream, position: position) }
       if case .write(let slot, let generation) = arrival {
         // On every rank, before any rank's bytes change.
         for pool in pools { pool.words.beginWriting(slot, generation) }

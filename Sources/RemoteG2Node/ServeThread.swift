@@ -103,7 +103,7 @@ private final class Reader {
     while let wanted = machine.wanted {
       var isSound = true
       let outcome = socket.receive(atMost: wanted) { piece in
-        isSound = board.core.withLock { machine.took(piece, &$0) }
+        isSound = board.withCore { machine.took(piece, &$0) }
       }
       if outcome == .closed || !isSound { return .over }
       if outcome == .nothing { break }
@@ -120,7 +120,7 @@ private final class Reader {
       case .idle: return .waiting
       case .prepare:
         let now = MonotonicClock.now()
-        guard board.core.withLock({ machine.prepare(&$0, at: now) }) else { return .waiting }
+        guard board.withCore({ machine.prepare(&$0, at: now) }) else { return .waiting }
         continue
       case .frames:
         outcome = machine.outgoing.withNext { frames in
@@ -155,5 +155,5 @@ private final class Reader {
   }
 
   /// Lets go of all that it holds.
-  func close() { board.core.withLock { machine.close(&$0) } }
+  func close() { board.withCore { machine.close(&$0) } }
 }

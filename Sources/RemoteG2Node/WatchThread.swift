@@ -71,7 +71,7 @@ private struct Watch {
   private mutating func advance(
     _ event: (inout WatchMachine, inout NodeCore) -> [WatchMachine.Order]
   ) {
-    for order in board.core.withLock({ event(&machine, &$0) }) {
+    for order in board.withCore({ event(&machine, &$0) }) {
       switch order {
       case .connect:
         socket = StreamSocket.connect(address)

@@ -55,6 +55,28 @@ import Testing
     #expect(index.run(of: Self.keys[...], at: "b") == 0)
   }
 
+  @Test func `says of each member and key once when it is announced and when not any more`() {
+    var index = HolderIndex(keysMax: 3)
+    func change(_ place: Int, _ isSealed: Bool) -> FeedChange {
+      FeedChange(key: Self.keys[place], isSealed: isSealed)
+    }
+    index.snapshot([Self.keys[0], Self.keys[1], Self.keys[0]], of: "b")
+    index.snapshot([Self.keys[0]], of: "c")
+    #expect(index.takeChanges() == [change(0, true), change(1, true), change(0, true)])
+    #expect(index.takeChanges() == [])
+    // One that it has, one that is new, one beyond what is remembered; one that goes, and one that never came.
+    let news = [
+      change(0, true), change(2, true), change(3, true), change(1, false), change(4, false),
+    ]
+    #expect(index.change(news, number: 1, of: "b") == true)
+    #expect(index.takeChanges() == [change(2, true), change(1, false)])
+    index.forget("b")
+    index.forget("b")
+    #expect(Set(index.takeChanges().map(\.key)) == [Self.keys[0], Self.keys[2]])
+    index.forget("c")
+    #expect(index.takeChanges() == [change(0, false)])
+  }
+
   @Test func `takes no change after a gap`() {
     var index = HolderIndex(keysMax: 100)
     #expect(index.change([], number: 5, of: "b") == true)

@@ -131,7 +131,7 @@ private final class FakeDevice: @unchecked Sendable {
     }
     _ = engine.rank.load()
     #expect(happened.withLock { $0 })
-    #expect(engine.rank.takeReport().loaded == [.init(request: id, isWhole: false)])
+    #expect(engine.rank.takeReport()?.loaded == [.init(request: id, isWhole: false)])
     #expect(engine.rank.takeErrors() == (8..<11).map { BlockIndex($0) })
   }
 }

@@ -82,7 +82,7 @@ final class NodeEngine {
     _ = rank.load()
     rank.stage()
     errors += rank.takeErrors()
-    engine.absorb([rank.takeReport()])
+    if let report = rank.takeReport() { engine.absorb([report]) }
   }
 
   /// Steps until it holds, ten seconds at most.

@@ -24,6 +24,27 @@ import Testing
     #expect(comes { node.held == 0 }, "\(node.report)")
   }
 
+  @Test func `an engine asks only for what it, its node or a member has`() throws {
+    let near = try TestNode("a")
+    defer { near.stop() }
+    let (one, other) = (try NodeEngine(near.socket), try NodeEngine(near.socket))
+    #expect(one.comes { one.engine.isAttached } && other.comes { other.engine.isAttached })
+    other.step()
+    // Nobody has it: it is known without a question, and at once.
+    one.engine.newRequest(RequestID(1), keys: Self.keys)
+    #expect(one.engine.match(RequestID(1), local: 0, most: Self.keys.count) == .none)
+    #expect(one.engine.counts.asked == 0 && near.report.shortfalls.isEmpty)
+    // It waits for its turn, and meanwhile the other one computes it.
+    other.save(Self.keys, Self.content)
+    #expect(comes { near.sealed == 6 })
+    #expect(
+      one.comes {
+        one.engine.match(RequestID(1), local: 0, most: Self.keys.count) == .ready(blocks: 6)
+      })
+    #expect(one.engine.counts.asked == 1)
+    one.engine.finished(RequestID(1))
+  }
+
   @Test func `an engine saves what it has with a node that took the old one's place`() throws {
     let node = try TestNode("a")
     let engine = try NodeEngine(node.socket)

@@ -202,15 +202,17 @@ def misses(stage):
         stage.ask("b", stage.prompt(500 + number, 300), tokens=4)
     lines = times_of(stage, "b")
     again = [line["again"] for line in lines if line.get("again") is not None]
-    spent = [line["us"] for line in lines if "us" in line and line["tokens"]]
+    steps = [line for line in lines if "us" in line and line["tokens"]]
+    spent, busy = [line["us"] for line in steps], [line["busy_us"] for line in steps]
     none, most = sum(one == 0 for one in again) / len(again), max(again)
     stage.restart_servers(names=("b",))
     return measured(
         "misses",
-        none >= 0.95 and most <= 1 and max(spent) <= 200,
+        none >= 0.95 and most <= 1 and at(spent, 0.5) <= 200 and statistics.mean(busy) <= 200,
         f"{len(again)} requests: {none:.0%} waited no step (bound 95), the rest {most} at most (bound 1); {len(spent)} "
-        f"steps, {at(spent, 0.5):.0f} us p50, {at(spent, 0.99):.0f} p99, {max(spent):.0f} at most in the connector "
-        "(bound 200)",
+        f"steps: in the connector {at(spent, 0.5):.0f} us p50, {at(spent, 0.95):.0f} p95 by the clock (bound of p50 "
+        f"200); of it the scheduler's thread had a processor for {at(busy, 0.5):.0f} p50, {at(busy, 0.95):.0f} p95, "
+        f"{statistics.mean(busy):.0f} on average (bound 200), {max(busy):.0f} at most",
     )
 
 

@@ -192,7 +192,8 @@ class Stage:
             # An engine lets a node that has gone go with its next step.
             self.ask(name, self.text[5:40], tokens=1)
             held = server.held()
-            most = {"mappings": 2 * self.ranks, "connections": 1 + self.ranks}
+            # Of each rank its pool and its staging memory, and of the scheduler the table of known keys.
+            most = {"mappings": 1 + 2 * self.ranks, "connections": 1 + self.ranks}
             over = {what: count for what, count in held.items() if count > most[what]}
             if over:
                 leaks[f"server {name}"] = over

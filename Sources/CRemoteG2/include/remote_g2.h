@@ -131,16 +131,18 @@ int rg2_scheduler_bind(void *scheduler, uint64_t request, uint32_t local, const 
 
 // The request is computed in the step being planned: `computed` tokens have their KV before it, `scheduled`
 // get it in it. `hashes` are those of whole blocks that were not told before. `blocks` are the blocks that are
-// new, or, with `is_whole`, all of them.
+// new, or, with `is_whole`, all of them. Returns 1 where the request's next step is to be told whatever it is, 0
+// where one that brings neither hashes nor blocks need not be told, or an error.
 int rg2_scheduler_scheduled(void *scheduler, uint64_t request, uint32_t computed,
                             uint32_t scheduled, const uint8_t *hashes, uint32_t hash_count,
                             uint32_t hash_bytes, const int32_t *blocks, uint32_t block_count,
                             int is_whole);
 
-// The step's plan, for every rank; `tokens` are computed in it. NULL: error.
+// The step's plan, for every rank; `tokens` are computed in it. A step about which nothing was told needs none.
+// NULL: error.
 const uint8_t *rg2_scheduler_plan(void *scheduler, uint32_t tokens, size_t *length);
 
-// What all ranks reported of one step.
+// What all ranks reported of one step, if its plan ordered something.
 int rg2_scheduler_absorb(void *scheduler, const uint8_t *const *reports, const size_t *lengths,
                          uint32_t count);
 
@@ -187,7 +189,8 @@ int rg2_rank_finished(void *rank, uint64_t *requests, uint32_t capacity);
 // Blocks that could not be loaded, as rg2_rank_finished.
 int rg2_rank_load_errors(void *rank, int32_t *blocks, uint32_t capacity);
 
-// What was done of the step's plan, for the scheduler half. NULL: error.
+// What was done of the step's plan, for the scheduler half. Of length 0 where the plan ordered nothing, and then on
+// every rank: there is nothing to absorb of that step. NULL: error.
 const uint8_t *rg2_rank_report(void *rank, size_t *length);
 
 // ---- CUDA ----

@@ -9,6 +9,8 @@ package struct HolderIndex: Sendable {
 
   private let keysMax: Int
   private var holders: [PeerName: Holder] = [:]
+  /// Keys that members have begun or ceased to announce since it was last taken.
+  private var changes: [FeedChange] = []
 
   /// - Parameter keysMax: Keys remembered of one member; what it announces beyond them is not.
   package init(keysMax: Int) { self.keysMax = keysMax }
@@ -17,7 +19,10 @@ package struct HolderIndex: Sendable {
   package func keys(of member: PeerName) -> Set<BlockKey> { holders[member]?.keys ?? [] }
 
   /// A member's feed begins anew, or has ended: nothing that it announced counts.
-  package mutating func forget(_ member: PeerName) { holders[member] = nil }
+  package mutating func forget(_ member: PeerName) {
+    guard let gone = holders.removeValue(forKey: member) else { return }
+    changes += gone.keys.map { FeedChange(key: $0, isSealed: false) }
+  }
 
   package mutating func snapshot(_ keys: [BlockKey], of member: PeerName) {
     for key in keys { insert(key, of: member) }
@@ -32,8 +37,8 @@ package struct HolderIndex: Sendable {
     for change in changes {
       if change.isSealed {
         insert(change.key, of: member)
-      } else {
-        holders[member]?.keys.remove(change.key)
+      } else if holders[member]?.keys.remove(change.key) != nil {
+        self.changes.append(change)
       }
     }
     return true
@@ -47,6 +52,14 @@ package struct HolderIndex: Sendable {
 
   private mutating func insert(_ key: BlockKey, of member: PeerName) {
     guard keyCount(of: member) < keysMax else { return }
-    holders[member, default: Holder()].keys.insert(key)
+    guard holders[member, default: Holder()].keys.insert(key).inserted else { return }
+    changes.append(FeedChange(key: key, isSealed: true))
+  }
+
+  /// What members have begun and ceased to announce since the last call, once for each member and key.
+  package mutating func takeChanges() -> [FeedChange] {
+    guard !changes.isEmpty else { return [] }
+    defer { changes = [] }
+    return changes
   }
 }

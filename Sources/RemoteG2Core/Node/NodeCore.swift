@@ -62,6 +62,8 @@ package struct NodeCore: Sendable {
   var members: [PeerName: MemberState] = [:]
   var index: HolderIndex
   var feed: Feed
+  /// What this node's own pools have and have no more, since it was last taken.
+  private var ownChanges: [FeedChange] = []
   /// Whether some watcher has heard everything so far.
   var watchersWaiting = false
   /// Whether the feed has something for who is waiting, and nobody was woken for it.
@@ -254,11 +256,22 @@ package struct NodeCore: Sendable {
     guard var pool = pools.removeValue(forKey: number) else { return }
     poolsVersion += 1
     // What a pull evicted for a block that is still arriving has not been told yet.
-    feed.note(pool.ledger.pool.takeChanges())
-    feed.note(
-      pool.ledger.pool.sealedKeys(in: 0..<pool.ledger.pool.slotCount).map {
+    let changes =
+      pool.ledger.pool.takeChanges()
+      + pool.ledger.pool.sealedKeys(in: 0..<pool.ledger.pool.slotCount).map {
         FeedChange(key: $0, isSealed: false)
-      })
+      }
+    feed.note(changes)
+    ownChanges += changes
+  }
+
+  /// Of the keys that this node has or some member announces: which became such since the last call, once more
+  /// for each who has it, and which ceased to be. Engines look them up before they ask.
+  package mutating func takeKnownChanges() -> [FeedChange] {
+    var taken = index.takeChanges()
+    taken += ownChanges
+    ownChanges = []
+    return taken
   }
 
   private var bytesInUse: Int {
@@ -272,6 +285,8 @@ package struct NodeCore: Sendable {
   }
   /// What counts as announced by a member.
   package func keysAnnounced(by member: PeerName) -> Set<BlockKey> { index.keys(of: member) }
+  /// What counts as announced, by member.
+  package var keysOfMembers: [Set<BlockKey>] { members.keys.sorted().map { index.keys(of: $0) } }
   /// Blocks that are committed and wait for a rank's bytes.
   package var committedCount: Int { pools.values.reduce(0) { $0 + $1.desk.committedCount } }
   package func phase(of slot: SlotIndex, in pool: PoolNumber) -> SlotPool.Phase? {
@@ -350,6 +365,7 @@ package struct NodeCore: Sendable {
   private mutating func tell(_ changes: [FeedChange], wakes: Bool = true) -> [NodeAction] {
     if !changes.isEmpty {
       feed.note(changes)
+      ownChanges += changes
       hasUntold = true
     }
     // Nobody is woken who has not heard everything yet, or who is not there.

@@ -8,6 +8,8 @@ public struct StagedPlan: Equatable, Sendable {
   public var pool: Incarnation?
   public var loads: [StagedLoad] = []
   public var stages: [StageOrder] = []
+  /// A plan that orders nothing is not reported.
+  public var ordersNothing: Bool { loads.isEmpty && stages.isEmpty }
 
   public init(step: UInt64, engine: Incarnation, pool: Incarnation?) {
     self.step = step

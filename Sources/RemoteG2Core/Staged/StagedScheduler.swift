@@ -20,6 +20,8 @@ public struct StagedScheduler: Sendable {
   enum State: Sendable {
     /// The node was away, or there is nothing to ask about.
     case unasked
+    /// Nobody had its first block when it was last looked up.
+    case unheld
     case asked(at: LocalInstant, deadline: LocalInstant, isPending: Bool)
     case ready([GrantedBlock])
     /// Ranks that have still to report.
@@ -91,19 +93,31 @@ public struct StagedScheduler: Sendable {
 
   /// A request arrived: its prefix is looked for from now on.
   ///
-  /// - Parameter keys: Of its whole blocks.
-  public mutating func newRequest(_ id: RequestID, keys: [BlockKey], at now: LocalInstant) {
+  /// - Parameters:
+  ///   - keys: Of its whole blocks.
+  ///   - mayBeKnown: Whether asking the node for a key may be worth it.
+  public mutating func newRequest(
+    _ id: RequestID, keys: [BlockKey], at now: LocalInstant,
+    mayBeKnown: (BlockKey) -> Bool = { _ in true }
+  ) {
     // One that comes twice is the engine's to tell apart.
     guard requests[id] == nil else { return }
     requests[id] = Request(keys: keys, fetch: FetchID(0))
-    ask(id, at: now)
+    ask(id, at: now, mayBeKnown)
   }
 
-  private mutating func ask(_ id: RequestID, at now: LocalInstant) {
+  private mutating func ask(
+    _ id: RequestID, at now: LocalInstant, _ mayBeKnown: (BlockKey) -> Bool
+  ) {
     guard let request = requests[id] else { return }
     requests[id]?.hasRun = false
-    guard let source, !request.keys.isEmpty else {
+    guard let source, let first = request.keys.first else {
       requests[id]?.state = .unasked
+      return
+    }
+    // Without its first block none of the others can be used.
+    guard mayBeKnown(first) else {
+      requests[id]?.state = .unheld
       return
     }
     let fetch = FetchID(fetchNext)
@@ -128,18 +142,25 @@ public struct StagedScheduler: Sendable {
   /// - Parameters:
   ///   - local: Leading blocks that the engine has.
   ///   - most: Blocks that may be loaded in all: the last token is always computed.
+  ///   - mayBeKnown: Whether asking the node for a key may be worth it.
   public mutating func match(
-    _ id: RequestID, local: Int, most: Int, at now: LocalInstant
+    _ id: RequestID, local: Int, most: Int, at now: LocalInstant,
+    mayBeKnown: (BlockKey) -> Bool = { _ in true }
   ) -> StagedMatch {
-    guard var request = requests[id] else { return .none }
-    if request.hasRun, case .over = request.state, request.attempts < 2 {
+    guard let found = requests[id] else { return .none }
+    switch found.state {
+    case .over where found.hasRun && found.attempts < 2,
+      .unheld where found.hasRun && found.attempts < 2:
       // It was preempted: what it has computed may be in the pool by now.
       requests[id]?.attempts += 1
-      ask(id, at: now)
-      request = requests[id]!
+      ask(id, at: now, mayBeKnown)
+    // Somebody may have computed it while it waited for its turn.
+    case .unheld where !found.hasRun: ask(id, at: now, mayBeKnown)
+    default: break
     }
+    guard let request = requests[id] else { return .none }
     switch request.state {
-    case .unasked, .over, .loading: return .none
+    case .unasked, .unheld, .over, .loading: return .none
     case .asked(let at, let deadline, let isPending):
       if now >= deadline || (!isPending && now - at >= limits.ownAnswerMax) {
         counts.late += 1
@@ -222,11 +243,18 @@ public struct StagedScheduler: Sendable {
   ///   - keys: Of all its whole blocks by now.
   ///   - blocks: All its blocks, or those that are new.
   ///   - isWhole: Whether `blocks` are all of them.
+  /// - Returns: Whether more of what was told of it may be to be staged: its next step is to be told even if there is
+  ///   nothing new about it.
+  @discardableResult
   public mutating func scheduled(
     _ id: RequestID, computed: Int, scheduled: Int, keys: [BlockKey], blocks: [BlockIndex],
     isWhole: Bool
-  ) {
-    guard requests[id] != nil else { return }
+  ) -> Bool {
+    guard requests[id] != nil else { return false }
+    if case .unheld? = requests[id]?.state, requests[id]?.hasRun == false {
+      counts.asked += 1
+      counts.none += 1
+    }
     requests[id]?.hasRun = true
     if case .asked? = requests[id]?.state { giveUp(id) }
     if case .ready? = requests[id]?.state { giveUp(id) }
@@ -240,6 +268,9 @@ public struct StagedScheduler: Sendable {
       (computed + scheduled) / tokensPerBlock, requests[id]!.keys.count,
       requests[id]!.blocks.count)
     stage(id, through: reached)
+    // What is ordered may have to be ordered again.
+    return requests[id].map { $0.cursor < $0.keys.count } ?? false
+      || ordered.values.contains { $0.stages.contains { $0.request == id } }
   }
 
   /// Orders what is final after this step, and not in the pool, to be staged.
@@ -278,7 +309,7 @@ public struct StagedScheduler: Sendable {
   /// Whether the engine has to step though it computes nothing.
   public var hasOrders: Bool { !loads.isEmpty }
 
-  /// All ranks have carried a plan out.
+  /// All ranks have carried a plan out, which ordered something.
   ///
   /// - Parameter reports: Of one step, one of each rank.
   public mutating func absorb(_ reports: [StagedReport], at now: LocalInstant) {

@@ -15,6 +15,7 @@ public struct StagedWorker: Sendable {
   private let limits: Limits
   private var plan: StagedPlan?
   private var report: StagedReport
+  private var isReported = false
   private var errors: [BlockIndex] = []
   private var stagingFree: [UInt32] = []
   private var stagingCount: UInt32 = 0
@@ -38,6 +39,7 @@ public struct StagedWorker: Sendable {
   ) -> (pool: Incarnation, engine: Incarnation, step: UInt64)? {
     self.plan = plan
     report = StagedReport(step: plan.step, rank: rank)
+    isReported = !plan.ordersNothing
     guard let wanted = plan.pool, wanted != pool else { return nil }
     lost()
     return now >= attachAt ? (wanted, plan.engine, plan.step) : nil
@@ -117,8 +119,10 @@ public struct StagedWorker: Sendable {
     return errors
   }
 
-  /// What was done of the step's plan.
-  public mutating func takeReport() -> StagedReport {
+  /// What was done of the step's plan, told once; nil where it ordered nothing, on any rank.
+  public mutating func takeReport() -> StagedReport? {
+    guard isReported else { return nil }
+    isReported = false
     defer {
       report.loaded = []
       report.staged = []

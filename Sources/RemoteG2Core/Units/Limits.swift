@@ -148,6 +148,9 @@ extension Limits {
     public var feedSilenceMax: Duration = .milliseconds(1500)
     /// Keys that are remembered of one member.
     public var indexKeysMax = 4 << 20
+    /// Of the table in which engines look up whether a key is worth asking for; a power of two. With more keys
+    /// than a sixteenth of it, more of them are asked for in vain.
+    public var knownKeysBytes = 16 << 20
 
     // Engine.
     public var stepTokensMax = 128

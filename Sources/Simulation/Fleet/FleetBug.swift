@@ -22,13 +22,15 @@ package enum FleetBug: String, Sendable, CaseIterable {
   case nodeNotLookedForAgain
   /// A question is answered twice.
   case answersTwice
+  /// Its engines are not told what a node and its members have.
+  case keysNotKnown
 
   /// The invariant that names the mistake.
   package var names: Invariant {
     switch self {
     case .sealedWithoutDigest, .stagingReusedAtOnce: .visibleOnlyWhenSealed
     case .bytesBeforeWord: .failClosed
-    case .feedGapNotSeen, .evictionNotTold, .servedPinsKept: .accounted
+    case .feedGapNotSeen, .evictionNotTold, .servedPinsKept, .keysNotKnown: .accounted
     case .deadlineNeedsTraffic: .noWaitWithoutDeadline
     case .firstRankForAll: .leaderDecides
     case .writesAfterEnd: .quietBeforeReuse

@@ -44,9 +44,12 @@ extension FleetEngine {
       if world.chance.happens(0.2) { own = Array(own.prefix(world.chance.below(own.count + 1))) }
       if world.chance.happens(0.2) {
         _ = scheduler.match(
-          id, local: world.chance.below(keys.count), most: keys.count, at: now)
+          id, local: world.chance.below(keys.count), most: keys.count, at: now,
+          mayBeKnown: mayBeKnown)
       }
-      switch scheduler.match(id, local: own.count, most: keys.count, at: now) {
+      switch scheduler.match(
+        id, local: own.count, most: keys.count, at: now, mayBeKnown: mayBeKnown)
+      {
       case .unknown, .pending: continue
       case .none:
         guard available > 0 else { continue }
@@ -209,8 +212,9 @@ extension FleetEngine {
     var errors: Set<BlockIndex> = []
     var reports: [StagedReport] = []
     for rank in ranks.indices {
-      var report = ranks[rank].core.takeReport()
+      let taken = ranks[rank].core.takeReport()
       let failed = ranks[rank].core.takeErrors()
+      guard var report = taken else { continue }
       if world.bug == .firstRankForAll, rank > 0 {
         report.loaded = report.loaded.map { .init(request: $0.request, isWhole: true) }
       } else {
@@ -220,7 +224,7 @@ extension FleetEngine {
     }
     for load in step.plan.loads { loaded(load.request, errors) }
     hear()
-    scheduler.absorb(reports, at: now)
+    if !step.plan.ordersNothing { scheduler.absorb(reports, at: now) }
     for compute in step.computes { finishIfDone(compute) }
     flush()
     world.check(self)

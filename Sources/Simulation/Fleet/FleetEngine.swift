@@ -117,6 +117,7 @@ final class FleetEngine {
       process.joined(made)
     else { return control.ownDisconnected() }
     link = made
+    made.known = process.known
     made.onMessage = { [weak self] message in
       guard let self, isAlive else { return }
       control.now = now
@@ -211,7 +212,7 @@ final class FleetEngine {
     let id = world.nextRequest()
     requests[id] = Request(id: id, keys: keys)
     hear()
-    scheduler.newRequest(id, keys: keys, at: now)
+    scheduler.newRequest(id, keys: keys, at: now, mayBeKnown: mayBeKnown)
     flush()
     wake()
   }
@@ -223,6 +224,12 @@ final class FleetEngine {
     scheduler.finished(id)
     flush()
     give(request.blocks)
+  }
+
+  /// By the table that came with its node's welcome.
+  var mayBeKnown: (BlockKey) -> Bool {
+    guard let known = link?.known else { return { _ in true } }
+    return { known.table.mayHave($0) }
   }
 
   func hear() {

@@ -12,6 +12,8 @@ final class FleetLink {
   let engine: FleetEngine
   /// At the node; nil: it was closed at once.
   var id: ConnectionID?
+  /// As of the node's life at its other end.
+  var known: FleetKnownKeys?
   private(set) var isClosed = false
   private var toNode: [LocalMessage] = []
   private var toEngine: [LocalMessage] = []

@@ -72,6 +72,8 @@ final class FleetProcess {
   var idle: [FleetRoute: [FleetSocket]] = [:]
   var serves: [FleetServe] = []
   var watches: [FleetWatch] = []
+  /// What its engines look up before they ask.
+  let known: FleetKnownKeys
   private(set) var isAlive = true
   private var isTurnPlanned = false
   private var timerAt = Int64.max
@@ -85,6 +87,7 @@ final class FleetProcess {
     self.world = world
     self.node = node
     incarnation = Incarnation(using: &world.chance)
+    known = FleetKnownKeys(count: world.limits.knownKeysBytes)
     let others = world.nodes.filter { $0 !== node }
     core = NodeCore(
       node: incarnation, name: node.name, members: others.map(\.name),
@@ -183,7 +186,17 @@ final class FleetProcess {
 
   /// What it reads at its end may be asked of the core by anybody.
   func advance(_ event: (inout NodeCore, LocalInstant) -> [NodeAction]) {
-    for action in event(&core, now) { perform(action) }
+    let actions = event(&core, now)
+    publish()
+    for action in actions { perform(action) }
+  }
+
+  /// What became known of keys by what it has just decided, its engines can look up.
+  func publish() {
+    let changes = core.takeKnownChanges()
+    guard !changes.isEmpty else { return }
+    if world.bug != .keysNotKnown { for change in changes { known.table.note(change) } }
+    world.checkKnown(self)
   }
 
   private func perform(_ action: NodeAction) {

@@ -117,6 +117,7 @@ extension FleetProcess {
   }
 
   private func follow(_ orders: [WatchMachine.Order], _ watch: FleetWatch) {
+    publish()
     for order in orders {
       switch order {
       case .connect: watch.socket = connect(to: watch.other)

@@ -142,6 +142,14 @@ extension FleetWorld {
     }
   }
 
+  /// Whoever looks up a key that a node has, or that some member announces, finds it.
+  func checkKnown(_ process: FleetProcess) {
+    let announced = process.core.keysOfMembers.flatMap { $0 }
+    for key in process.core.sealedKeys.union(announced) where !process.known.table.mayHave(key) {
+      violate(.accounted, "\(process.node.name)'s engines cannot know of \(key)")
+    }
+  }
+
   func noteEnd(_ end: PullEnd) {
     switch end {
     case .stalled: stats.stalls += 1
@@ -189,6 +197,13 @@ extension FleetWorld {
           "waiting \(report.waiting) pulling \(report.pulling) serving \(report.serving)"
           + " with \(report.servingPins) pins"
         found.append((.accounted, "\(node.name) holds for nobody: \(open); \(pools)"))
+      }
+      // One count for each who has a key, and none for anybody else.
+      let counted = FleetKnownKeys(count: limits.knownKeysBytes)
+      for key in process.core.sealedKeys { counted.note(key) }
+      for key in process.core.keysOfMembers.flatMap({ $0 }) { counted.note(key) }
+      if !counted.table.isSame(as: process.known.table) {
+        found.append((.accounted, "\(node.name)'s table of known keys has lost count"))
       }
       // A name that was changed on its way is advice like any other: nobody checks it but who follows it.
       for other in nodes where other !== node && weights.corruption == 0 {

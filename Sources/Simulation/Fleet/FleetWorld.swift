@@ -96,6 +96,7 @@ final class FleetWorld: World {
       $0.feedSilenceMax = .milliseconds(80)
       $0.feedChangesMax = chance.pick([8, 64, 1000])
       $0.indexKeysMax = 4096
+      $0.knownKeysBytes = 4096
       $0.pullsMax = chance.pick([1, 4, 32])
       $0.streamsMax = chance.pick([1, 2, 16])
       $0.streamWindowBytes = chance.pick([24, 200, 4096])

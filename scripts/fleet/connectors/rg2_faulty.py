@@ -49,7 +49,7 @@ class FaultyConnector(RemoteG2Connector):
             fault = json.loads(FAULT.read_text())
         except (OSError, ValueError):
             fault = None
-        if fault and self._rank in fault["ranks"]:
+        if fault and self._rank in fault["ranks"] and connector_metadata.plan:
             plan, changed = spoil(connector_metadata.plan, fault["places"], self._pages)
             if changed:
                 connector_metadata = Plan(plan, connector_metadata.requests)

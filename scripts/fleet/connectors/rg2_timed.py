@@ -16,6 +16,8 @@ class TimedConnector(RemoteG2Connector):
     def __init__(self, vllm_config, role, kv_cache_config):
         super().__init__(vllm_config, role, kv_cache_config)
         self._spent, self._again, self._lines = 0.0, {}, []
+        # Of it, what the thread was busy for; the rest it waited for a processor. And by call.
+        self._busy, self._parts = 0.0, {}
         # By request: when it came, and after how many milliseconds it was known what it loads.
         self._came, self._decided = {}, {}
         if self._half is None:
@@ -30,11 +32,15 @@ class TimedConnector(RemoteG2Connector):
         self._half.library.wait = nap
 
     def _timed(self, call, *arguments):
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.thread_time()
         try:
             return call(*arguments)
         finally:
-            self._spent += time.perf_counter() - began
+            spent = time.perf_counter() - began
+            self._spent += spent
+            self._busy += time.thread_time() - busy
+            name = call.__name__
+            self._parts[name] = self._parts.get(name, 0.0) + spent
 
     def on_new_request(self, request):
         self._came[request.request_id] = time.perf_counter()
@@ -57,8 +63,12 @@ class TimedConnector(RemoteG2Connector):
         plan = self._timed(super().build_connector_meta, scheduler_output)
         spent, self._spent = self._spent - self._napped, 0.0
         self._napped = 0.0
+        busy, self._busy = self._busy, 0.0
+        parts, self._parts = self._parts, {}
         tokens = scheduler_output.total_num_scheduled_tokens
-        self._write({"us": spent * 1e6, "tokens": tokens, "pending": self._half.library.pending})
+        line = {"us": spent * 1e6, "busy_us": busy * 1e6, "tokens": tokens}
+        line["parts_us"] = {name: value * 1e6 for name, value in parts.items()}
+        self._write(line | {"pending": self._half.library.pending})
         return plan
 
     def update_connector_output(self, connector_output):
