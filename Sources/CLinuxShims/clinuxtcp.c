@@ -96,10 +96,8 @@ ssize_t clinux_tcp_receive_two(int socket, void *first, size_t first_count, void
   return received < 0 ? -errno : received;
 }
 
-ssize_t clinux_tcp_send_two(int socket, const void *first, size_t first_count, const void *second,
-                            size_t second_count) {
-  struct iovec parts[2] = {{(void *)first, first_count}, {(void *)second, second_count}};
-  struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+ssize_t clinux_tcp_send_parts(int socket, const struct iovec *parts, int count) {
+  struct msghdr message = {.msg_iov = (struct iovec *)parts, .msg_iovlen = count};
   ssize_t sent;
   do {
     sent = sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);

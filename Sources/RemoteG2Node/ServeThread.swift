@@ -1,3 +1,4 @@
+internal import Glibc
 internal import LocalStore
 internal import OSThreads
 internal import RemoteG2Core
@@ -122,19 +123,7 @@ private final class Reader {
         let now = MonotonicClock.now()
         guard board.withCore({ machine.prepare(&$0, at: now) }) else { return .waiting }
         continue
-      case .frames:
-        outcome = machine.outgoing.withNext { frames in
-          guard case .body(let pool, let slot, let rank, let offset, let count) = machine.body,
-            let ranks = memory(of: pool)
-          else { return socket.send(frames.baseAddress!, frames.count) }
-          let bytes = UnsafeRawBufferPointer(
-            start: ranks[rank].pointer(to: slot) + offset, count: min(count, budget))
-          return socket.send(frames, then: bytes)
-        }
-      case .body(let pool, let slot, let rank, let offset, let count):
-        guard let ranks = memory(of: pool) else { return .over }
-        outcome = socket.send(
-          UnsafeRawPointer(ranks[rank].pointer(to: slot)) + offset, min(count, budget))
+      case .send: outcome = sendParts(budget)
       }
       let now = MonotonicClock.now()
       switch outcome {
@@ -148,6 +137,34 @@ private final class Reader {
     return .more
   }
 
+  /// In one call, however many they are.
+  private func sendParts(_ budget: Int) -> StreamSocket.Outcome {
+    let parts = machine.parts(atMost: budget)
+    let ranks = machine.pool.flatMap { memory(of: $0) }
+    return withUnsafeTemporaryAllocation(of: iovec.self, capacity: ServeMachine.partsMax) { list in
+      machine.outgoing.withNext { queued in
+        machine.frames.withUnsafeBytes { frames in
+          var count = 0
+          for part in parts {
+            switch part {
+            case .queued: list[count] = iovec(queued)
+            case .frames(let range):
+              list[count] = iovec(UnsafeRawBufferPointer(rebasing: frames[range]))
+            case .body(let slot, let rank, let offset, let bytes):
+              // What this node has no memory of any more it cannot send.
+              guard let ranks else { return .closed }
+              list[count] = iovec(
+                UnsafeRawBufferPointer(
+                  start: ranks[rank].pointer(to: slot) + offset, count: bytes))
+            }
+            count += 1
+          }
+          return socket.send(UnsafeBufferPointer(rebasing: list[..<count]))
+        }
+      }
+    }
+  }
+
   private func memory(of pool: PoolNumber) -> [PoolMemory]? {
     if let memory, memory.pool == pool { return memory.ranks }
     memory = board.pools(pool).map { (pool, $0) }
@@ -156,4 +173,11 @@ private final class Reader {
 
   /// Lets go of all that it holds.
   func close() { board.withCore { machine.close(&$0) } }
+}
+
+extension iovec {
+  fileprivate init(_ bytes: UnsafeRawBufferPointer) {
+    self.init(
+      iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
+  }
 }

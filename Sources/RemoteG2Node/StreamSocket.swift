@@ -42,11 +42,10 @@ final class StreamSocket {
       zeroIsClosed: true)
   }
 
-  func send(_ first: UnsafeRawBufferPointer, then second: UnsafeRawBufferPointer) -> Outcome {
+  /// All parts in one call, one after another.
+  func send(_ parts: UnsafeBufferPointer<iovec>) -> Outcome {
     Self.outcome(
-      clinux_tcp_send_two(
-        descriptor, first.baseAddress, first.count, second.baseAddress, second.count),
-      zeroIsClosed: false)
+      clinux_tcp_send_parts(descriptor, parts.baseAddress, Int32(parts.count)), zeroIsClosed: false)
   }
 
   private static func outcome(_ result: Int, zeroIsClosed: Bool) -> Outcome {

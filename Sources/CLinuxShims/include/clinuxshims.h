@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 // An anonymous memory file, close-on-exec, of a size that nobody can change. Returns the descriptor, or
 // -errno. With `read_only` not NULL it gets a second descriptor, through which the file cannot be
@@ -87,11 +88,10 @@ ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count);
 // Sends at most `count` bytes by copying them. Never waits. Returns how many, or -errno.
 ssize_t clinux_tcp_send(int socket, const void *bytes, size_t count);
 
-// As the two above, from or to two places in one call.
+// As the two above, to two places and from several in one call.
 ssize_t clinux_tcp_receive_two(int socket, void *first, size_t first_count, void *second,
                                size_t second_count);
-ssize_t clinux_tcp_send_two(int socket, const void *first, size_t first_count, const void *second,
-                            size_t second_count);
+ssize_t clinux_tcp_send_parts(int socket, const struct iovec *parts, int count);
 
 // Removes the folder `name` of `parent` with the files in it, if it is a real folder (no link to one)
 // that belongs to this user. Follows no link. Returns 0 or -errno.

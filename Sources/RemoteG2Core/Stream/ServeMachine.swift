@@ -1,7 +1,7 @@
 /// One connection from another member, as the node that answers it sees it: what it asked, and what it is to be
 /// sent next.
 ///
-/// Pure. The shell receives frames and sends what ``next(at:)`` says; where that needs the node's core, it is given.
+/// Pure. The shell receives frames and sends what ``parts(atMost:)`` says; where that needs the node's core, it is given.
 package struct ServeMachine: Sendable {
   private enum Role: Sendable {
     case stranger
@@ -13,10 +13,8 @@ package struct ServeMachine: Sendable {
 
   /// What to do next.
   package enum Next: Equatable, Sendable {
-    /// Send what is in ``outgoing``, best with what ``body`` says that follows.
-    case frames
-    /// Send bytes of a block that is pinned.
-    case body(PoolNumber, SlotIndex, rank: Int, offset: Int, count: Int)
+    /// Send what ``parts(atMost:)`` says, and say how much with ``sent(_:at:)``.
+    case send
     /// Call ``prepare(_:at:)``.
     case prepare
     /// There is nothing to send: frames may be received.
@@ -25,7 +23,20 @@ package struct ServeMachine: Sendable {
     case over
   }
 
-  /// What waits to be sent.
+  /// A piece of what is sent next.
+  package enum Part: Equatable, Sendable {
+    /// All that is in ``outgoing``.
+    case queued
+    /// Of ``frames``.
+    case frames(Range<Int>)
+    /// Of a block in ``pool`` that is pinned.
+    case body(SlotIndex, rank: Int, offset: Int, count: Int)
+  }
+
+  /// What is sent at once has at most so many parts.
+  package static let partsMax = 64
+
+  /// What waits to be sent before any block.
   package var outgoing = SendQueue()
   private let limits: Limits
   private var role = Role.stranger
@@ -33,15 +44,11 @@ package struct ServeMachine: Sendable {
   /// The question that is being asked, or answered.
   private var keys: [BlockKey] = []
   package private(set) var isAnswering = false
-  /// The pinned blocks that are being sent, and which of them is next.
-  private var window: [ServedBlock] = []
-  private var windowNext = 0
+  private var window: SendWindow?
   /// Of the block after the window.
   private var position = 0
   /// Of the answer that is under way: the pool may have been replaced since the one before.
-  private var pool: PoolNumber?
-  /// Where in a block the next byte is; nil: its frame comes first.
-  private var cursor: (rank: Int, done: Int)?
+  package private(set) var pool: PoolNumber?
   /// Since when it has been told less than there is, and how much it has taken since then.
   private var slowSince: LocalInstant?
   private var takenSince = 0
@@ -131,58 +138,32 @@ package struct ServeMachine: Sendable {
   }
 
   private var nextToSend: Next {
-    // A block's bytes follow its frame: they travel together.
-    if !outgoing.isEmpty { return .frames }
+    if !outgoing.isEmpty { return .send }
     if isLast { return .over }
-    return body
+    if let window, !window.isSent { return .send }
+    if case .watcher = role { return .prepare }
+    return isAnswering ? .prepare : .idle
   }
 
-  /// What follows the frames that are next.
-  package var body: Next {
-    guard windowNext < window.count, case .forBlocks(let terms) = role, let pool,
-      let (rank, done) = cursor
-    else {
-      if case .watcher = role { return .prepare }
-      return isAnswering ? .prepare : .idle
-    }
-    return .body(
-      pool, window[windowNext].slot, rank: rank, offset: done, count: terms.blockBytes - done)
+  /// What is sent next, in order.
+  ///
+  /// - Parameter bytes: Of blocks and their frames, at most.
+  package func parts(atMost bytes: Int) -> [Part] {
+    let queued = outgoing.isEmpty ? [] : [Part.queued]
+    return queued + (window?.parts(atMost: bytes, Self.partsMax - queued.count) ?? [])
   }
+
+  /// Of the blocks that are being sent.
+  package var frames: [UInt8] { window?.frames ?? [] }
 
   /// So many bytes of what was next have been sent.
   package mutating func sent(_ count: Int, at now: LocalInstant) {
     takenSince += count
     saidAt = now
     if takenSince >= limits.readerProgressBytes { slowSince = nil }
-    // Of frames, and of the block's bytes that went with them.
-    let ofFrames = min(count, outgoing.count)
-    if ofFrames > 0 { note(ofFrames) }
-    if count > ofFrames { note(count - ofFrames) }
-  }
-
-  private mutating func note(_ count: Int) {
-    guard outgoing.isEmpty, let (rank, done) = cursor, case .forBlocks(let terms) = role else {
-      outgoing.took(count)
-      return
-    }
-    guard done + count == terms.blockBytes else {
-      cursor = (rank, done + count)
-      return
-    }
-    guard rank + 1 == terms.rankCount else {
-      cursor = (rank + 1, 0)
-      return
-    }
-    cursor = nil
-    windowNext += 1
-    announceNext()
-  }
-
-  private mutating func announceNext() {
-    guard windowNext < window.count else { return }
-    let block = window[windowNext]
-    outgoing.add(.block(position: block.position, digests: block.digests))
-    cursor = (0, 0)
+    let ofQueue = min(count, outgoing.count)
+    outgoing.took(ofQueue)
+    if count > ofQueue { window!.sent(count - ofQueue) }
   }
 
   /// It takes nothing now, though there is more for it.
@@ -211,11 +192,13 @@ package struct ServeMachine: Sendable {
     case .forBlocks:
       guard isAnswering else { return false }
       drop(&core)
-      if let pool { window = core.serve(keys, from: position, in: pool) }
-      position += window.count
-      guard window.isEmpty else {
-        announceNext()
-        return true
+      if let pool, case .forBlocks(let terms) = role {
+        let blocks = core.serve(keys, from: position, in: pool)
+        position += blocks.count
+        guard blocks.isEmpty else {
+          window = SendWindow(blocks, of: terms)
+          return true
+        }
       }
       outgoing.add(.end(position == keys.count ? .served : .lacking))
       keys = []
@@ -245,11 +228,9 @@ package struct ServeMachine: Sendable {
   }
 
   private mutating func drop(_ core: inout NodeCore) {
-    guard let pool, !window.isEmpty else { return }
-    core.sent(window, count: windowNext, in: pool)
-    window = []
-    windowNext = 0
-    cursor = nil
+    guard let pool, let window else { return }
+    core.sent(window.blocks, count: window.sentCount, in: pool)
+    self.window = nil
   }
 
   // MARK: Time

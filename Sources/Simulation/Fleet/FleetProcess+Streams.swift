@@ -153,13 +153,8 @@ extension FleetProcess {
         guard serve.machine.prepare(&core, at: now) else { return true }
         world.mayHide(&serve.machine.outgoing)
         continue
-      case .frames:
-        // With the bytes that follow them, as much of both as there is room for.
-        var bytes = serve.machine.outgoing.withNext { Array($0) }
-        bytes += body(serve.machine.body, budget) ?? []
-        count = bytes.withUnsafeBytes { serve.socket.send($0) }
-      case .body:
-        guard let bytes = body(serve.machine.body, budget) else { return false }
+      case .send:
+        guard let bytes = bytes(of: serve.machine, budget) else { return false }
         count = bytes.withUnsafeBytes { serve.socket.send($0) }
       }
       guard let count else { return false }
@@ -171,14 +166,20 @@ extension FleetProcess {
     return true
   }
 
-  private func body(_ next: ServeMachine.Next, _ budget: Int) -> [UInt8]? {
-    guard case .body(let pool, let slot, let rank, let offset, let most) = next,
-      let memory = memory[pool]
-    else { return nil }
-    return Array(
-      UnsafeRawBufferPointer(
-        start: memory[rank].memory.region.pointer(to: slot.index) + offset,
-        count: min(most, budget)))
+  /// What is sent next, as much of it as there is room for.
+  private func bytes(of machine: ServeMachine, _ budget: Int) -> [UInt8]? {
+    var bytes: [UInt8] = []
+    for part in machine.parts(atMost: budget) {
+      switch part {
+      case .queued: bytes += machine.outgoing.withNext { Array($0) }
+      case .frames(let range): bytes += machine.frames[range]
+      case .body(let slot, let rank, let offset, let count):
+        guard let pool = machine.pool, let memory = memory[pool] else { return nil }
+        bytes += UnsafeRawBufferPointer(
+          start: memory[rank].memory.region.pointer(to: slot.index) + offset, count: count)
+      }
+    }
+    return bytes
   }
 
   private func close(_ serve: FleetServe) {
