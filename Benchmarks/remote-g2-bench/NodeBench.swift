@@ -1,5 +1,8 @@
 import Foundation
 import Glibc
+import KVTransfer
+import NIXL
+import NIXLTransfer
 import OSThreads
 import Processes
 import RemoteG2Core
@@ -23,10 +26,12 @@ enum NodeBench {
   }
 
   static func run() throws {
+    // What its children and its own agents read over.
+    setenv("UCX_TLS", "tcp", 1)
     print("\n(h) blocks over a stream, two processes, loopback, \(totalBytes >> 20) MiB a round:")
     print(
       "  block      stream   plain socket GB/s   stream/plain (quartiles)   without digests/plain   (medians of "
-        + "\(rounds) rounds)"
+        + "\(rounds) rounds)   without digests/raw NIXL READ over UCX tcp (GB/s)"
     )
     for bytes in [64 << 10, 256 << 10, 1 << 20, 4 << 20] { try measure(bytes) }
     try latency()
@@ -159,8 +164,10 @@ enum NodeBench {
     memset(memory, 1, totalBytes)
     defer { memory.deallocate() }
     var (streams, plains, ratios): ([Double], [Double], [Double]) = ([], [], [])
-    var unproved: [Double] = []
+    var (unproved, nixls, toNIXL): ([Double], [Double], [Double]) = ([], [], [])
     let reader = try pair.reader(into: memory)
+    let nixl = try NIXLReader(into: memory, count: count, blockBytes: bytes)
+    defer { nixl?.end() }
     for round in 0...rounds {
       let stream = try Bench.seconds { try pair.engine.question(keys(round, count), want: count) }
       let plain = Bench.seconds { pair.copyPlainly(totalBytes, memory) }
@@ -169,8 +176,13 @@ enum NodeBench {
           throw BenchFailure("too few blocks")
         }
       }
+      let byNIXL = try nixl.map { nixl in try Bench.seconds { try nixl.read() } }
       // The first round makes connections and touches pages.
       guard round > 0 else { continue }
+      if let byNIXL {
+        nixls.append(Double(totalBytes) / byNIXL / 1e9)
+        toNIXL.append(byNIXL / bare)
+      }
       unproved.append(plain / bare)
       streams.append(Double(totalBytes) / stream / 1e9)
       plains.append(Double(totalBytes) / plain / 1e9)
@@ -183,7 +195,31 @@ enum NodeBench {
           Bench.quantile(streams, 0.5),
           Bench.quantile(plains, 0.5), Bench.quantile(ratios, 0.5), Bench.quantile(ratios, 0.25),
           Bench.quantile(ratios, 0.75), Bench.quantile(unproved, 0.5),
-          Bench.quantile(unproved, 0.25), Bench.quantile(unproved, 0.75)))
+          Bench.quantile(unproved, 0.25), Bench.quantile(unproved, 0.75))
+        + (nixls.isEmpty
+          ? "   NIXL is not installed"
+          : String(
+            format: "   %6.2f (%.2f to %.2f; %.2f)", Bench.quantile(toNIXL, 0.5),
+            Bench.quantile(toNIXL, 0.25), Bench.quantile(toNIXL, 0.75),
+            Bench.quantile(nixls, 0.5))))
+  }
+
+  /// The same bytes by NIXL's own calls, from a process of its own into the same memory.
+  private final class NIXLReader {
+    private let source: ReadBench.Source
+    private let raw: ReadBench.Raw
+    private let order: [Int]
+
+    init?(into memory: UnsafeMutableRawPointer, count: Int, blockBytes: Int) throws {
+      guard let library = NIXLDiscovery(explicitPath: nil).library else { return nil }
+      source = try ReadBench.Source(count: count, blockBytes: blockBytes)
+      let target = BlockRegion(base: memory, blockBytes: blockBytes, blockCount: count)
+      raw = try ReadBench.Raw(source.announcement, target, count, library)
+      order = Array(0..<count)
+    }
+
+    func read() throws { try raw.read(order, order) }
+    func end() { source.end() }
   }
 
   /// One block of sixteen tokens at a time.

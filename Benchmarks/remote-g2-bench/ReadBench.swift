@@ -58,19 +58,9 @@ enum ReadBench {
 
   private static func measure(_ blockBytes: Int, _ library: NIXLLibrary) throws {
     let count = totalBytes / blockBytes
-    let input = Pipe()
-    let output = Pipe()
-    let source = try ChildProcess(
-      "/proc/self/exe".resolved, ["serve", "\(count)", "\(blockBytes)"],
-      input: input.fileHandleForReading.fileDescriptor,
-      output: output.fileHandleForWriting.fileDescriptor)
-    defer {
-      try? input.fileHandleForWriting.close()
-      if !source.hasEnded(waiting: 3000) { source.signal(SIGKILL) }
-    }
-    var reader = LineReader(output.fileHandleForReading.fileDescriptor, bytesMax: 1 << 20)
-    guard case .text(let line)? = reader.next() else { return }
-    let announcement = try JSONDecoder().decode(Announcement.self, from: Data(line))
+    let source = try Source(count: count, blockBytes: blockBytes)
+    defer { source.end() }
+    let announcement = source.announcement
     let memory = UnsafeMutableRawPointer.allocate(byteCount: totalBytes, alignment: 4096)
     memset(memory, 1, totalBytes)
     defer { memory.deallocate() }
@@ -145,6 +135,29 @@ enum ReadBench {
         size.padding(toLength: 7, withPad: " ", startingAt: 0), rate(engine), rate(direct),
         rate(copy), Bench.quantile(toRaw, 0.5), Bench.quantile(toRaw, 0.25),
         Bench.quantile(toRaw, 0.75), Bench.quantile(toCopy, 0.5)))
+  }
+
+  /// A process that serves a pool of its own over NIXL.
+  final class Source {
+    let announcement: Announcement
+    private let process: ChildProcess
+    private let input = Pipe()
+
+    init(count: Int, blockBytes: Int) throws {
+      let output = Pipe()
+      process = try ChildProcess(
+        "/proc/self/exe".resolved, ["serve", "\(count)", "\(blockBytes)"],
+        input: input.fileHandleForReading.fileDescriptor,
+        output: output.fileHandleForWriting.fileDescriptor)
+      var reader = LineReader(output.fileHandleForReading.fileDescriptor, bytesMax: 1 << 20)
+      guard case .text(let line)? = reader.next() else { throw BenchFailure("no source") }
+      announcement = try JSONDecoder().decode(Announcement.self, from: Data(line))
+    }
+
+    func end() {
+      try? input.fileHandleForWriting.close()
+      if !process.hasEnded(waiting: 3000) { process.signal(SIGKILL) }
+    }
   }
 
   /// The same descriptors in one prepared request, posted and polled with nothing around it.

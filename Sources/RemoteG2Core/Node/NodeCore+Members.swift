@@ -130,9 +130,9 @@ extension NodeCore {
   package mutating func serve(
     _ keys: [BlockKey], from first: Int, in number: PoolNumber
   ) -> [ServedBlock] {
-    guard let bytes = pools[number]?.terms.bytesOfAllRanks else { return [] }
+    guard let bytes = terms(of: number)?.bytesOfAllRanks else { return [] }
     let most = max(1, limits.streamWindowBytes / bytes)
-    let blocks = pools[number]?.serve(keys, from: first, atMost: most) ?? []
+    let blocks = inPool(number) { $0.serve(keys, from: first, atMost: most) } ?? []
     servedPins += blocks.count
     return blocks
   }
@@ -143,8 +143,8 @@ extension NodeCore {
   package mutating func sent(_ blocks: [ServedBlock], count: Int, in number: PoolNumber) {
     servedPins -= blocks.count
     // The pool may have gone meanwhile; the sender kept its memory.
-    guard let bytes = pools[number]?.terms.bytesOfAllRanks else { return }
-    pools[number]?.unpin(blocks.map(\.slot))
+    guard let bytes = terms(of: number)?.bytesOfAllRanks else { return }
+    inPool(number) { $0.unpin(blocks.map(\.slot)) }
     bytesServed += UInt64(count * bytes)
   }
 }

@@ -4,12 +4,14 @@ extension NodeCore {
     _ wanted: WantedPrefix, _ number: PoolNumber, at now: LocalInstant
   ) -> [NodeAction] {
     let id = Waiter.ID(engine: wanted.engine, serial: wanted.serial)
-    guard waiters[id] == nil, let pool = pools[number] else { return [] }
+    guard waiters[id] == nil, let place = pools.index(forKey: number) else { return [] }
     guard waiters.count < limits.waitersMax, !wanted.keys.isEmpty else {
       count(.overBudget)
       return give(wanted, number, at: now)
     }
-    let have = wanted.keys.prefix { pool.ledger.pool.slot(holding: $0) != nil }.count
+    let have = wanted.keys.prefix {
+      pools.values[place].ledger.pool.slot(holding: $0) != nil
+    }.count
     let missing = wanted.keys.count - have
     var patience = limits.hardDeadline
     if wanted.pace > .zero {
@@ -35,7 +37,7 @@ extension NodeCore {
     guard let chosen else { return answer(id, shortfall, at: now) }
     let stream = nextStream()
     let span = Array(keys[have..<have + chosen.run])
-    let terms = pools[waiter.pool]!.terms
+    guard let terms = terms(of: waiter.pool) else { preconditionFailure("a waiter has a pool") }
     spans[stream] = Span(
       pool: waiter.pool, member: chosen.member, keys: span,
       parent: have > 0 ? keys[have - 1] : nil, bytesOfBlock: terms.bytesOfAllRanks,
@@ -67,7 +69,7 @@ extension NodeCore {
   private func holder(
     of keys: ArraySlice<BlockKey>, for waiter: Waiter, at now: LocalInstant
   ) -> ((member: PeerName, run: Int)?, NodeShortfall) {
-    guard let terms = pools[waiter.pool]?.terms else { return (nil, .noHolder) }
+    guard let terms = terms(of: waiter.pool) else { return (nil, .noHolder) }
     var best: (member: PeerName, run: Int)?
     var shortfall = waiter.tried.isEmpty ? NodeShortfall.noHolder : .failed
     for (name, member) in members.sorted(by: { $0.key < $1.key })
@@ -98,7 +100,7 @@ extension NodeCore {
   private mutating func pinPrefix(_ id: Waiter.ID) -> Bool {
     guard
       let (number, keys, count) = waiters[id].map({ ($0.pool, $0.wanted.keys, $0.pinned.count) }),
-      let (slots, isAllowed) = pools[number]?.pinPrefix(keys, from: count)
+      let (slots, isAllowed) = inPool(number, { $0.pinPrefix(keys, from: count) })
     else { return true }
     waiters[id]?.pinned += slots
     return isAllowed
@@ -127,7 +129,7 @@ extension NodeCore {
   /// A waiter is answered, or has gone. A pull that nobody waits for ends.
   mutating func forget(_ id: Waiter.ID) -> [NodeAction] {
     guard let waiter = waiters.removeValue(forKey: id) else { return [] }
-    pools[waiter.pool]?.unpin(waiter.pinned)
+    inPool(waiter.pool) { $0.unpin(waiter.pinned) }
     guard let stream = waiter.waitsFor, spans[stream]?.isCancelled == false,
       !waiters.values.contains(where: { $0.waitsFor == stream })
     else { return [] }
@@ -158,7 +160,7 @@ extension NodeCore {
     }
     let key = span.keys[position]
     let parent = position > 0 ? span.keys[position - 1] : span.parent
-    switch pools[span.pool]?.ledger.pool.begin(key, after: parent) {
+    switch inPool(span.pool, { $0.ledger.pool.begin(key, after: parent) }) {
     case nil: return .stop
     case .reserved(let slot, let generation):
       spans[stream]?.writing = (slot, generation)
@@ -180,10 +182,12 @@ extension NodeCore {
     if let (slot, generation) = span.writing {
       spans[stream]?.writing = nil
       guard let digests else {
-        pools[span.pool]?.ledger.pool.abandon(slot, generation: generation)
+        inPool(span.pool) { $0.ledger.pool.abandon(slot, generation: generation) }
         return []
       }
-      pools[span.pool]?.ledger.pool.seal(slot, generation: generation, digests: digests)
+      inPool(span.pool) {
+        $0.ledger.pool.seal(slot, generation: generation, digests: digests)
+      }
       blocksPulled += 1
       bytesPulled += UInt64(span.bytesOfBlock)
     }
@@ -220,7 +224,7 @@ extension NodeCore {
   ) -> [NodeAction] {
     guard let span = spans.removeValue(forKey: stream) else { return [] }
     if let (slot, generation) = span.writing {
-      pools[span.pool]?.ledger.pool.abandon(slot, generation: generation)
+      inPool(span.pool) { $0.ledger.pool.abandon(slot, generation: generation) }
     }
     noteEnd(span, end, at: now)
     var actions: [NodeAction] = []

@@ -290,10 +290,12 @@ package struct NodeCore: Sendable {
   /// Blocks that are committed and wait for a rank's bytes.
   package var committedCount: Int { pools.values.reduce(0) { $0 + $1.desk.committedCount } }
   package func phase(of slot: SlotIndex, in pool: PoolNumber) -> SlotPool.Phase? {
-    pools[pool]?.ledger.pool.phase(of: slot)
+    pools.index(forKey: pool).map { pools.values[$0].ledger.pool.phase(of: slot) }
   }
 
-  package func stats(of pool: PoolNumber) -> StoreStats? { pools[pool]?.ledger.stats }
+  package func stats(of pool: PoolNumber) -> StoreStats? {
+    pools.index(forKey: pool).map { pools.values[$0].ledger.stats }
+  }
   package func standing(of member: PeerName) -> MemberState.Standing? { members[member]?.standing }
   /// Questions of own engines that are not answered, and answers that members are sending.
   package var openCounts: (questions: Int, pulls: Int) { (waiters.count, spans.count) }
@@ -307,7 +309,7 @@ package struct NodeCore: Sendable {
     for id in waiters.values.filter({ $0.deadline <= now }).map(\.id).sorted() {
       actions += answer(id, .outpaced, at: now)
     }
-    for number in pools.keys { pools[number]?.ledger.expireDue(at: now) }
+    for number in pools.keys { inPool(number) { $0.ledger.expireDue(at: now) } }
     for id in strangers.filter({ $0.value <= now }).keys.sorted() {
       strangers[id] = nil
       connections[id] = nil
@@ -328,9 +330,7 @@ package struct NodeCore: Sendable {
   mutating func withPool(
     _ number: PoolNumber, _ body: (inout NodePool) -> [LocalAction]
   ) -> [NodeAction] {
-    guard pools[number] != nil else { return [] }
-    let actions = body(&pools[number]!)
-    return actions.map { .local($0, pool: number) }
+    (inPool(number, body) ?? []).map { .local($0, pool: number) }
   }
 
   /// Carries out what is the core's own business of these.
@@ -350,7 +350,7 @@ package struct NodeCore: Sendable {
   mutating func news() -> [NodeAction] {
     var changes: [FeedChange] = []
     for number in pools.keys.sorted() {
-      changes += pools[number]?.ledger.pool.takeChanges() ?? []
+      changes += inPool(number) { $0.ledger.pool.takeChanges() } ?? []
     }
     return tell(changes)
   }
@@ -359,7 +359,7 @@ package struct NodeCore: Sendable {
   ///
   /// - Parameter wakes: Whether watchers are woken for it; otherwise they hear it with what comes next.
   mutating func news(of number: PoolNumber, wakes: Bool) -> [NodeAction] {
-    tell(pools[number]?.ledger.pool.takeChanges() ?? [], wakes: wakes)
+    tell(inPool(number) { $0.ledger.pool.takeChanges() } ?? [], wakes: wakes)
   }
 
   private mutating func tell(_ changes: [FeedChange], wakes: Bool = true) -> [NodeAction] {

@@ -41,3 +41,19 @@ struct NodePool: Sendable {
     return blocks
   }
 }
+
+/// A pool is large: it is read and changed where it is, and never taken out of the dictionary and put back.
+extension NodeCore {
+  /// - Returns: Nil when there is no such pool.
+  @discardableResult
+  mutating func inPool<Result>(
+    _ number: PoolNumber, _ body: (inout NodePool) -> Result
+  ) -> Result? {
+    guard let place = pools.index(forKey: number) else { return nil }
+    return body(&pools.values[place])
+  }
+
+  func terms(of number: PoolNumber) -> PoolTerms? {
+    pools.index(forKey: number).map { pools.values[$0].terms }
+  }
+}
