@@ -6,6 +6,7 @@ Started with
 Nothing is decided here: what is asked, loaded, staged and committed is the library's business.
 """
 
+import secrets
 from dataclasses import dataclass, field
 
 from vllm import __version__ as vllm_version
@@ -135,13 +136,12 @@ class SchedulerHalf:
 
     def __init__(self, model, socket):
         self.library = library.Scheduler(model, socket)
+        self._model, self._socket = model, socket
         self._tokens_per_block = model.tokens_per_block
         self._numbers = {}
         self._requests = {}
         self._next = 1
         self._has_bound = False
-        # Once the weights may be others than those that the blocks were computed with.
-        self._is_off = False
         self._nap = NAP_FIRST
         # By number: the blocks that the engine had when it was last asked.
         self._local = {}
@@ -150,9 +150,11 @@ class SchedulerHalf:
         # Whether the library was told anything since its last plan, and of which requests it hears of every step.
         self._has_told = True
         self._followed = set()
+        # Once its weights may be others than those that blocks in the engine's own cache were computed with.
+        self._is_renewed = False
 
     def on_new_request(self, request):
-        if self._is_off or getattr(request, "skip_reading_prefix_cache", False):
+        if getattr(request, "skip_reading_prefix_cache", False):
             return
         # Their content is not in the block hashes by content.
         if request.lora_request is not None or getattr(request, "mm_features", None):
@@ -168,7 +170,7 @@ class SchedulerHalf:
 
     def match(self, request, num_computed_tokens):
         number = self._numbers.get(request.request_id)
-        if number is None or self._is_off:
+        if number is None:
             return 0, False
         self._has_told = True
         local = num_computed_tokens // self._tokens_per_block
@@ -221,7 +223,10 @@ class SchedulerHalf:
 
     def _scheduled(self, request_id, computed, output, blocks, is_whole):
         number = self._numbers.get(request_id)
-        if number is None or self._is_off:
+        if number is None:
+            return
+        # What it found in the engine's own cache may rest on older weights, and so what follows it.
+        if self._is_renewed and self._local.get(number):
             return
         entry = self._requests[number]
         hashes = list(entry[0].block_hashes[entry[1] :])
@@ -244,11 +249,20 @@ class SchedulerHalf:
         self._nap = min(self._nap * 1.5, NAP_MAX)
 
     def reset(self):
+        """Its weights may be others from now on: nothing that was computed before is loaded or saved any more."""
         logger.warning(
-            "the cache was reset with its external part: this engine shares no blocks until it is started "
-            "again, because its weights may have changed"
+            "the cache was reset with its external part: until this engine is started again it shares only what it "
+            "computes from now on, and only with itself, because its weights may be others than its model's; and "
+            "nothing if its node has no memory left for another pool"
         )
-        self._is_off = True
+        self._is_renewed = True
+        self.library.close()
+        # Like that of no other engine, and of no other reset.
+        self._model.weight_epoch = secrets.randbits(63) | 1
+        self.library = library.Scheduler(self._model, self._socket)
+        for kept in (self._numbers, self._requests, self._local, self._followed, self._loading):
+            kept.clear()
+        self._has_told = True
 
     def finished(self, request):
         number = self._numbers.pop(request.request_id, None)

@@ -198,6 +198,29 @@ class BesideANode(unittest.TestCase):
         self.assertEqual(device.rows[1], 4 * LAYERS)
         self.assertEqual((device.mapped, device.unmapped), (2, 2))
 
+    def test_an_engine_of_a_new_epoch_finds_nothing_of_before_and_all_of_its_own(self):
+        engine = Engine(self.socket)
+        self.assertTrue(engine.until(lambda: engine.scheduler.attached))
+        names = hashes(4, b"epoch")
+        for block in range(4):
+            engine.fill(block, 10 * block + 1)
+        engine.save(names)
+        self.assertTrue(engine.until(lambda: engine.is_ready(names, 4)))
+        # Its ranks are those that it had, and know nothing of an epoch.
+        engine.scheduler.close()
+        engine.scheduler = library.Scheduler(model(weight_epoch=7), self.socket)
+        self.assertTrue(engine.until(lambda: engine.scheduler.attached))
+        self.assertFalse(engine.is_ready(names, 4))
+        for block in range(4):
+            engine.fill(block, 10 * block + 3)
+        engine.scheduler.finished(1)
+        engine.save(names)
+        self.assertTrue(engine.until(lambda: engine.is_ready(names, 4)))
+        engine.scheduler.bind(2, 0, [4, 5, 6, 7])
+        self.assertEqual(engine.step(), ([2], []))
+        self.assertTrue(all(engine.holds(4 + block, 10 * block + 3) for block in range(4)))
+        engine.close()
+
     def test_broken_plans_and_reports_are_refused_and_harm_nothing(self):
         engine = Engine(self.socket)
         self.assertTrue(engine.until(lambda: engine.scheduler.attached))

@@ -88,7 +88,7 @@ package final class ControlClient: SourceControl {
   /// Whether it is worth asking the own store for a key: false when neither it nor anybody that it knows has it.
   package var keysKnown: (BlockKey) -> Bool {
     guard let known = state.withLock({ $0.known }) else { return { _ in true } }
-    return { known.table.mayHave($0) }
+    return { key in withExtendedLifetime(known) { known.table.mayHave(key) } }
   }
 
   package func attachFailed(_ source: SourceID) {

@@ -59,7 +59,7 @@ package struct NodeConfiguration: Sendable {
 }
 
 /// The service of one host: pools for all its engines, and streams to and from other members. The shell of a
-/// ``NodeCore``: four threads that each own their sockets, one lock round the core.
+/// ``NodeCore``: threads that each own their sockets, one lock round the core.
 package final class Node: Sendable {
   package let incarnation: Incarnation
   private let configuration: NodeConfiguration
@@ -101,7 +101,13 @@ package final class Node: Sendable {
       } catch {
         throw NodeError.cannotListen(configuration.socketPath, reason: "\(error)")
       }
-      streams = [ServeThread(board, limits: configuration.limits, listener: listener)]
+      let limits = configuration.limits
+      var threads: [ServeThread] = []
+      for number in 1...limits.streamThreads {
+        threads.append(
+          ServeThread(number, board, limits: limits, listener: listener.shared()))
+      }
+      streams = threads
     } catch {
       close(lock)
       throw error

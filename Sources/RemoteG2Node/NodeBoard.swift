@@ -19,6 +19,8 @@ final class NodeBoard: Sendable {
   let localActions: Mailbox<NodeAction>
   let pullOrders: Mailbox<PullOrder>
   let liveness = Guarded(Liveness())
+  /// Connections from other members, of all threads that serve them.
+  private let readerCount = Guarded(0)
   /// Of the threads that serve watchers.
   private let feedBells = Guarded<[EventBell]>([])
 
@@ -66,6 +68,16 @@ final class NodeBoard: Sendable {
     guard feedChanged else { return }
     for bell in feedBells.withLock({ $0 }) { bell.ring() }
   }
+
+  func admitsReader(_ limits: Limits) -> Bool {
+    readerCount.withLock { count in
+      guard count < limits.streamConnectionsMax else { return false }
+      count += 1
+      return true
+    }
+  }
+
+  func readerLeft() { readerCount.withLock { $0 -= 1 } }
 
   func pools(_ number: PoolNumber) -> [PoolMemory]? { memory.withLock { $0[number] } }
 }

@@ -7,12 +7,16 @@ internal import RemoteG2Core
 final class ServeThread: Sendable {
   private let thread: TurningThread
 
-  init(_ board: NodeBoard, limits: Limits, listener: StreamListener) {
+  /// - Parameters:
+  ///   - number: Among those of its node.
+  ///   - listener: Its own.
+  init(_ number: Int, _ board: NodeBoard, limits: Limits, listener: StreamListener) {
     let bell = EventBell()
     board.ringWithFeed(bell)
+    let name = "serve \(number)"
     nonisolated(unsafe) let listener = listener
-    thread = TurningThread("serve", bell: bell) { thread in
-      ServeLoop(board, limits, listener, bell).run { thread.isOver }
+    thread = TurningThread(name, bell: bell) { thread in
+      ServeLoop(name, board, limits, listener, bell).run { thread.isOver }
     }
   }
 
@@ -20,6 +24,7 @@ final class ServeThread: Sendable {
 }
 
 private final class ServeLoop {
+  private let name: String
   private let board: NodeBoard
   private let limits: Limits
   private let listener: StreamListener
@@ -30,7 +35,11 @@ private final class ServeLoop {
   private static let bytesPerTurn = 4 << 20
   private static let quantumMin = 64 << 10
 
-  init(_ board: NodeBoard, _ limits: Limits, _ listener: StreamListener, _ bell: EventBell) {
+  init(
+    _ name: String, _ board: NodeBoard, _ limits: Limits, _ listener: StreamListener,
+    _ bell: EventBell
+  ) {
+    self.name = name
     self.board = board
     self.limits = limits
     self.listener = listener
@@ -39,10 +48,10 @@ private final class ServeLoop {
 
   func run(until isOver: () -> Bool) {
     while !isOver() {
-      board.turned("serve")
+      board.turned(name)
       while let socket = listener.accept() {
         // One too many is closed at once, and counted by nobody but its own side.
-        guard readers.count < limits.streamConnectionsMax else { continue }
+        guard board.admitsReader(limits) else { continue }
         readers[socket.descriptor] = Reader(socket, board, limits)
       }
       var hasMore = false
@@ -58,6 +67,7 @@ private final class ServeLoop {
         case .over:
           reader.close()
           readers[descriptor] = nil
+          board.readerLeft()
         }
       }
       if hasMore { continue }
@@ -118,7 +128,10 @@ private final class Reader {
       let outcome: StreamSocket.Outcome
       switch machine.next() {
       case .over: return .over
-      case .idle: return .waiting
+      case .idle:
+        // A connection that waits for its next question keeps no pool's memory.
+        memory = nil
+        return .waiting
       case .prepare:
         let now = MonotonicClock.now()
         guard board.withCore({ machine.prepare(&$0, at: now) }) else { return .waiting }

@@ -99,7 +99,19 @@ final class StreamListener {
     port = Int(bound)
   }
 
+  private init(_ descriptor: Int32, port: Int) {
+    self.descriptor = descriptor
+    self.port = port
+  }
+
   deinit { close(descriptor) }
+
+  /// The same, for another thread: each connection is accepted by one of them.
+  func shared() -> StreamListener {
+    let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
+    precondition(copy >= 0, "no descriptor: errno \(errno); raise the limit (ulimit -n)")
+    return StreamListener(copy, port: port)
+  }
 
   /// The next connection that waits, or nil.
   func accept() -> StreamSocket? {

@@ -73,4 +73,25 @@ extension `A staged scheduler` {
     bench.flush()
     #expect(bench.sent.isEmpty)
   }
+
+  @Test func `takes no report of a plan that another scheduler half made`() {
+    var bench = Bench()
+    bench.ask()
+    bench.core.heard(.resolved(bench.fetch!, .refused(.gone), after: .zero), at: Self.at(2))
+    bench.core.scheduled(
+      bench.id, computed: 0, scheduled: 96, keys: [], blocks: (0..<6).map { BlockIndex($0) },
+      isWhole: true)
+    let plan = bench.core.plan(tokens: 96, at: Self.at(3))
+    bench.flush()
+    let sent = bench.sent.count
+    var report = StagedReport(step: plan.step, engine: Incarnation(high: 7, low: 7), rank: 0)
+    report.staged = plan.stages.indices.map { UInt32($0) }
+    bench.core.absorb([report], at: Self.at(4))
+    bench.flush()
+    #expect(bench.sent.count == sent)
+    report.engine = plan.engine
+    bench.core.absorb([report], at: Self.at(5))
+    bench.flush()
+    #expect(bench.core.counts.blocksCommitted == 6)
+  }
 }

@@ -51,7 +51,7 @@ import Testing
     ) -> StagedPlan {
       let plan = core.plan(tokens: 16, at: A.at(now))
       let reports = (0..<ranks).map { rank in
-        var report = StagedReport(step: plan.step, rank: rank)
+        var report = StagedReport(step: plan.step, engine: plan.engine, rank: rank)
         report.loaded = plan.loads.map { .init(request: $0.request, isWhole: !failing) }
         report.staged = staging ?? plan.stages.indices.map { UInt32($0) }
         return report
@@ -237,7 +237,7 @@ import Testing
       bench.id, computed: 0, scheduled: 32, keys: [],
       blocks: (0..<6).map { BlockIndex($0) }, isWhole: true)
     let plan = bench.core.plan(tokens: 32, at: Self.at(3))
-    var reports = (0..<2).map { StagedReport(step: plan.step, rank: $0) }
+    var reports = (0..<2).map { StagedReport(step: plan.step, engine: plan.engine, rank: $0) }
     reports[0].staged = [0, 1]
     reports[1].staged = [0]
     bench.core.absorb(reports, at: Self.at(4))
@@ -263,7 +263,7 @@ import Testing
     bench.core.heard(.announced(Self.pool, []), at: Self.at(4))
     bench.flush()
     #expect(bench.sent.last == .settled(Self.pool, step: plan.step))
-    var report = StagedReport(step: plan.step, rank: 0)
+    var report = StagedReport(step: plan.step, engine: plan.engine, rank: 0)
     report.staged = [0]
     bench.core.absorb([report], at: Self.at(5))
     bench.flush()
@@ -284,7 +284,7 @@ import Testing
     let plan = bench.core.plan(tokens: 16, at: Self.at(3))
     bench.core.heard(.sourceDied(Self.pool), at: Self.at(4))
     bench.core.heard(.announced(.local(Incarnation(high: 3, low: 3)), []), at: Self.at(4))
-    var report = StagedReport(step: plan.step, rank: 0)
+    var report = StagedReport(step: plan.step, engine: plan.engine, rank: 0)
     report.staged = [0]
     bench.core.absorb([report], at: Self.at(5))
     bench.flush()
@@ -335,7 +335,7 @@ import Testing
         let plan = bench.core.plan(tokens: 0, at: Self.at(3))
         bench.core.finished(bench.id)
         // Its copy is over when it has gone already.
-        var report = StagedReport(step: plan.step, rank: 0)
+        var report = StagedReport(step: plan.step, engine: plan.engine, rank: 0)
         report.loaded = [.init(request: bench.id, isWhole: true)]
         bench.core.absorb([report], at: Self.at(4))
       }
@@ -355,7 +355,7 @@ import Testing
         moves: [BlockMove(target: BlockIndex(1), source: SlotIndex(2), generation: 3)])
     ]
     plan.stages = [StageOrder(block: BlockIndex(5), key: BlockKey(high: 6, low: 7))]
-    var report = StagedReport(step: 7, rank: 2)
+    var report = StagedReport(step: 7, engine: Incarnation(high: 5, low: 6), rank: 2)
     report.loaded = [.init(request: RequestID(3), isWhole: false)]
     report.staged = [0, 4]
     #expect(Self.result(StagedCodec.encode(plan), StagedCodec.plan) == .success(plan))

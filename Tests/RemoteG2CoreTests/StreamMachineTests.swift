@@ -271,6 +271,17 @@ import Testing
     #expect(machine.isOverdue(at: Self.at(10_000)))
   }
 
+  @Test func `does not keep who says that it watches, and does not`() throws {
+    var served = Served()
+    let hello = StreamHello(node: Incarnation(high: 8, low: 8), name: "b", terms: nil)
+    #expect(served.say(.hello(hello)) == true)
+    _ = try served.drain()
+    #expect(served.machine.nextDeadline == Self.at(10_000))
+    #expect(served.machine.isOverdue(at: Self.at(10_000)))
+    #expect(served.say(.watch) == true)
+    #expect(!served.machine.isOverdue(at: Self.at(10_000)))
+  }
+
   @Test func `cuts off who says what no member says`() {
     for message in [StreamMessage.watch, .ask(keys: Self.keys, isLast: true), Self.welcome, .beat] {
       var served = Served()

@@ -47,7 +47,10 @@ def pairs(stage):
 
 
 def through_nginx(stage):
-    """Ten prefixes with tails of their own, dealt round-robin, without the connector and with it."""
+    """Ten prefixes with tails of their own, dealt round-robin, without the connector and with it.
+
+    Each server has one thread to compute with, on either side: two of two threads each on two processors wait for one
+    another at every barrier, and then a step of decoding takes half a second."""
     count = stage.requests
     prefixes = [stage.prompt(100 + number, PREFIX) for number in range(10)]
     prompts = [
@@ -55,24 +58,18 @@ def through_nginx(stage):
     ]
     sides = {}
     for side in ("on", "off"):
+        for process in [*stage.servers.values(), *stage.nodes.values()]:
+            process.end()
+        for name in PORTS:
+            stage.start_node(name)
+            stage.start_server(name, plain=side == "off", threads=1)
+        for name in PORTS:
+            stage.servers[name].wait_until_ready()
+        for name in PORTS:
+            stage.ask(name, stage.text[5:60], tokens=2)
+            stage.servers[name].reset()
         if side == "on":
-            for node in stage.nodes.values():
-                node.end()
-            for name in PORTS:
-                stage.start_node(name)
-            for server in stage.servers.values():
-                server.reset()
             stage.wait_until_connected()
-        else:
-            for server in stage.servers.values():
-                server.end()
-            for name in PORTS:
-                stage.start_server(name, plain=True)
-            for name in PORTS:
-                stage.servers[name].wait_until_ready()
-            for name in PORTS:
-                stage.ask(name, stage.text[5:60], tokens=2)
-                stage.servers[name].reset()
         nginx = stage.started(Nginx(8100, stage.servers.values(), stage.folder))
         before = [server.token_counts() for server in stage.servers.values()]
         answers, elapsed = play(nginx.url, prompts, tokens=8, concurrency=4, seed=1)
@@ -203,16 +200,16 @@ def misses(stage):
     lines = times_of(stage, "b")
     again = [line["again"] for line in lines if line.get("again") is not None]
     steps = [line for line in lines if "us" in line and line["tokens"]]
-    spent, busy = [line["us"] for line in steps], [line["busy_us"] for line in steps]
+    spent, own = [line["us"] for line in steps], [line["own_us"] for line in steps]
     none, most = sum(one == 0 for one in again) / len(again), max(again)
     stage.restart_servers(names=("b",))
     return measured(
         "misses",
-        none >= 0.95 and most <= 1 and at(spent, 0.5) <= 200 and statistics.mean(busy) <= 200,
+        none >= 0.95 and most <= 1 and at(spent, 0.5) <= 200 and statistics.mean(own) <= 200,
         f"{len(again)} requests: {none:.0%} waited no step (bound 95), the rest {most} at most (bound 1); {len(spent)} "
         f"steps: in the connector {at(spent, 0.5):.0f} us p50, {at(spent, 0.95):.0f} p95 by the clock (bound of p50 "
-        f"200); of it the scheduler's thread had a processor for {at(busy, 0.5):.0f} p50, {at(busy, 0.95):.0f} p95, "
-        f"{statistics.mean(busy):.0f} on average (bound 200), {max(busy):.0f} at most",
+        f"200); without the time in which others had the processor {at(own, 0.5):.0f} p50, {at(own, 0.95):.0f} p95, "
+        f"{statistics.mean(own):.0f} on average (bound 200), {max(own):.0f} at most",
     )
 
 

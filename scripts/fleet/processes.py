@@ -165,7 +165,8 @@ class Node(Process):
 class Server(Process):
     """A stock vLLM server; with a node's name, one with our connector, or with one that scenes made of it."""
 
-    def __init__(self, name, port, folder, node=None, flags=(), ranks=1, connector=None, model=MODEL):
+    def __init__(self, name, port, folder, node=None, flags=(), ranks=1, connector=None, model=MODEL,
+                 threads=None):
         self.port, self.node_name = port, node
         arguments = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         arguments += ["--served-model-name", "smollm2", "--host", "127.0.0.1", "--port", port]
@@ -191,7 +192,7 @@ class Server(Process):
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_SERVER_DEV_MODE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": "1" if ranks > 1 else "2",
+            "OMP_NUM_THREADS": str(threads or (1 if ranks > 1 else 2)),
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
@@ -256,11 +257,12 @@ class Server(Process):
                 found.append(pid)
         return found
 
-    def reset(self):
-        """Forgets its own prefix cache."""
+    def reset(self, external=False):
+        """Forgets its own prefix cache; with its external part, because its weights may be others from now on."""
 
         def look():
-            fetch(f"{self.url}/reset_prefix_cache", method="POST")
+            query = "?reset_external=true" if external else ""
+            fetch(f"{self.url}/reset_prefix_cache{query}", method="POST")
             return True
 
         until(10, f"{self.name} forgets its cache", look)

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from processes import MODEL, until
 from stage import BLOCKS, PREFIX, announced, engines, saved, sealed, stalls, with_ratio
@@ -76,6 +77,45 @@ def engine_killed(stage):
     stage.cold_ttft[number] = first["ttft_s"]
     result["ok"] = result["ok"] and first["ok"]
     return with_ratio(stage, result, number)
+
+
+def new_epoch(stage):
+    """The cache of server b is reset with its external part while a request runs: from then on b loads and saves
+    nothing that rests on what was computed before, and shares what it computes anew with itself."""
+    running, fresh = 13, 14
+    server = stage.servers["b"]
+    for number in (running, fresh):
+        stage.compute(number)
+    until(10, "b knows what a holds", lambda: announced(stage, "b") >= sealed(stage, "a"))
+    with ThreadPoolExecutor(1) as pool:
+        # What a request that runs has keeps the engine's own cache from being reset.
+        asked = pool.submit(stage.ask, "b", stage.prompt(running), 150)
+        until(20, "a request runs", lambda: server.counter("vllm:num_requests_running") == 1)
+        server.reset(external=True)
+        was_running = not asked.done()
+        asked.result()
+    # Ranks let the old pool go with their next step, and only then there is memory for another.
+    stage.ask("b", stage.text[5:60], tokens=2)
+    until(10, "node b has its engine", lambda: engines(stage, "b") == 1 and sealed(stage, "b") == 0)
+    before = server.token_counts()["local"]
+    answer, _ = stage.ask("b", stage.prompt(running))
+    was_kept = server.token_counts()["local"] - before == PREFIX
+    first = stage.scene("new epoch", "b", fresh, loaded=0)
+    until(10, "b holds the prompt's blocks", lambda: sealed(stage, "b") >= BLOCKS)
+    only_new = sealed(stage, "b") == BLOCKS
+    server.reset()
+    result = stage.scene("new epoch", "b", fresh, loaded=PREFIX)
+    result["tokens_identical"] = (
+        result["tokens_identical"] and first["tokens_identical"] and answer == stage.golden[running]
+    )
+    result["fault_proved"] = was_running and was_kept
+    result["ok"] = (
+        result["ok"] and first["ok"] and only_new and result["fault_proved"]
+        and result["tokens_identical"]
+    )
+    result["outcome"] += f"; only what was computed anew was saved: {only_new}"
+    stage.restart_servers(names=("b",))
+    return result
 
 
 def refused(stage, name, field, flags=(), model=None):

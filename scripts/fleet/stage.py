@@ -83,7 +83,7 @@ class Stage:
         self.start_node(name, memory)
         self.wait_until_connected()
 
-    def start_server(self, name, plain=False, flags=(), model=None):
+    def start_server(self, name, plain=False, flags=(), model=None, threads=None):
         port = 8101 + list(PORTS).index(name)
         # Little memory of its own, as a server has that serves many.
         flags = ["--num-gpu-blocks-override", 64, *flags]
@@ -97,6 +97,7 @@ class Stage:
                 ranks=self.ranks,
                 connector=self.connector.get(name),
                 model=model or MODEL,
+                threads=threads,
             )
         )
 

@@ -29,6 +29,7 @@ SCENES = {
     "client gone": replayed(scenes.client_gone, 5),
     "pool full": replayed(faults.pool_full, 10),
     "engine killed": scenes.engine_killed,
+    "new epoch": scenes.new_epoch,
     "twin": replayed(ranks.twin, 11),
     "other hash": scenes.other_hash,
     "other type": scenes.other_type,

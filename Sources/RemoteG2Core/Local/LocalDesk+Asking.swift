@@ -13,8 +13,12 @@ extension LocalDesk {
           + "run both from one release")
     }
     var claimed = hello.fingerprint
-    // Each rank has the KV of its own heads; the bits compared are its leader's.
-    if case .rank = hello.role { claimed.numerics = fingerprint.numerics }
+    // Each rank has the KV of its own heads; the bits compared are its leader's. So is the epoch, which may have risen
+    // since the rank was made.
+    if case .rank = hello.role {
+      claimed.numerics = fingerprint.numerics
+      claimed.weightEpoch = fingerprint.weightEpoch
+    }
     if let mismatch = claimed.mismatch(with: fingerprint) {
       return refuse(mismatch.description)
     }

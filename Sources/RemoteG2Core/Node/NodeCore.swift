@@ -193,6 +193,8 @@ package struct NodeCore: Sendable {
         "local protocol \(hello.version); this node speaks \(LocalMessage.version): "
           + "run both from one release")
     }
+    // It comes once more, after its leader.
+    guard case .leader = hello.role else { return refuse("the node does not know its engine") }
     guard hello.blockBytes > 0, hello.fingerprint.rankCount >= 1, hello.fingerprint.rankCount <= 64
     else { return refuse("the engine does not say how large its blocks are on how many ranks") }
     // Who has gone for good makes room for who comes.

@@ -46,14 +46,17 @@ public struct StageOrder: Equatable, Sendable {
 /// What one rank has done of a plan.
 public struct StagedReport: Equatable, Sendable {
   public var step: UInt64
+  /// Whose plan it was.
+  public var engine: Incarnation
   public var rank: Int
   /// Loads whose copies are over, and whether every block of them is right.
   public var loaded: [LoadedRequest] = []
   /// Of the ordered stages, by place: those that were carried out.
   public var staged: [UInt32] = []
 
-  public init(step: UInt64, rank: Int) {
+  public init(step: UInt64, engine: Incarnation, rank: Int) {
     self.step = step
+    self.engine = engine
     self.rank = rank
   }
 
@@ -121,6 +124,7 @@ public enum StagedCodec {
     var out = ByteWriter()
     out.integer(magic)
     out.integer(report.step)
+    out.incarnation(report.engine)
     out.integer(UInt32(report.rank))
     out.list(report.loaded) {
       $0.integer($1.request.value)
@@ -133,10 +137,10 @@ public enum StagedCodec {
   public static func report(_ bytes: UnsafeRawBufferPointer) throws(WireError) -> StagedReport {
     var input = ByteReader(bytes)
     try check(&input)
-    let step = try input.integer(UInt64.self)
+    let (step, engine) = (try input.integer(UInt64.self), try input.incarnation())
     let rank = Int(try input.integer(UInt32.self))
     guard rank < 64 else { throw .unknown("rank \(rank)") }
-    var report = StagedReport(step: step, rank: rank)
+    var report = StagedReport(step: step, engine: engine, rank: rank)
     report.loaded = try input.list(max: listMax, each: 9) { input throws(WireError) in
       let request = RequestID(try input.integer())
       return StagedReport.LoadedRequest(request: request, isWhole: try input.bool())

@@ -314,7 +314,10 @@ public struct StagedScheduler: Sendable {
   /// - Parameter reports: Of one step, one of each rank.
   public mutating func absorb(_ reports: [StagedReport], at now: LocalInstant) {
     precondition(reports.count == rankCount, "\(reports.count) reports of \(rankCount) ranks")
-    guard let step = reports.first?.step else { return }
+    // The engine's cache was reset while the step was under way: the plan was another scheduler half's.
+    guard let step = reports.first?.step, reports.allSatisfy({ $0.engine == engine }) else {
+      return
+    }
     if let began = stepBegan {
       estimator.prefilled(tokens: began.tokens, in: now - began.at)
       stepBegan = nil

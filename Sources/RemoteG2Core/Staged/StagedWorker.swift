@@ -16,6 +16,8 @@ public struct StagedWorker: Sendable {
   private var plan: StagedPlan?
   private var report: StagedReport
   private var isReported = false
+  /// Whose plans it carries out.
+  private var engine: Incarnation?
   private var errors: [BlockIndex] = []
   private var stagingFree: [UInt32] = []
   private var stagingCount: UInt32 = 0
@@ -26,7 +28,7 @@ public struct StagedWorker: Sendable {
   public init(rank: Int, limits: Limits) {
     self.rank = rank
     self.limits = limits
-    report = StagedReport(step: 0, rank: rank)
+    report = StagedReport(step: 0, engine: Incarnation(high: 0, low: 0), rank: rank)
   }
 
   // MARK: The pool
@@ -38,8 +40,13 @@ public struct StagedWorker: Sendable {
     _ plan: StagedPlan, at now: LocalInstant
   ) -> (pool: Incarnation, engine: Incarnation, step: UInt64)? {
     self.plan = plan
-    report = StagedReport(step: plan.step, rank: rank)
+    report = StagedReport(step: plan.step, engine: plan.engine, rank: rank)
     isReported = !plan.ordersNothing
+    // Its scheduler half is another by now: nothing is kept of what was attached for the one before.
+    if engine != plan.engine {
+      lost()
+      engine = plan.engine
+    }
     guard let wanted = plan.pool, wanted != pool else { return nil }
     lost()
     return now >= attachAt ? (wanted, plan.engine, plan.step) : nil

@@ -237,16 +237,18 @@ package struct ServeMachine: Sendable {
 
   /// Whether it is to be closed for having said nothing.
   package func isOverdue(at now: LocalInstant) -> Bool {
-    if case .stranger = role { return now - cameAt >= limits.strangerMax }
-    return false
+    switch role {
+    case .stranger, .forFeed: return now - cameAt >= limits.strangerMax
+    case .forBlocks, .watcher: return false
+    }
   }
 
   package var nextDeadline: LocalInstant? {
     if let slowSince { return slowSince + limits.readerStallMax }
     switch role {
     case .watcher: return saidAt + limits.feedBeat
-    case .stranger: return cameAt + limits.strangerMax
-    case .forBlocks, .forFeed: return nil
+    case .stranger, .forFeed: return cameAt + limits.strangerMax
+    case .forBlocks: return nil
     }
   }
 }

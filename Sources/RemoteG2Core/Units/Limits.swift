@@ -138,6 +138,8 @@ extension Limits {
     public var streamsIdleMax = 4
     /// Connections from other members.
     public var streamConnectionsMax = 256
+    /// Threads that send to other members: a connection stays with the one that accepted it.
+    public var streamThreads = 2
     /// Changes that a feed remembers for watchers that are behind.
     public var feedChangesMax = 1 << 18
     /// So many bytes of one answer that has arrived wake watchers; less of it they hear with what comes next.
@@ -236,8 +238,13 @@ extension Limits.Values {
         "a source of 64 ranks, written as text, must fit a plan"
       ),
       (
-        pullsMax >= 1 && streamsMax >= 1 && streamWindowBytes >= 1 && waitersMax >= 1,
+        pullsMax >= 1 && streamsMax >= 1 && streamWindowBytes >= 1 && waitersMax >= 1
+          && streamThreads >= 1,
         "a node must be able to fetch and to serve"
+      ),
+      (
+        knownKeysBytes > 0 && knownKeysBytes & (knownKeysBytes - 1) == 0,
+        "a key's place in the table is some of its bits"
       ),
       (feedBeat * 2 < feedSilenceMax, "a feed that lives must not be taken for a silent one"),
       (streamStallMin <= streamStallMax, "a slow member must be given as long as a fast one"),

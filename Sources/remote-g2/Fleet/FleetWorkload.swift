@@ -49,7 +49,7 @@ struct FleetWorkload {
 
   /// Asks the workers in turn, one request at a time of each.
   ///
-  /// - Parameter during: Called before each round, with its number: where faults happen.
+  /// - Parameter during: Called in each round, whose prompts are under way, with its number: where faults happen.
   func play(
     on fleet: NodeFleet, during: (Int) throws -> Void = { _ in }
   ) throws -> Outcome {

@@ -2,11 +2,18 @@
 
 import json
 import os
+import threading
 import time
 
 from remote_g2.vllm import RemoteG2Connector
 
 TIMES = os.environ.get("REMOTE_G2_TIMES", "/dev/null")
+
+
+def delay():
+    """For how many seconds this thread could have run so far, and did not."""
+    with open(f"/proc/self/task/{threading.get_native_id()}/schedstat") as file:
+        return int(file.read().split()[1]) / 1e9
 
 
 class TimedConnector(RemoteG2Connector):
@@ -16,29 +23,33 @@ class TimedConnector(RemoteG2Connector):
     def __init__(self, vllm_config, role, kv_cache_config):
         super().__init__(vllm_config, role, kv_cache_config)
         self._spent, self._again, self._lines = 0.0, {}, []
-        # Of it, what the thread was busy for; the rest it waited for a processor. And by call.
-        self._busy, self._parts = 0.0, {}
+        # Without the time in which it could have run and other threads had the processor; and all of it by call.
+        self._own, self._parts = 0.0, {}
         # By request: when it came, and after how many milliseconds it was known what it loads.
         self._came, self._decided = {}, {}
         if self._half is None:
             return
-        wait, self._napped = self._half.library.wait, 0.0
+        wait, self._napped, self._napped_own = self._half.library.wait, 0.0, 0.0
 
         def nap(seconds):
+            delayed = delay()
             began = time.perf_counter()
             wait(seconds)
-            self._napped += time.perf_counter() - began
+            spent = time.perf_counter() - began
+            self._napped += spent
+            self._napped_own += spent - (delay() - delayed)
 
         self._half.library.wait = nap
 
     def _timed(self, call, *arguments):
-        began, busy = time.perf_counter(), time.thread_time()
+        delayed = delay()
+        began = time.perf_counter()
         try:
             return call(*arguments)
         finally:
             spent = time.perf_counter() - began
             self._spent += spent
-            self._busy += time.thread_time() - busy
+            self._own += spent - (delay() - delayed)
             name = call.__name__
             self._parts[name] = self._parts.get(name, 0.0) + spent
 
@@ -63,10 +74,11 @@ class TimedConnector(RemoteG2Connector):
         plan = self._timed(super().build_connector_meta, scheduler_output)
         spent, self._spent = self._spent - self._napped, 0.0
         self._napped = 0.0
-        busy, self._busy = self._busy, 0.0
+        own, self._own = self._own - self._napped_own, 0.0
+        self._napped_own = 0.0
         parts, self._parts = self._parts, {}
         tokens = scheduler_output.total_num_scheduled_tokens
-        line = {"us": spent * 1e6, "busy_us": busy * 1e6, "tokens": tokens}
+        line = {"us": spent * 1e6, "own_us": own * 1e6, "tokens": tokens}
         line["parts_us"] = {name: value * 1e6 for name, value in parts.items()}
         self._write(line | {"pending": self._half.library.pending})
         return plan
