@@ -253,7 +253,7 @@ class Server(Process):
                 maps = (Path("/proc") / str(pid) / "maps").read_text()
             except OSError:
                 continue
-            if b"orker" in name or "memfd:remote-g2" in maps:
+            if b"orker" in name or "memfd:remote-g2-pool" in maps:
                 found.append(pid)
         return found
 
