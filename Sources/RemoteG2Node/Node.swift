@@ -95,17 +95,19 @@ package final class Node: Sendable {
       }
       let listener = try StreamListener(configuration.address)
       port = listener.port
+      let limits = configuration.limits
+      // All that can fail comes before the first thread is started.
+      var listeners: [StreamListener] = []
+      for _ in 0..<limits.streamThreads { listeners.append(try listener.shared()) }
       do throws(PoolError) {
         local = try NodeLocalThread(
           board, at: configuration.socketPath, group: configuration.group)
       } catch {
         throw NodeError.cannotListen(configuration.socketPath, reason: "\(error)")
       }
-      let limits = configuration.limits
       var threads: [ServeThread] = []
-      for number in 1...limits.streamThreads {
-        threads.append(
-          ServeThread(number, board, limits: limits, listener: listener.shared()))
+      for (place, listener) in listeners.enumerated() {
+        threads.append(ServeThread(place + 1, board, limits: limits, listener: listener))
       }
       streams = threads
     } catch {

@@ -107,9 +107,11 @@ final class StreamListener {
   deinit { close(descriptor) }
 
   /// The same, for another thread: each connection is accepted by one of them.
-  func shared() -> StreamListener {
+  func shared() throws(NodeError) -> StreamListener {
     let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
-    precondition(copy >= 0, "no descriptor: errno \(errno); raise the limit (ulimit -n)")
+    guard copy >= 0 else {
+      throw .cannotListen("port \(port)", reason: "\(String(cString: strerror(errno))) (ulimit -n)")
+    }
     return StreamListener(copy, port: port)
   }
 

@@ -190,10 +190,10 @@ def stopped_with_many_pending(stage, number):
     stage.restart_servers(names=("b",))
     return {
         "name": "stopped with 50 pending",
-        "ok": identical and waiting >= 45 and max(median, worst) <= 500 and decided <= patience,
+        "ok": identical and waiting >= 45 and spent[-1] <= 500 and decided <= patience,
         "outcome": f"{waiting} questions were open at the node and {pending} in the engine when it was stopped; "
-        f"{len(spent)} steps, connector {median:.0f} us p50 by the clock, {worst:.0f} p99 without what others took (bounds 500), "
-        f"{spent[-1]:.0f} at most by the clock; "
+        f"{len(spent)} steps, connector {median:.0f} us p50 by the clock, {worst:.0f} p99 without what others took , "
+        f"{spent[-1]:.0f} at most by the clock (bound 500); "
         f"it was decided to compute after {decided:.2f} s at most; all answered {whole:.1f} s later, the last first "
         f"token after {slowest:.1f} s",
         "tokens_identical": identical,
