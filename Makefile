@@ -3,7 +3,7 @@
 BIN = .build/release
 PURE_SUITES = ^(TidyTests|RemoteG2CoreTests|ContentDigestTests|OSThreadsTests|LocalStoreTests|KVTransferTests|KVConnectorTests|KVWorkerTests|RemoteG2EngineTests|RemoteG2LibraryTests|RemoteG2NodeTests|SimulationTests)\.
 # About two minutes of chaos come after the tests; `make chaos` is the whole of it.
-CHAOS_FAULTS = 22
+CHAOS_FAULTS = 24
 # And a minute and a half of rank groups; `remote-g2 run --tp 3` plays all their scenes.
 RANK_SCENES = 'pull,one rank hangs,two of three fail,rank killed'
 # And two of saving; `make load` plays those of a loaded machine.

@@ -90,6 +90,10 @@ let package = Package(
     module(
       "RemoteG2Node",
       on: ["CLinuxShims", "ContentDigest", "LocalStore", "OSThreads", "RemoteG2Core"]),
+    // A node with engines beside it, for tests and benchmarks.
+    module(
+      "NodeTesting",
+      on: ["LocalStore", "OSThreads", "RemoteG2Core", "RemoteG2Library", "RemoteG2Node"]),
     // Slows down, breaks and looks into what ships. Only tools and tests link it.
     module("TransferRig", on: ["KVConnector", "KVTransfer", "OSThreads", "RemoteG2Core"]),
     module("Processes", on: ["CLinuxShims", "OSThreads", "RemoteG2Core"]),
@@ -131,10 +135,12 @@ let package = Package(
         .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
       swiftSettings: strict),
+    // What of a node serves peers that read its pools themselves, over NIXL.
     module(
-      "RemoteG2Store",
+      "PoolAgents",
       on: [
-        "CLinuxShims", "LocalStore", "NIXL", "OSThreads", "RemoteG2Control", "RemoteG2Core",
+        "LocalStore", "NIXL", "OSThreads", "Processes", "RemoteG2Control", "RemoteG2Core",
+        "RemoteG2Node",
       ]),
     module(
       "RankGroups",
@@ -148,7 +154,6 @@ let package = Package(
         "CLinuxShims", "Collectives", "ContentDigest", "EngineControl", "KVConnector", "KVLayout",
         "KVTransfer", "KVWorker", "Linear", "LlamaModel", "LocalStore", "NIXL", "NIXLTransfer",
         "OSThreads", "Processes", "RankGroups", "RemoteG2Control", "RemoteG2Core", "RemoteG2Engine",
-        "RemoteG2Store",
         .product(name: "Crypto", package: "swift-crypto"),
       ],
       swiftSettings: strict),
@@ -165,8 +170,8 @@ let package = Package(
       dependencies: [
         "Collectives", "KVConnector", "Linear", "LlamaModel", "LocalStore", "NIXL", "NIXLTransfer",
         "NodeMetrics", "OSThreads", "Processes", "RankGroups", "RemoteG2Core", "RemoteG2Node",
-        "RemoteG2Runtime",
-        "RemoteG2Store", "Simulation", "TransferRig", "WorkerConsole",
+        "PoolAgents", "RemoteG2Control", "RemoteG2Runtime", "Simulation", "TransferRig",
+        "WorkerConsole",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       resources: [.copy("Resources/text.txt")],
@@ -178,8 +183,8 @@ let package = Package(
       name: "remote-g2-testhost",
       dependencies: [
         "Collectives", "KVConnector", "KVTransfer", "KVTransferTesting", "LocalStore", "NIXL",
-        "NIXLTransfer", "OSThreads", "Processes", "RankGroups", "RemoteG2Core", "RemoteG2Engine",
-        "RemoteG2EngineTesting", "RemoteG2Runtime", "RemoteG2Store", "TransferRig",
+        "NIXLTransfer", "OSThreads", "PoolAgents", "Processes", "RankGroups", "RemoteG2Core",
+        "RemoteG2Engine", "RemoteG2EngineTesting", "RemoteG2Runtime", "TransferRig",
       ],
       swiftSettings: strict),
 
@@ -190,8 +195,9 @@ let package = Package(
       dependencies: [
         "CAllocations", "Collectives", "ContentDigest", "KVConnector", "KVLayout",
         "KVTransfer", "KVTransferTesting", "KVWorker", "Linear", "LlamaModel", "LocalStore", "NIXL",
-        "NIXLTransfer", "OSThreads", "Processes", "RankGroups", "RemoteG2Control", "RemoteG2Core",
-        "RemoteG2Engine", "RemoteG2Library", "RemoteG2Node", "RemoteG2Runtime", "RemoteG2Store",
+        "NIXLTransfer", "NodeTesting", "OSThreads", "Processes", "RankGroups", "RemoteG2Control",
+        "RemoteG2Core",
+        "RemoteG2Engine", "RemoteG2Library", "PoolAgents", "RemoteG2Node", "RemoteG2Runtime",
       ],
       path: "Benchmarks/remote-g2-bench", swiftSettings: strict),
 
@@ -224,7 +230,8 @@ let package = Package(
     tests(
       "RemoteG2NodeTests",
       on: [
-        "ContentDigest", "LocalStore", "OSThreads", "RemoteG2Core", "RemoteG2Library",
+        "ContentDigest", "LocalStore", "NodeTesting", "OSThreads", "RemoteG2Core",
+        "RemoteG2Library",
         "RemoteG2Node",
       ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
@@ -247,7 +254,7 @@ let package = Package(
       "EngineControlTests",
       on: [
         "EngineControl", "KVConnector", "LocalStore", "OSThreads", "Processes", "RemoteG2Control",
-        "RemoteG2Core", "RemoteG2Runtime", "RemoteG2Store", "remote-g2",
+        "NodeTesting", "PoolAgents", "RemoteG2Core", "RemoteG2Node", "RemoteG2Runtime", "remote-g2",
       ]),
     tests(
       "RemoteG2LibraryTests",
@@ -256,9 +263,10 @@ let package = Package(
         "RemoteG2Library",
       ]),
     tests(
-      "RemoteG2StoreTests",
+      "PoolAgentsTests",
       on: [
-        "LocalStore", "OSThreads", "RemoteG2Control", "RemoteG2Core", "RemoteG2Store",
+        "LocalStore", "NodeTesting", "OSThreads", "PoolAgents", "Processes", "RemoteG2Control",
+        "RemoteG2Core", "RemoteG2Node", "remote-g2",
         .product(name: "GRPCCore", package: "grpc-swift-2"),
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
       ]),
@@ -274,11 +282,11 @@ let package = Package(
 // The suites that sanitizers and mutants run need none of the heavy dependencies, nor their builds.
 if Context.environment["REMOTE_G2_SUITES"] == "pure" {
   let heavy: Set<String> = [
-    "RemoteG2Control", "NodeMetrics", "RemoteG2Store", "RemoteG2Runtime", "RankGroups",
+    "RemoteG2Control", "NodeMetrics", "PoolAgents", "RemoteG2Runtime", "RankGroups",
     "WorkerConsole",
     "NIXLTransfer", "NIXL", "CNIXL", "remote-g2", "remote-g2-testhost", "remote-g2-bench",
     "CAllocations", "NIXLTests",
-    "LlamaModelTests", "EngineControlTests", "RemoteG2StoreTests", "WorkerConsoleTests",
+    "LlamaModelTests", "EngineControlTests", "PoolAgentsTests", "WorkerConsoleTests",
     "CommandLineTests",
   ]
   package.dependencies = []

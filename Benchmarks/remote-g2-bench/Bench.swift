@@ -10,7 +10,6 @@ import OSThreads
 import RemoteG2Control
 import RemoteG2Core
 import RemoteG2Runtime
-import RemoteG2Store
 
 /// Benchmarks: ratios within one run, against a peer or a physical limit. Never a pass or a fail.
 @main

@@ -3,36 +3,36 @@ import KVLayout
 import Linear
 import LlamaModel
 import LocalStore
+import NodeTesting
 import OSThreads
+import PoolAgents
 import Processes
 import RemoteG2Control
 import RemoteG2Core
 import RemoteG2Runtime
-import RemoteG2Store
 
 /// (c) Round trips of resolve → grant and of confirm with a real store, idle and while an engine on
 /// its machine computes on every core.
 enum ControlBench {
   static func run(model: String?) async throws {
     print("\n(c) control round trips over TCP, 64 keys: p50 / p99 in µs")
-    let owner = Incarnation(high: 1, low: 2)
-    let configuration = StoreConfiguration(
-      name: "bench",
-      fingerprint: Fingerprint(
-        modelDigest: "m", layout: "l", hashScheme: "h", rankCount: 1, numerics: "n"),
-      slotCount: 256, blockBytes: 4096, rankCount: 1, limits: Limits())
-    let pool = try PoolMemory(slotCount: 256, blockBytes: 4096, owner: owner)
-    let service = StoreService(
-      configuration, incarnation: owner, pools: [pool], willServePeers: false)
+    let node = try TestNode("bench", memoryBytes: 8 << 20, hasAgents: true)
+    defer { node.stop() }
+    let engine = try NodeEngine(node.socket)
+    guard engine.comes({ engine.isAttached }), let owner = node.serveAgents().first else {
+      print("  no engine could attach")
+      return
+    }
     let server = try await StoreServer.start(
-      backend: service, host: "127.0.0.1", port: 0, limits: Limits())
+      backend: DirectService(node.node), host: "127.0.0.1", port: 0, limits: Limits())
     let keys = (0..<64).map { BlockKey(high: UInt64($0), low: 1) }
-    service.ledger.withLock { ledger in
-      for key in keys {
-        guard case .reserved(let slot, let generation) = ledger.pool.begin(key, after: nil) else {
-          continue
-        }
-        ledger.pool.seal(slot, generation: generation, digests: [Digest128(high: 0, low: 0)])
+    engine.step()
+    for first in stride(from: 0, to: 64, by: NodeEngine.blockCount) {
+      let part = Array(keys[first..<first + NodeEngine.blockCount])
+      engine.save(part) { UInt64(first + $0) }
+      guard engine.comes({ node.sealed == first + NodeEngine.blockCount }) else {
+        print("  the blocks were not saved")
+        return
       }
     }
     let client = try StoreClient(StoreAddress(host: "127.0.0.1", port: server.port))

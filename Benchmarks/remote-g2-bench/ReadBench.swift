@@ -4,10 +4,10 @@ import LocalStore
 import NIXL
 import NIXLTransfer
 import OSThreads
+import PoolAgents
 import Processes
 import RemoteG2Core
 import RemoteG2Runtime
-import RemoteG2Store
 
 /// (a) READ throughput through NIXLTransport and the pump's core, as the engine uses them, between
 /// two processes; against NIXL's own calls on the same descriptors, and memcpy of the same blocks.
@@ -29,14 +29,16 @@ enum ReadBench {
     let owner = Incarnation(using: &generator)
     let pool = try PoolMemory(slotCount: arguments[0], blockBytes: arguments[1], owner: owner)
     memset(pool.base, 0x5A, arguments[0] * arguments[1])
-    let agent = try ServingAgent(name: "bench-\(owner)", pools: [pool], library: library)
+    let mapping = try PoolMapping(
+      pool.readOnlyDescriptor, slotCount: arguments[0], blockBytes: arguments[1], owner: owner)
+    let agent = try ServingAgent(name: "bench-\(owner)", pools: [mapping], library: library)
     var line = try JSONEncoder().encode(
-      Announcement(metadata: agent.metadata, address: UInt64(UInt(bitPattern: pool.base))))
+      Announcement(metadata: agent.metadata, address: UInt64(UInt(bitPattern: mapping.base))))
     line.append(10)
     FileHandle.standardOutput.write(line)
     var reader = LineReader(0, bytesMax: 1024)
     while reader.next() != nil {}
-    withExtendedLifetime((agent, pool)) {}
+    withExtendedLifetime((agent, pool, mapping)) {}
   }
 
   static func run() throws {

@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -206,6 +207,8 @@ pid_t clinux_spawn(const char *path, char *const arguments[], char *const enviro
   posix_spawn_file_actions_destroy(&actions);
   return error == 0 ? pid : -error;
 }
+
+void clinux_end_with_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }
 
 int clinux_thread_nice(int nice) {
   pid_t tid = (pid_t)syscall(SYS_gettid);

@@ -28,8 +28,18 @@ package final class LocalSocket: @unchecked Sendable {
     case closed
   }
 
-  init(_ descriptor: Int32) { self.descriptor = descriptor }
   deinit { close(descriptor) }
+
+  /// One end of a connection that this process was started with. It is closed here.
+  package init(adopting descriptor: Int32) { self.descriptor = descriptor }
+
+  /// Both ends of a connection, for a process that is started with one of them. Nil: there are no descriptors left.
+  package static func pair() -> (own: LocalSocket, its: LocalSocket)? {
+    var ends: [Int32] = [-1, -1]
+    let kind = SOCK_SEQPACKET.rawValue | SOCK_NONBLOCK.rawValue | SOCK_CLOEXEC.rawValue
+    guard socketpair(AF_UNIX, Int32(kind), 0, &ends) == 0 else { return nil }
+    return (LocalSocket(adopting: ends[0]), LocalSocket(adopting: ends[1]))
+  }
 
   package enum ConnectFailure: Error, Equatable, Sendable {
     /// Nobody listens there.
@@ -40,7 +50,7 @@ package final class LocalSocket: @unchecked Sendable {
   /// Connects to the store at `path`. Returns at once.
   package static func connect(_ path: String) -> Result<LocalSocket, ConnectFailure> {
     let descriptor = clinux_local_connect(path)
-    if descriptor >= 0 { return .success(LocalSocket(descriptor)) }
+    if descriptor >= 0 { return .success(LocalSocket(adopting: descriptor)) }
     switch -descriptor {
     case ECONNREFUSED, ENOENT: return .failure(.refused)
     case let error: return .failure(.other(error))
@@ -54,6 +64,20 @@ package final class LocalSocket: @unchecked Sendable {
     precondition(bytes.count <= LocalCodec.bytesMax, "a message of \(bytes.count) bytes")
     return clinux_local_send(
       descriptor, bytes, bytes.count, descriptors, Int32(descriptors.count)) == 0
+  }
+
+  /// Sends a text in pages.
+  ///
+  /// - Returns: false when the other end is gone, or reads so little that it is as good as gone.
+  package func sendReport(_ number: UInt64, _ text: String) -> Bool {
+    // Plain ASCII pages, whatever is in it: a page must not end within a character.
+    var rest = Substring(text.asciiJSON)
+    repeat {
+      let page = rest.prefix(LocalCodec.reportBytesPerPage)
+      rest = rest.dropFirst(page.count)
+      guard send(.reported(number, String(page), isLast: rest.isEmpty)) else { return false }
+    } while !rest.isEmpty
+    return true
   }
 
   package func receive() -> Received {
@@ -117,9 +141,21 @@ package final class LocalListener: @unchecked Sendable {
       let accepted = clinux_local_accept(descriptor)
       isExhausted = [EMFILE, ENFILE, ENOMEM, ENOBUFS].contains(-accepted)
       guard accepted >= 0 else { return nil }
-      let socket = LocalSocket(accepted)
+      let socket = LocalSocket(adopting: accepted)
       if group != nil { return socket }
       if let user = socket.peer?.user, user == geteuid() || user == 0 { return socket }
     }
+  }
+}
+
+extension String {
+  /// JSON with every character that is not ASCII escaped.
+  fileprivate var asciiJSON: String {
+    utf16.map { unit in
+      unit < 128
+        ? String(Character(Unicode.Scalar(UInt8(unit))))
+        : "\\u" + String(repeating: "0", count: 4 - String(unit, radix: 16).count)
+          + String(unit, radix: 16)
+    }.joined()
   }
 }

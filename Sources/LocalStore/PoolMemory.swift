@@ -56,6 +56,8 @@ package final class PoolMemory: @unchecked Sendable {
   // @unchecked: addresses and sizes; who may touch which slot is the ledger's business.
   package let shape: PoolShape
   package let words: GenerationWords
+  /// What its header names.
+  package let owner: Incarnation
   /// Can be mapped for reading only. Given to engines.
   package let readOnlyDescriptor: Int32
   private let descriptor: Int32
@@ -73,6 +75,7 @@ package final class PoolMemory: @unchecked Sendable {
   /// Makes a pool for this process's store.
   package init(slotCount: Int, blockBytes: Int, owner: Incarnation) throws(PoolError) {
     shape = try PoolShape(slotCount: slotCount, blockBytes: blockBytes)
+    self.owner = owner
     var readOnly: Int32 = -1
     let descriptor = clinux_memfd("remote-g2-pool", shape.byteCount, &readOnly)
     guard descriptor >= 0 else {

@@ -36,12 +36,15 @@ package struct NodeConfiguration: Sendable {
   /// Whose members may attach engines, besides this user and root; nil: nobody.
   package var group: UInt32?
   package var limits: Limits
+  /// Whether somebody carries out ``Node/takeAgentOrders()``: pools can be read by peers themselves then.
+  package var hasAgents: Bool
   /// Told what an operator should know, one line each.
   package var log: @Sendable (String) -> Void
 
   package init(
     name: PeerName, address: StreamAddress, members: [(name: PeerName, address: StreamAddress)],
     memoryBytes: Int, directory: String, group: UInt32? = nil, limits: Limits = Limits(),
+    hasAgents: Bool = false,
     log: @escaping @Sendable (String) -> Void
   ) {
     self.name = name
@@ -51,6 +54,7 @@ package struct NodeConfiguration: Sendable {
     self.directory = directory
     self.group = group
     self.limits = limits
+    self.hasAgents = hasAgents
     self.log = log
   }
 
@@ -62,7 +66,7 @@ package struct NodeConfiguration: Sendable {
 /// ``NodeCore``: threads that each own their sockets, one lock round the core.
 package final class Node: Sendable {
   package let incarnation: Incarnation
-  private let configuration: NodeConfiguration
+  let configuration: NodeConfiguration
   let board: NodeBoard
   private let local: NodeLocalThread
   private let pulls: PullThread
@@ -88,7 +92,8 @@ package final class Node: Sendable {
     incarnation = Incarnation(using: &generator)
     let core = NodeCore(
       node: incarnation, name: configuration.name, members: configuration.members.map(\.name),
-      memoryBytes: configuration.memoryBytes, limits: configuration.limits)
+      memoryBytes: configuration.memoryBytes, limits: configuration.limits,
+      hasAgents: configuration.hasAgents)
     do throws(NodeError) {
       do throws(PoolError) { board = try NodeBoard(core) } catch {
         throw NodeError.noMemory("\(error)")
@@ -135,9 +140,12 @@ package final class Node: Sendable {
     return board.liveness.withLock { $0.hanging(at: now) }
   }
 
+  /// No engine finds it any more; those that are connected stay.
+  package func stopListening() { unlink(configuration.socketPath) }
+
   /// Ends every thread and connection; its pools end with the last process that maps them.
   package func stop() {
-    unlink(configuration.socketPath)
+    stopListening()
     watches.stop()
     pulls.stop()
     for thread in streams { thread.stop() }

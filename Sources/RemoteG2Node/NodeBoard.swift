@@ -18,6 +18,8 @@ final class NodeBoard: Sendable {
   let pullBell = EventBell()
   let localActions: Mailbox<NodeAction>
   let pullOrders: Mailbox<PullOrder>
+  let agentBell = EventBell()
+  let agentOrders: Mailbox<AgentOrder>
   let liveness = Guarded(Liveness())
   /// Connections from other members, of all threads that serve them.
   private let readerCount = Guarded(0)
@@ -29,6 +31,7 @@ final class NodeBoard: Sendable {
     self.core = Guarded(core)
     localActions = Mailbox(ringing: localBell)
     pullOrders = Mailbox(ringing: pullBell)
+    agentOrders = Mailbox(ringing: agentBell)
   }
 
   /// Each thread says so in every turn.
@@ -62,6 +65,8 @@ final class NodeBoard: Sendable {
             .pull(stream, from: member, pool, terms, keys: keys, patience: patience))
         case .cancel(let stream): pullOrders.post(.cancel(stream))
         case .feedChanged: feedChanged = true
+        case .startAgent(let pool, let id): agentOrders.post(.start(pool, id))
+        case .endAgent(let pool): agentOrders.post(.end(pool))
         }
       }
     }

@@ -103,7 +103,8 @@ private final class NodeLocalLoop {
       switch action {
       case .local(let action, let pool): perform(action, pool)
       case .makePool(let number, let terms, let slots): makePool(number, terms, slots)
-      case .pull, .cancel, .feedChanged: preconditionFailure("\(action) is another thread's")
+      case .pull, .cancel, .feedChanged, .startAgent, .endAgent:
+        preconditionFailure("\(action) is another thread's")
       }
     }
   }
@@ -167,16 +168,8 @@ private final class NodeLocalLoop {
   private func report(_ number: UInt64, to id: ConnectionID) {
     let report = board.withCore { $0.report }
     guard let json = try? JSONEncoder().encode(report) else { return close(id) }
-    // Plain ASCII pages, whatever is in the names: a page must not end within a character.
-    let text = String(decoding: json, as: UTF8.self).unicodeScalars.map {
-      $0.isASCII ? String($0) : String(format: "\\u%04x", $0.value & 0xffff)
-    }.joined()
-    var rest = Substring(text)
-    repeat {
-      let page = rest.prefix(LocalCodec.reportBytesPerPage)
-      rest = rest.dropFirst(page.count)
-      send(.reported(number, String(page), isLast: rest.isEmpty), to: id)
-    } while !rest.isEmpty
+    guard let socket = sockets[id] else { return }
+    if !socket.sendReport(number, String(decoding: json, as: UTF8.self)) { close(id) }
   }
 
   /// One that does not read is as good as gone.

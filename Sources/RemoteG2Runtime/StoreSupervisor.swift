@@ -2,8 +2,7 @@ internal import Glibc
 internal import LocalStore
 internal import OSThreads
 internal import Processes
-package import RemoteG2Core
-internal import RemoteG2Store
+internal import RemoteG2Core
 internal import Synchronization
 
 /// How a worker starts its store.
@@ -14,14 +13,14 @@ package struct StoreLaunch: Sendable {
   package var directory: String
   package var slotCount: Int
   package var blockBytes: Int
-  package var fingerprint: Fingerprint
+  package var rankCount: Int
   package var linger: Duration
   package var nixlPath: String?
   package var isInsecure: Bool
 
   package init(
     name: String, host: String, port: Int, directory: String, slotCount: Int, blockBytes: Int,
-    fingerprint: Fingerprint, linger: Duration, nixlPath: String?, isInsecure: Bool
+    rankCount: Int, linger: Duration, nixlPath: String?, isInsecure: Bool
   ) {
     self.name = name
     self.host = host
@@ -29,7 +28,7 @@ package struct StoreLaunch: Sendable {
     self.directory = directory
     self.slotCount = slotCount
     self.blockBytes = blockBytes
-    self.fingerprint = fingerprint
+    self.rankCount = rankCount
     self.linger = linger
     self.nixlPath = nixlPath
     self.isInsecure = isInsecure
@@ -37,12 +36,9 @@ package struct StoreLaunch: Sendable {
 
   package var arguments: [String] {
     var arguments = [
-      "store", "--name", name, "--host", host, "--port", "\(port)", "--run-dir", directory,
-      "--slots", "\(slotCount)", "--block-bytes", "\(blockBytes)",
-      "--ranks", "\(fingerprint.rankCount)", "--linger", "\(linger.inSeconds)",
-      "--model-digest", fingerprint.modelDigest, "--weight-epoch", "\(fingerprint.weightEpoch)",
-      "--layout", fingerprint.layout, "--hash-scheme", fingerprint.hashScheme,
-      "--numerics", fingerprint.numerics,
+      "node", "--name", name, "--listen", "127.0.0.1:0", "--direct", "\(host):\(port)",
+      "--run-dir", directory, "--memory", "\(slotCount * blockBytes * rankCount)B",
+      "--linger", "\(linger.inSeconds)",
     ]
     if let nixlPath { arguments += ["--nixl-path", nixlPath] }
     if isInsecure { arguments.append("--insecure") }
@@ -66,16 +62,15 @@ package final class StoreSupervisor: Sendable {
   private static let startMin: Duration = .seconds(5)
 
   private let launch: StoreLaunch
-  private let paths: StorePaths
+  package let socketPath: String
   private let state = Mutex(State())
   private let loop = Mutex<Task<Void, Never>?>(nil)
 
   package init(_ launch: StoreLaunch) {
     self.launch = launch
-    paths = StorePaths(directory: launch.directory, name: launch.name)
+    socketPath = "\(launch.directory)/\(launch.name).node"
   }
 
-  package var socketPath: String { paths.socket }
   package var storePID: Int32? { state.withLock { $0.store?.pid } }
   package var startCount: Int { state.withLock { $0.startCount } }
   /// Why the last start did not lead to a listening store.
@@ -99,12 +94,12 @@ package final class StoreSupervisor: Sendable {
   /// Ends an incompatible store so that the next look starts a fitting one.
   package func replace(_ pid: Int32, because reason: String) {
     guard let process = ChildProcess(running: pid) else { return }
-    // Only ever a store of this package, and one that holds our name.
+    // Only ever a node of this package, and one that holds our name.
     guard let command = ProcFile.text("/proc/\(pid)/cmdline"),
-      command.split(separator: "\0").contains("store"),
+      command.split(separator: "\0").contains("node"),
       command.split(separator: "\0").contains(Substring(launch.name))
     else {
-      state.withLock { $0.failure = "process \(pid) holds \(paths.socket) and is not a store" }
+      state.withLock { $0.failure = "process \(pid) holds \(socketPath) and is not a node" }
       return
     }
     state.withLock { $0.failure = "replaced a store that cannot be used: \(reason)" }
@@ -128,7 +123,7 @@ package final class StoreSupervisor: Sendable {
       }
     }
     // One that another worker of this name left behind.
-    if let process = Self.listener(at: paths.socket) {
+    if let process = Self.listener(at: socketPath) {
       state.withLock { $0.store = ChildProcess(running: process) }
       return true
     }
@@ -169,7 +164,7 @@ package final class StoreSupervisor: Sendable {
           noteFailure()
           return false
         }
-        if Self.listener(at: paths.socket) != nil { return true }
+        if Self.listener(at: socketPath) != nil { return true }
         try? await Task.sleep(for: .milliseconds(25))
       }
       return true

@@ -93,7 +93,7 @@ package final class Worker: @unchecked Sendable {
         StoreLaunch(
           name: configuration.name, host: configuration.host, port: configuration.port,
           directory: configuration.directory, slotCount: configuration.slotCount,
-          blockBytes: model.layout.blockBytes, fingerprint: identity.fingerprint(),
+          blockBytes: model.layout.blockBytes, rankCount: model.layout.rankCount,
           linger: configuration.linger, nixlPath: configuration.nixlPath,
           isInsecure: configuration.isInsecure)) : nil
     self.supervisor = supervisor

@@ -5,10 +5,10 @@ import LocalStore
 import NIXL
 import NIXLTransfer
 import OSThreads
+import PoolAgents
 import Processes
 import RemoteG2Core
 import RemoteG2Runtime
-import RemoteG2Store
 
 /// Runs what touches NIXL in a process of its own: one that used UCX cannot exit normally, so the
 /// test runner itself must never load it. Prints what failed; exits 0 when nothing did.
@@ -65,15 +65,18 @@ enum TestHost {
     let pool = try PoolMemory(slotCount: slotCount, blockBytes: blockBytes, owner: incarnation)
     TransportConformance.fill(
       BlockRegion(base: pool.base, blockBytes: blockBytes, blockCount: slotCount))
-    let agent = try ServingAgent(name: "serve-\(incarnation)", pools: [pool], library: library)
+    // For reading only, as a node's agent has it.
+    let mapping = try PoolMapping(
+      pool.readOnlyDescriptor, slotCount: slotCount, blockBytes: blockBytes, owner: incarnation)
+    let agent = try ServingAgent(name: "serve-\(incarnation)", pools: [mapping], library: library)
     let announcement = Announcement(
-      metadata: agent.metadata, address: UInt64(UInt(bitPattern: pool.base)))
+      metadata: agent.metadata, address: UInt64(UInt(bitPattern: mapping.base)))
     var line = try JSONEncoder().encode(announcement)
     line.append(10)
     FileHandle.standardOutput.write(line)
     var reader = LineReader(0, bytesMax: 1 << 10)
     while reader.next() != nil {}
-    withExtendedLifetime((agent, pool)) { finish([]) }
+    withExtendedLifetime((agent, pool, mapping)) { finish([]) }
   }
 
   // MARK: The target's side

@@ -3,17 +3,25 @@ import NIXL
 
 /// What a command that started processes does when it is told to end: it ends them too.
 enum Interruption {
-  /// Blocks its thread until SIGINT or SIGTERM comes.
-  static func wait() {
-    let end = DispatchSemaphore(value: 0)
+  /// Returns when SIGINT or SIGTERM comes, or when `isOver` holds, which is looked at several times a second; nil:
+  /// it never does.
+  static func comes(orWhen isOver: (@Sendable () -> Bool)? = nil) async {
+    let (ends, end) = AsyncStream<Void>.makeStream()
     let sources = [SIGINT, SIGTERM].map { number in
       signal(number, SIG_IGN)
       let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
-      source.setEventHandler { end.signal() }
+      source.setEventHandler { end.yield() }
       source.resume()
       return source
     }
-    end.wait()
+    let look = isOver.map { isOver in
+      Task {
+        while !isOver() { try await Task.sleep(for: .milliseconds(200)) }
+        end.yield()
+      }
+    }
+    for await _ in ends { break }
+    look?.cancel()
     withExtendedLifetime(sources) {}
   }
 

@@ -1,10 +1,14 @@
 import ArgumentParser
 import Foundation
 import NodeMetrics
+import OSThreads
+import PoolAgents
+import Processes
+import RemoteG2Control
 import RemoteG2Core
 import RemoteG2Node
 
-struct NodeCommandLine: ParsableCommand {
+struct NodeCommandLine: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "node",
     abstract: "Hold the prefix blocks of this host's engines, and share them with other nodes.",
@@ -12,12 +16,26 @@ struct NodeCommandLine: ParsableCommand {
       One node serves all engines of a host: engines of one model share a pool, made when the first of \
       them attaches. Engines find it by its socket in the run directory. Other members are told what it \
       holds, and are sent blocks, on the port after that of --listen. On that of --listen itself \
-      /metrics (for Prometheus) and /healthz are answered.
+      /metrics (for Prometheus) and /healthz are answered. Engines that read a peer's pool by themselves, over \
+      NIXL, need --direct.
       """)
 
   @Option(help: "Unique in the fleet.") var name: String
-  @Option(help: "Address for other members; they use the port after it.") var listen =
-    "127.0.0.1:7001"
+  @Option(
+    help: "Address for other members; they use the port after it. Port 0: the system chooses both.")
+  var listen = "127.0.0.1:7001"
+  @Option(
+    help: ArgumentHelp(
+      """
+      Address at which engines of peers (`worker --peer`) learn how to read this node's pools over NIXL. Needs \
+      NIXL, which is loaded by a process of its own for each pool.
+      """, valueName: "host:port"))
+  var direct: String?
+  @Option(
+    help: ArgumentHelp(
+      "Ends after this time without an engine and without a reader; without it, never.",
+      valueName: "seconds"))
+  var linger: Double?
   @Option(
     help: ArgumentHelp(
       "Another member, by its name and what it was given as --listen; may be repeated.",
@@ -31,47 +49,88 @@ struct NodeCommandLine: ParsableCommand {
       then the group's. Without it, only this user's and root's may.
       """)
   var group: String?
-  @Flag(
-    help: """
-      Allow an address that is not loopback. Nothing authenticates or encrypts members yet: use it on \
-      networks you trust only.
-      """)
-  var insecure = false
+  @OptionGroup var transport: TransportOptions
 
-  func run() throws {
+  func run() async throws {
     checkName(name)
-    let address = Self.address(listen, flag: "--listen")
-    guard TransportOptions.isLoopback(address.host) || insecure else {
+    let address = Self.address(listen, flag: "--listen", mayBeAny: true)
+    let reading = direct.map { direct in
+      let halves = Self.halves(direct, flag: "--direct", ports: 0...65535)
+      return StoreAddress(host: halves.host, port: halves.port)
+    }
+    for (flag, host) in [("--listen", address.host), ("--direct", reading?.host)] {
+      guard let host, !TransportOptions.isLoopback(host), !transport.insecure else { continue }
       fail(
-        "--listen \(address.host) is not loopback: add --insecure if every machine on that network is "
+        "\(flag) \(host) is not loopback: add --insecure if every machine on that network is "
           + "trusted")
     }
+    if let linger, !(0...86_400).contains(linger) {
+      fail("--linger \(linger) is not 0 to 86400 seconds")
+    }
+    transport.prepare(host: reading?.host ?? address.host)
+    let problem = reading == nil ? nil : AgentCommandLine.problem(nixlPath: transport.nixlPath)
+    if let problem { Self.say("peers cannot read this node's pools: \(problem)") }
     let configuration = NodeConfiguration(
       name: PeerName(name), address: address, members: members(), memoryBytes: memoryBytes(),
-      directory: runDirectory(runDir, group: groupNumber), group: groupNumber, log: { Self.say($0) }
-    )
-    signal(SIGPIPE, SIG_IGN)
+      directory: runDirectory(runDir, group: groupNumber), group: groupNumber,
+      hasAgents: reading != nil && problem == nil, log: { Self.say($0) })
     let node: Node
     do throws(NodeError) { node = try Node(configuration) } catch { fail("\(error)") }
     let metrics: MetricsServer
     do throws(MetricsServer.Failure) {
       metrics = try MetricsServer(
-        host: address.host, port: address.port - 1, metrics: { node.look(\.report).metrics },
+        host: address.host, port: max(0, address.port - 1),
+        metrics: { node.look(\.report).metrics },
         hanging: { node.hanging })
     } catch {
       node.stop()
       fail("\(error); choose another --listen")
+    }
+    let agents = configuration.hasAgents ? AgentKeeper(node, agentLaunch(configuration)) : nil
+    var server: StoreServer?
+    do throws(ServeError) {
+      if let reading {
+        server = try await StoreServer.start(
+          backend: DirectService(node), host: reading.host, port: reading.port,
+          limits: configuration.limits)
+      }
+    } catch {
+      node.stop()
+      fail("--direct \(direct ?? ""): \(error)")
     }
     Self.say(
       "\(name) holds up to \(memory) at \(configuration.socketPath) and serves members at "
         + "\(address.host):\(node.port)")
     FileHandle.standardOutput.write(
       Data(
-        "{\"event\":\"ready\",\"port\":\(node.port),\"incarnation\":\"\(node.incarnation)\"}\n".utf8
-      ))
-    Interruption.wait()
+        ("{\"event\":\"ready\",\"port\":\(node.port),\"direct\":\(server?.port ?? 0),"
+          + "\"incarnation\":\"\(node.incarnation)\"}\n").utf8))
+    await Interruption.comes(orWhen: lingering(node))
+    // Gone from the file system first, so that a new worker starts its own.
+    node.stopListening()
+    agents?.stop()
+    await server?.stop()
     metrics.stop()
     node.stop()
+  }
+
+  private func agentLaunch(_ configuration: NodeConfiguration) -> AgentLaunch {
+    let nixlPath = transport.nixlPath
+    return AgentLaunch(program: "/proc/self/exe".resolved) { name, ranks in
+      ["agent", "--name", name, "--ranks", "\(ranks)", "--run-dir", configuration.directory]
+        + (nixlPath.map { ["--nixl-path", $0] } ?? [])
+    }
+  }
+
+  private func lingering(_ node: Node) -> (@Sendable () -> Bool)? {
+    guard let linger else { return nil }
+    let lingering = Guarded(Lingering(.nanoseconds(Int64(linger * 1e9))))
+    return {
+      let (engines, leases) = node.look { ($0.engineCount, $0.storeStats.leases) }
+      return lingering.withLock {
+        $0.isOver(engines: engines, leases: leases, at: MonotonicClock.now())
+      }
+    }
   }
 
   private static func say(_ line: String) {
@@ -79,13 +138,22 @@ struct NodeCommandLine: ParsableCommand {
   }
 
   /// Where members connect: the port after the one that is written.
-  static func address(_ text: String, flag: String) -> StreamAddress {
+  ///
+  /// - Parameter mayBeAny: Port 0 is possible, and stays 0.
+  static func address(_ text: String, flag: String, mayBeAny: Bool = false) -> StreamAddress {
+    let (host, port) = halves(text, flag: flag, ports: (mayBeAny ? 0 : 1)...65534)
+    return StreamAddress(host: host, port: port == 0 ? 0 : port + 1)
+  }
+
+  private static func halves(
+    _ text: String, flag: String, ports: ClosedRange<Int>
+  ) -> (host: String, port: Int) {
     let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
-    guard parts.count == 2, let port = Int(parts[1]), (1...65534).contains(port) else {
+    guard parts.count == 2, let port = Int(parts[1]), ports.contains(port) else {
       fail("\(flag) \(text) is not HOST:PORT, e.g. 127.0.0.1:7001")
     }
-    TransportOptions.check(host: String(parts[0]), port: port)
-    return StreamAddress(host: String(parts[0]), port: port + 1)
+    TransportOptions.check(host: String(parts[0]), port: port, flag: flag)
+    return (String(parts[0]), port)
   }
 
   private func members() -> [(name: PeerName, address: StreamAddress)] {
@@ -118,7 +186,7 @@ struct NodeCommandLine: ParsableCommand {
   }
 
   private func memoryBytes() -> Int {
-    let units = ["KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40]
+    let units = ["B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40]
     let number = memory.prefix { $0.isNumber }
     guard let shift = units[String(memory.dropFirst(number.count))], let count = Int(number),
       count > 0, count < 1 << (46 - shift)

@@ -19,7 +19,7 @@ struct RemoteG2: AsyncParsableCommand {
     version: "0.1.0",
     subcommands: [
       Run.self, FleetCommandLine.self, Sim.self, Chaos.self, Doctor.self, NodeCommandLine.self,
-      StatusCommandLine.self, WorkerCommandLine.self, StoreCommandLine.self,
+      StatusCommandLine.self, WorkerCommandLine.self, AgentCommandLine.self,
     ])
 }
 
@@ -72,13 +72,13 @@ struct TransportOptions: ParsableArguments {
     return UInt32(bigEndian: address.s_addr) >> 24 == 127
   }
 
-  static func check(host: String, port: Int) {
+  static func check(host: String, port: Int, flag: String = "--host") {
     var address = in_addr()
     guard inet_pton(AF_INET, host, &address) == 1 else {
-      fail("--host \(host) is not a numeric IPv4 address, e.g. 127.0.0.1")
+      fail("\(flag) \(host) is not a numeric IPv4 address, e.g. 127.0.0.1")
     }
     guard address.s_addr != 0 else {
-      fail("--host \(host) is a wildcard: peers need the address they can reach")
+      fail("\(flag) \(host) is a wildcard: peers need the address they can reach")
     }
     guard (0...65535).contains(port) else { fail("--port \(port) is not a port: 0 to 65535") }
   }

@@ -47,6 +47,7 @@ struct StatusCommandLine: ParsableCommand {
         "  pool of \(pool.slots) blocks of \(pool.ranks) × \(pool.blockBytes) bytes for \(pool.engines) "
           + "engines: \(pool.sealed) sealed, \(pool.free) free, \(pool.pinned) pinned, \(pool.staged) staged"
       )
+      if let agent = pool.agent { print("    for peers that read it over NIXL: \(agent.state)") }
       print("    model \(pool.model); \(pool.layout); \(pool.hashScheme); \(pool.numerics)")
     }
     if report.pools.isEmpty { print("  no engine has attached yet") }

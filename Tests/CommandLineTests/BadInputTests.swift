@@ -13,9 +13,8 @@ let model = repository + "/.deps/model/SmolLM2-135M-Instruct.Q4_1.gguf"
 let hasModel = FileManager.default.fileExists(atPath: model)
 
 @Suite(.serialized) struct `Bad input` {
-  static let store = [
-    "store", "--name", "T", "--slots", "4", "--block-bytes", "4096", "--model-digest", "m",
-    "--layout", "l", "--hash-scheme", "h", "--numerics", "n", "--linger", "0",
+  static let node = [
+    "node", "--name", "T", "--memory", "64KiB", "--listen", "127.0.0.1:0", "--linger", "0",
     "--nixl-path", "/nonexistent",
   ]
 
@@ -50,18 +49,18 @@ let hasModel = FileManager.default.fileExists(atPath: model)
   }
 
   @Test(arguments: [
-    (["--slots", "0"], "--slots 0"), (["--slots", "-3"], "--slots"),
-    (["--slots", "99999999999"], "--slots 99999999999"),
-    (["--block-bytes", "0"], "--block-bytes 0"),
-    (["--ranks", "1000"], "--ranks 1000"), (["--port", "70000"], "--port 70000"),
+    (["--memory", "0"], "--memory 0"), (["--memory", "-3MiB"], "--memory"),
+    (["--memory", "99999999999GiB"], "--memory 99999999999GiB"),
+    (["--direct", "127.0.0.1:70000"], "--direct 127.0.0.1:70000"),
     (["--linger", "-1"], "--linger"), (["--name", "a/b"], "--name 'a/b'"),
-    (["--host", "nowhere"], "--host nowhere"), (["--host", "0.0.0.0"], "wildcard"),
-    (["--host", "10.0.0.1"], "--insecure"),
-  ]) func `a store refuses a value that is not possible, and names it`(
+    (["--direct", "nowhere:1"], "--direct nowhere"), (["--direct", "0.0.0.0:1"], "wildcard"),
+    (["--direct", "10.0.0.1:1"], "--insecure"), (["--listen", "10.0.0.1:1"], "--insecure"),
+    (["--listen", "127.0.0.1"], "--listen 127.0.0.1"),
+  ]) func `a node refuses a value that is not possible, and names it`(
     arguments: [String], expected: String
   ) throws {
     let words = try Self.refusal(
-      Self.store + ["--run-dir", Self.directory()] + arguments
+      Self.node + ["--run-dir", Self.directory()] + arguments
     ).words
     #expect(words.contains(expected), "\(words)")
   }
@@ -100,7 +99,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
   @Test func `a run directory that others may write is refused`() throws {
     let directory = Self.directory()
     #expect(chmod(directory, 0o777) == 0)
-    let words = try Self.refusal(Self.store + ["--run-dir", directory]).words
+    let words = try Self.refusal(Self.node + ["--run-dir", directory]).words
     #expect(words.contains(directory) && words.contains("700"), "\(words)")
     var status = stat()
     #expect(stat(directory, &status) == 0 && status.st_mode & 0o777 == 0o777, "it was changed")
@@ -110,9 +109,9 @@ let hasModel = FileManager.default.fileExists(atPath: model)
     let directory = Self.directory()
     let victim = Self.directory() + "/victim"
     try FileManager.default.createSymbolicLink(
-      atPath: directory + "/T.lock", withDestinationPath: victim)
-    let words = try Self.refusal(Self.store + ["--run-dir", directory]).words
-    #expect(words.contains("T.lock"), "\(words)")
+      atPath: directory + "/T.node.lock", withDestinationPath: victim)
+    let words = try Self.refusal(Self.node + ["--run-dir", directory]).words
+    #expect(words.contains("T.node.lock"), "\(words)")
     #expect(!FileManager.default.fileExists(atPath: victim))
   }
 
@@ -120,7 +119,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
     let link = Self.directory() + "/link"
     try FileManager.default.createSymbolicLink(
       atPath: link, withDestinationPath: Self.directory())
-    let words = try Self.refusal(Self.store + ["--run-dir", link]).words
+    let words = try Self.refusal(Self.node + ["--run-dir", link]).words
     #expect(words.contains(link), "\(words)")
   }
 
@@ -144,7 +143,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
 
   @Test func `a port in use and a name in use are said so`() throws {
     let directory = Self.directory()
-    var arguments = Self.store + ["--run-dir", directory]
+    var arguments = Self.node + ["--run-dir", directory, "--direct", "127.0.0.1:0"]
     arguments[arguments.firstIndex(of: "--linger")! + 1] = "30"
     let output = Pipe()
     let first = try ChildProcess(
@@ -156,7 +155,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
     var reader = LineReader(output.fileHandleForReading.fileDescriptor, bytesMax: 4096)
     guard case .text(let line)? = reader.next(),
       let ready = try JSONSerialization.jsonObject(with: Data(line)) as? [String: Any],
-      let port = ready["port"] as? Int
+      let port = ready["direct"] as? Int
     else {
       Issue.record("the store did not start")
       return
@@ -164,7 +163,7 @@ let hasModel = FileManager.default.fileExists(atPath: model)
     let name = try Self.refusal(arguments).words
     #expect(name.contains("named T is running already"), "\(name)")
     let port2 = try Self.refusal(
-      Self.store + ["--run-dir", Self.directory(), "--port", "\(port)"]
+      Self.node + ["--run-dir", Self.directory(), "--direct", "127.0.0.1:\(port)"]
     ).words
     #expect(port2.contains("port \(port) on 127.0.0.1 is in use"), "\(port2)")
   }

@@ -1,13 +1,13 @@
 import EngineControl
 import Foundation
 import KVConnector
-import LocalStore
+import NodeTesting
 import OSThreads
+import PoolAgents
 import Processes
 import RemoteG2Control
 import RemoteG2Core
 import RemoteG2Runtime
-import RemoteG2Store
 import Testing
 
 /// The shipped control client against real stores: who is alive, who is dead, and who only hangs.
@@ -44,21 +44,20 @@ import Testing
     return await check()
   }
 
-  static func service(_ name: String, _ owner: Incarnation) throws -> StoreService {
-    let pool = try PoolMemory(slotCount: 8, blockBytes: 4096, owner: owner)
-    let service = StoreService(
-      StoreConfiguration(
-        name: name, fingerprint: fingerprint, slotCount: 8, blockBytes: 4096, rankCount: 1,
-        limits: Limits()), incarnation: owner, pools: [pool], willServePeers: true)
-    service.serve([1, 2, 3])
-    return service
+  /// A node with a pool that peers can ask for.
+  static func node(_ name: PeerName) throws -> (TestNode, NodeEngine, Incarnation) {
+    let node = try TestNode(name, hasAgents: true)
+    let engine = try NodeEngine(node.socket)
+    try #require(engine.comes { engine.isAttached })
+    return (node, engine, try #require(node.serveAgents().first))
   }
 
   @Test func `a store whose address refused for a moment, and that answers again, is used again`()
     async throws
   {
-    let owner = Incarnation(high: 3, low: 4)
-    let service = try Self.service("S", owner)
+    let (node, engine, owner) = try Self.node("S")
+    defer { node.stop() }
+    let service = DirectService(node.node)
     func serve(_ port: Int) async throws -> StoreServer {
       try await StoreServer.start(
         backend: service, host: "127.0.0.1", port: port, limits: Limits())
@@ -86,6 +85,7 @@ import Testing
     #expect(isBack, "a living store was given up for good")
     control.stop()
     await second.stop()
+    withExtendedLifetime(engine) {}
   }
 
   @Test func `an own store of another model is told of by its process`() async throws {
@@ -93,26 +93,23 @@ import Testing
   }
 
   private static func refuseAnotherModel(_ directory: String) async throws {
-    var other = Self.fingerprint
-    other.modelDigest = "another"
-    let owner = Incarnation(high: 5, low: 5)
-    let pool = try PoolMemory(slotCount: 2, blockBytes: 4096, owner: owner)
-    let service = try LocalService(
-      at: directory + "/T.sock", store: owner, fingerprint: other, pools: [pool],
-      ledger: Guarded(
-        StoreLedger(incarnation: owner, slotCount: 2, rankCount: 1, limits: Limits())),
-      limits: Limits())
-    defer { service.stop() }
+    // Its memory is for the other model's one block.
+    let node = try TestNode(
+      "T", memoryBytes: NodeEngine.layers * NodeEngine.page)
+    defer { node.stop() }
+    let engine = try NodeEngine(node.socket, model: NodeEngine.model("another"))
+    try #require(engine.comes { engine.isAttached })
+    defer { withExtendedLifetime(engine) {} }
     let told = Guarded<[(Int32, String)]>([])
     let control = ControlClient(
       fingerprint: Self.fingerprint, name: "T", incarnation: Incarnation(high: 1, low: 1),
       limits: Limits(), answers: Mailbox(),
       onUnusable: { process, reason in told.withLock { $0.append((process, reason)) } })
-    control.followLocalStore(at: directory + "/T.sock")
+    control.followLocalStore(at: node.socket, blockBytes: 4096)
     let isTold = await Self.comes(within: .seconds(5)) { told.withLock { !$0.isEmpty } }
     #expect(isTold && control.localStore == nil)
     let (process, reason) = told.withLock { $0.first ?? (0, "") }
-    #expect(process == getpid() && reason.contains("another"), "\(reason)")
+    #expect(process == getpid() && reason.contains("raise --memory"), "\(reason)")
     control.stop()
   }
 
@@ -123,9 +120,8 @@ import Testing
 
   private static func hangAndGoOn(_ directory: String) async throws {
     let arguments = [
-      "store", "--name", "T", "--slots", "4", "--block-bytes", "4096", "--model-digest", "m",
-      "--layout", "l", "--hash-scheme", "h", "--numerics", "n", "--linger", "30",
-      "--nixl-path", "/nonexistent", "--run-dir", directory,
+      "node", "--name", "T", "--memory", "64KiB", "--listen", "127.0.0.1:0", "--linger", "30",
+      "--run-dir", directory,
     ]
     let output = Pipe()
     let store = try ChildProcess(
@@ -140,7 +136,7 @@ import Testing
       return
     }
     let control = Self.client()
-    control.followLocalStore(at: directory + "/T.sock")
+    control.followLocalStore(at: directory + "/T.node", blockBytes: 4096)
     let wasThere = await Self.comes(within: .seconds(5)) { control.localStore != nil }
     #expect(wasThere)
     store.signal(SIGSTOP)

@@ -44,7 +44,7 @@ import Testing
         case .local(.send(_, let message), _): said.append(message)
         case .pull(let stream, let member, _, _, let keys, _): pulls.append((stream, member, keys))
         case .cancel(let stream): cancelled.append(stream)
-        case .local, .makePool, .feedChanged: break
+        case .local, .makePool, .feedChanged, .startAgent, .endAgent: break
         }
       }
     }

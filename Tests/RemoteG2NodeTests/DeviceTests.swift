@@ -1,4 +1,5 @@
 import Foundation
+import NodeTesting
 import OSThreads
 import RemoteG2Core
 import RemoteG2Library

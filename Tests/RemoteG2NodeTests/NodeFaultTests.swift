@@ -1,5 +1,6 @@
 import ContentDigest
 import Foundation
+import NodeTesting
 import OSThreads
 import RemoteG2Core
 import RemoteG2Library

@@ -1,5 +1,6 @@
 import Foundation
 import LocalStore
+import NodeTesting
 import OSThreads
 import RemoteG2Core
 import RemoteG2Library

@@ -1,4 +1,5 @@
 import Foundation
+import NodeTesting
 import RemoteG2Core
 
 /// A member as the wire sees it: a socket that says what a test wants, and reads when it wants.

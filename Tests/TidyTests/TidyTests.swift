@@ -59,7 +59,7 @@ import Testing
       "CMPI": ["Collectives"], "CKernels": ["Linear"], "CNIXL": ["NIXL"],
       "CXXHash": ["ContentDigest"],
       "CLinuxShims": [
-        "LocalStore", "OSThreads", "Processes", "RankGroups", "RemoteG2Node", "RemoteG2Store",
+        "LocalStore", "OSThreads", "Processes", "RankGroups", "RemoteG2Node",
         "RemoteG2Runtime",
       ],
     ]
@@ -76,9 +76,9 @@ import Testing
       "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "LocalStore", "NIXL", "Processes",
       "Linear", "Collectives", "LlamaModel", "LlamaModelTesting", "KVTransfer", "NIXLTransfer",
       "KVTransferTesting", "KVConnector", "KVWorker", "EngineControl", "RemoteG2Library",
-      "RemoteG2CABI", "RemoteG2Node", "NodeMetrics",
+      "RemoteG2CABI", "RemoteG2Node", "NodeTesting", "NodeMetrics",
       "TransferRig", "RemoteG2Engine", "Simulation", "RemoteG2EngineTesting", "RemoteG2Control",
-      "RemoteG2Store", "RankGroups", "RemoteG2Runtime", "WorkerConsole", "remote-g2",
+      "PoolAgents", "RankGroups", "RemoteG2Runtime", "WorkerConsole", "remote-g2",
       "remote-g2-testhost",
     ]
     let rank = Dictionary(uniqueKeysWithValues: order.enumerated().map { ($1, $0) })
@@ -112,7 +112,7 @@ import Testing
       "RemoteG2Library",
       [
         "GRPCCore", "NIOCore", "SwiftProtobuf", "NIXL", "CNIXL", "CMPI", "Collectives", "Linear",
-        "LlamaModel", "RemoteG2Engine", "RemoteG2Control", "RemoteG2Store", "Crypto",
+        "LlamaModel", "RemoteG2Engine", "RemoteG2Control", "PoolAgents", "Crypto",
       ]
     ),
     // The service of one host.
@@ -130,7 +130,7 @@ import Testing
     // Demonstrations are for tools and tests.
     ("RemoteG2Library", ["TransferRig", "WorkerConsole", "Simulation"]),
     ("RemoteG2Runtime", ["TransferRig", "WorkerConsole", "Simulation"]),
-    ("RemoteG2Store", ["TransferRig", "WorkerConsole", "Simulation", "LlamaModel"]),
+    ("PoolAgents", ["TransferRig", "WorkerConsole", "Simulation", "LlamaModel"]),
   ])
   func `no module reaches what it must never need`(module: String, never: [String]) {
     let reached = Self.closure(of: module)
@@ -210,8 +210,8 @@ import Testing
   @Test func `no clock or chance is read outside the shells`() {
     let shells: Set<String> = [
       "Collectives", "EngineControl", "KVTransferTesting", "LocalStore", "OSThreads", "Processes",
-      "RankGroups", "RemoteG2Library", "RemoteG2Node", "RemoteG2Runtime", "RemoteG2Store",
-      "WorkerConsole", "remote-g2", "remote-g2-testhost",
+      "RankGroups", "RemoteG2Library", "RemoteG2Node", "RemoteG2Runtime", "PoolAgents",
+      "NodeTesting", "WorkerConsole", "remote-g2", "remote-g2-testhost",
     ]
     let reads = ["MonotonicClock.now()", "SystemRandomNumberGenerator", ".random(in:", "Date()"]
     for source in Self.sources("Sources") where !shells.contains(source.module) {

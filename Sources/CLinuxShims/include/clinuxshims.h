@@ -45,6 +45,9 @@ int clinux_pidfd(pid_t pid);
 pid_t clinux_spawn(const char *path, char *const arguments[], char *const environment[],
                     int in, int out, int err, int own_session);
 
+// From now on this process is killed when the thread that started it ends.
+void clinux_end_with_parent(void);
+
 // Nice value of the calling thread only. Returns 0 or -errno.
 int clinux_thread_nice(int nice);
 

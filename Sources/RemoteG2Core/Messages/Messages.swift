@@ -86,4 +86,18 @@ public struct StoreStats: Equatable, Sendable {
   public var evicted: UInt64 = 0
 
   public init() {}
+
+  mutating func add(_ other: StoreStats) {
+    slots += other.slots
+    free += other.free
+    writing += other.writing
+    sealed += other.sealed
+    pinned += other.pinned
+    leases += other.leases
+    staged += other.staged
+    granted += other.granted
+    released += other.released
+    expired += other.expired
+    evicted += other.evicted
+  }
 }

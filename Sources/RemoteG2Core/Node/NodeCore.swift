@@ -72,6 +72,10 @@ package struct NodeCore: Sendable {
   var poolsVersion: UInt64 = 0
   var waiters: [Waiter.ID: Waiter] = [:]
   var spans: [StreamID: Span] = [:]
+  /// Whether pools can be read by peers themselves, over NIXL.
+  let hasAgents: Bool
+  var agents: [PoolNumber: PoolAgent] = [:]
+  package internal(set) var agentsLost = 0
   var servedCount = 0
   /// Pins that streams to other members hold.
   package internal(set) var servedPins = 0
@@ -85,8 +89,10 @@ package struct NodeCore: Sendable {
   private var streamNext: UInt64 = 1
 
   package init(
-    node: Incarnation, name: PeerName, members: [PeerName], memoryBytes: Int, limits: Limits
+    node: Incarnation, name: PeerName, members: [PeerName], memoryBytes: Int, limits: Limits,
+    hasAgents: Bool = false
   ) {
+    self.hasAgents = hasAgents
     self.node = node
     self.name = name
     self.memoryBytes = memoryBytes
@@ -198,20 +204,20 @@ package struct NodeCore: Sendable {
     guard hello.blockBytes > 0, hello.fingerprint.rankCount >= 1, hello.fingerprint.rankCount <= 64
     else { return refuse("the engine does not say how large its blocks are on how many ranks") }
     // Who has gone for good makes room for who comes.
-    if let idle = pools.first(where: { $0.value.desk.connectionCount == 0 })?.key {
-      drop(idle)
-    }
+    let idle = pools.first { $0.value.desk.connectionCount == 0 }?.key
+    let dropped = idle.map { drop($0) } ?? []
     let free = memoryBytes - bytesInUse
     let slots = min(free / terms.bytesOfAllRanks, limits.slotsMax)
     guard slots >= 1 else {
-      return refuse(
-        "a block of this engine takes \(terms.bytesOfAllRanks) bytes, and \(max(0, free)) of the "
-          + "node's \(memoryBytes) are free: raise --memory, or give it a node of its own")
+      return dropped
+        + refuse(
+          "a block of this engine takes \(terms.bytesOfAllRanks) bytes, and \(max(0, free)) of the "
+            + "node's \(memoryBytes) are free: raise --memory, or give it a node of its own")
     }
     let number = PoolNumber(poolNext)
     poolNext += 1
     making[number] = (terms, slots, [(connection, hello)])
-    return [.makePool(number, terms, slotCount: slots)]
+    return dropped + [.makePool(number, terms, slotCount: slots)]
   }
 
   /// The memory of a pool is there, or cannot be had.
@@ -241,6 +247,7 @@ package struct NodeCore: Sendable {
           tellsChanges: true))
       poolsVersion += 1
       return made.hellos.flatMap { enter($1, $0, number, at: now) } + [.feedChanged]
+        + beginAgent(number, id, at: now)
     }
   }
 
@@ -254,8 +261,8 @@ package struct NodeCore: Sendable {
     }
   }
 
-  private mutating func drop(_ number: PoolNumber) {
-    guard var pool = pools.removeValue(forKey: number) else { return }
+  private mutating func drop(_ number: PoolNumber) -> [NodeAction] {
+    guard var pool = pools.removeValue(forKey: number) else { return [] }
     poolsVersion += 1
     // What a pull evicted for a block that is still arriving has not been told yet.
     let changes =
@@ -265,6 +272,7 @@ package struct NodeCore: Sendable {
       }
     feed.note(changes)
     ownChanges += changes
+    return agents.removeValue(forKey: number).map { _ in [.endAgent(number)] } ?? []
   }
 
   /// Of the keys that this node has or some member announces: which became such since the last call, once more
@@ -317,13 +325,13 @@ package struct NodeCore: Sendable {
       connections[id] = nil
       actions.append(.local(.close(id), pool: nil))
     }
-    return actions
+    return actions + startAgents(at: now)
   }
 
   package var nextDeadline: LocalInstant? {
     let waiting = waiters.values.map(\.deadline).min()
     let leases = pools.values.compactMap(\.ledger.nextDeadline).min()
-    return [waiting, leases, strangers.values.min()].compactMap { $0 }.min()
+    return [waiting, leases, strangers.values.min(), nextAgentAt].compactMap { $0 }.min()
   }
 
   // MARK: Within

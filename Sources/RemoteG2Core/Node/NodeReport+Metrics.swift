@@ -41,6 +41,10 @@ extension NodeReport {
       ("blocks_pulled_total", "Blocks that came from members.", blocksPulled),
       ("bytes_pulled_total", "Bytes that came from members.", bytesPulled),
       ("bytes_served_total", "Bytes that were sent to members.", bytesServed),
+      (
+        "agents_lost_total", "Processes that peers read a pool from, and that ended.",
+        UInt64(agentsLost)
+      ),
     ] {
       text.family("remote_g2_\(name)", .counter, help)
       text.value([], Double(count))

@@ -23,6 +23,15 @@ package struct NodeReport: Codable, Equatable, Sendable {
     package var saves: [String: Int]
     /// Messages that no engine of this version sends.
     package var faults: UInt64
+    /// The process that peers read it from; nil where there is none.
+    package var agent: Agent?
+  }
+
+  package struct Agent: Codable, Equatable, Sendable {
+    /// What peers call the pool.
+    package var name: String
+    /// `starting`, `serving` or `ended`.
+    package var state: String
   }
 
   package struct Member: Codable, Equatable, Sendable {
@@ -54,22 +63,24 @@ package struct NodeReport: Codable, Equatable, Sendable {
   package var blocksPulled: UInt64
   package var bytesPulled: UInt64
   package var bytesServed: UInt64
+  /// Processes that peers read a pool from, and that ended.
+  package var agentsLost: Int
 }
 
 extension NodeCore {
   package var report: NodeReport {
     NodeReport(
       name: name.text, node: node.description, memoryBytes: memoryBytes,
-      pools: pools.sorted { $0.key < $1.key }.map { Self.report(of: $0.value) },
+      pools: pools.sorted { $0.key < $1.key }.map { report(of: $0.key, $0.value) },
       members: members.sorted { $0.key < $1.key }.map { report(of: $0.key, $0.value) },
       waiting: waiters.count, pulling: spans.count, serving: servedCount,
       servingPins: servedPins,
       shortfalls: Dictionary(uniqueKeysWithValues: shortfalls.map { ($0.key.rawValue, $0.value) }),
       blocksAnswered: blocksAnswered, blocksPulled: blocksPulled, bytesPulled: bytesPulled,
-      bytesServed: bytesServed)
+      bytesServed: bytesServed, agentsLost: agentsLost)
   }
 
-  private static func report(of pool: NodePool) -> NodeReport.Pool {
+  private func report(of number: PoolNumber, _ pool: NodePool) -> NodeReport.Pool {
     let stats = pool.ledger.stats
     let fingerprint = pool.terms.fingerprint
     return NodeReport.Pool(
@@ -82,7 +93,10 @@ extension NodeCore {
       engines: pool.desk.leaderCount, connections: pool.desk.connectionCount,
       saves: Dictionary(
         uniqueKeysWithValues: pool.desk.outcomes.map { ("\($0.key)", $0.value) }),
-      faults: pool.desk.faults)
+      faults: pool.desk.faults,
+      agent: agents[number].map {
+        NodeReport.Agent(name: "\($0.id)", state: "\($0.phase)")
+      })
   }
 
   private func report(of name: PeerName, _ member: MemberState) -> NodeReport.Member {

@@ -27,6 +27,11 @@ package enum NodeAction: Equatable, Sendable {
   case cancel(StreamID)
   /// Watchers have something to hear.
   case feedChanged
+  /// Start the process that peers read this pool from. Answered by ``NodeCore/agentServes(_:_:_:)``, and when it
+  /// has ended by ``NodeCore/agentEnded(_:_:next:at:)``.
+  case startAgent(PoolNumber, Incarnation)
+  /// The pool has gone.
+  case endAgent(PoolNumber)
 }
 
 /// What is to be done with a block that arrives.

@@ -153,6 +153,13 @@ extension Limits {
     /// Of the table in which engines look up whether a key is worth asking for; a power of two. With more keys
     /// than a sixteenth of it, more of them are asked for in vain.
     public var knownKeysBytes = 16 << 20
+    /// How long the process that peers read a pool from may take to be ready for them.
+    public var agentStartMax: Duration = .seconds(20)
+    /// One that ends sooner has not really started.
+    public var agentLifeMin: Duration = .seconds(5)
+    /// Pause before another is started; it doubles with each in a row that ended at once.
+    public var agentPauseMin: Duration = .milliseconds(50)
+    public var agentPauseMax: Duration = .seconds(5)
 
     // Engine.
     public var stepTokensMax = 128
@@ -245,6 +252,10 @@ extension Limits.Values {
       (
         knownKeysBytes > 0 && knownKeysBytes & (knownKeysBytes - 1) == 0,
         "a key's place in the table is some of its bits"
+      ),
+      (
+        agentPauseMin > .zero && agentPauseMin <= agentPauseMax,
+        "an agent that ended must be followed by another, and not at once for ever"
       ),
       (feedBeat * 2 < feedSilenceMax, "a feed that lives must not be taken for a silent one"),
       (streamStallMin <= streamStallMax, "a slow member must be given as long as a fast one"),

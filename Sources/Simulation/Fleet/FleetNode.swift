@@ -210,6 +210,7 @@ final class FleetProcess {
       beginPull(stream, member, number, terms, keys, patience)
     case .cancel(let stream): endPull(stream, .broken, keepsConnection: false)
     case .feedChanged: wake()
+    case .startAgent, .endAgent: preconditionFailure("nodes of a fleet have no agents")
     }
   }
 

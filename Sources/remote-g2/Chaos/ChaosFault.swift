@@ -1,7 +1,8 @@
 /// What can happen to a pull.
 enum ChaosFault: String, Codable, CaseIterable {
   case storeKilled, storeStopped, storeStoppedForGood, sourceEngineKilled, targetKilled
-  case ownStoreKilled, ownStoreAborted, evictionStorm, cancelStorm, linkCut, linkSlowed
+  case agentAborted, ownStoreKilled, ownStoreAborted, evictionStorm, cancelStorm, linkCut,
+    linkSlowed
 
   var needsLink: Bool { self == .linkCut || self == .linkSlowed }
   /// The faulted request itself lives to its end.

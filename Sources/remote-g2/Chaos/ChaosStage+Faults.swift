@@ -9,8 +9,8 @@ import WorkerConsole
 extension ChaosStage {
   /// Looked up before the pull, so that the fault does not come after it.
   struct Victims {
-    let storeA: ChildProcess
-    let storeB: ChildProcess
+    let storeA: NodeProcesses
+    let storeB: NodeProcesses
     let incarnationB: String?
   }
 
@@ -22,14 +22,18 @@ extension ChaosStage {
   ) throws -> (at: Int64, killed: Set<String>) {
     switch fault {
     case .storeKilled:
-      round.resident_mb = Self.residentMB(victims.storeA.pid)
+      round.resident_mb = Self.residentMB(victims.storeA.node.pid)
       let at = now()
       try kill(victims.storeA, SIGKILL)
       return (at, ["store A"])
+    case .agentAborted:
+      let at = now()
+      try kill(victims.storeA.agent, SIGABRT)
+      return (at, ["agent A"])
     case .storeStopped, .storeStoppedForGood:
       let store = victims.storeA
       store.signal(SIGSTOP)
-      try fleet.poll("A's store is stopped", seconds: 5) { store.stateLetter == "T" }
+      try fleet.poll("A's store is stopped", seconds: 5) { store.isStopped }
       let at = now()
       if fault == .storeStopped {
         Self.wait(seconds: 0.1 + 0.7 * chance.unit())
@@ -88,12 +92,12 @@ extension ChaosStage {
     switch fault {
     case .storeStoppedForGood:
       guard let store = stopped else { return }
-      round.expect(store.stateLetter == "T", "A's store was not stopped throughout")
+      round.expect(store.isStopped, "A's store was not stopped throughout")
       let quarantined = try fleet.b.audit().quarantined
       round.expect(quarantined > 0, "nothing was quarantined while A was stopped")
       try kill(store, SIGKILL)
       stopped = nil
-    case .storeKilled:
+    case .storeKilled, .agentAborted:
       round.expect(
         round.tokens_kept == round.leading_landed,
         "\(round.tokens_kept) tokens were kept, \(round.leading_landed) had landed")
@@ -112,6 +116,13 @@ extension ChaosStage {
     round.expect(
       round.tokens_kept == round.tokens_pulled || round.reasons == ["stalled"],
       "\(round.tokens_kept) of \(round.tokens_pulled) were kept: \(round.reasons)")
+  }
+
+  private func kill(_ store: NodeProcesses, _ signal: Int32) throws {
+    store.signal(signal)
+    guard store.hasEnded(waiting: 5_000) else {
+      throw SceneFailure("process \(store.node.pid) did not die")
+    }
   }
 
   private func kill(_ process: ChildProcess, _ signal: Int32) throws {

@@ -11,9 +11,9 @@ extension ChaosStage {
   /// - Returns: Cores used, over `seconds`, with the blocks in quarantine all that time.
   func idleShare(seconds: Double) throws -> (cores: Double, quarantined: Int) {
     try beginPull(prompts[0], share: 0.3)
-    let store = try fleet.storeProcess("A")
+    let store = try fleet.nodeProcesses("A")
     store.signal(SIGSTOP)
-    try fleet.poll("A's store is stopped", seconds: 5) { store.stateLetter == "T" }
+    try fleet.poll("A's store is stopped", seconds: 5) { store.isStopped }
     try fleet.poll("B hedged", seconds: 30) {
       let audit = try fleet.b.audit()
       return audit.requests == 0 && audit.quarantined > 0

@@ -22,7 +22,7 @@ final class ChaosStage {
   private(set) var unexpectedDeaths: [String] = []
   static let leaseTTL = 1.0
   /// Stopped for good, until its round is over.
-  var stopped: ChildProcess?
+  var stopped: NodeProcesses?
 
   init(
     fleet: Fleet, prompts: [[Int32]], blockBytes: Int, seed: UInt64, say: @escaping (String) -> Void
@@ -80,7 +80,7 @@ final class ChaosStage {
   private func noteProcesses() throws {
     for name in ["A", "B"] {
       expected["engine \(name)"] = fleet.workers[name]?.process.pid
-      expected["store \(name)"] = try fleet.storeProcess(name).pid
+      expected["store \(name)"] = try fleet.nodeProcesses(name).node.pid
       starts[name] = try fleet.workers[name]?.audit().storeStarts
     }
   }
@@ -124,7 +124,7 @@ final class ChaosStage {
     // Slow enough for a fault to fall into it, and worth going on with all the same.
     let pace = 0.6 * (clean.ttftSeconds ?? 1)
     let victims = Victims(
-      storeA: try fleet.storeProcess("A"), storeB: try fleet.storeProcess("B"),
+      storeA: try fleet.nodeProcesses("A"), storeB: try fleet.nodeProcesses("B"),
       incarnationB: try fleet.b.audit().storeIncarnation)
     try fleet.b.perform(
       .pace(.init(bytesPerSecond: Double(bytes) / pace, transferBlocks: 1)))

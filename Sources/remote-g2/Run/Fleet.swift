@@ -18,8 +18,8 @@ final class Fleet {
     /// Nil: both on loopback.
     var link: Link? = nil
     var rankCount = 1
-    /// Of one worker: the ranks, their store, and mpirun where there is one.
-    var processCount: Int { rankCount == 1 ? 2 : rankCount + 2 }
+    /// Of one worker: the ranks, their node and its agent, and mpirun where there is one.
+    var processCount: Int { rankCount == 1 ? 3 : rankCount + 3 }
   }
 
   let settings: Settings
@@ -84,7 +84,7 @@ final class Fleet {
       guard audit.isLocalReady, audit.storeSealed != nil else { return false }
       guard let peer else { return true }
       guard let known = audit.peersReady[peer] else { return false }
-      return try workers[peer]?.audit().storeIncarnation == known
+      return servedAs(peer) == known
     }
   }
 
@@ -132,13 +132,6 @@ final class Fleet {
     return ranked.sorted { $0.rank < $1.rank }.map(\.process)
   }
 
-  func storeProcess(_ name: String) throws -> ChildProcess {
-    guard let pid = try workers[name]?.audit().storePID,
-      let process = ChildProcess(running: Int32(pid))
-    else { throw SceneFailure("\(name) has no store") }
-    return process
-  }
-
   /// Ends everything that was started in this run directory, by pid.
   func stop() {
     for worker in workers.values { worker.stop() }
@@ -182,6 +175,9 @@ final class Fleet {
       if let pid = audit.storePID {
         found["store \(name)"] = Footprint(
           descriptors: ProcFile.names(in: "/proc/\(pid)/fd").count, sharedMemory: 0)
+        let agent = try agentProcess(name)
+        found["agent \(name)"] = Footprint(
+          descriptors: ProcFile.names(in: "/proc/\(agent.pid)/fd").count, sharedMemory: 0)
       }
     }
     found["system"] = Footprint(

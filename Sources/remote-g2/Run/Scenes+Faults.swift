@@ -62,7 +62,7 @@ extension Scenes {
   static func killed(_ stage: Stage) throws -> SceneReport {
     var report = SceneReport("killed")
     let id = try beginPull(stage, share: 0.4)
-    let store = try stage.fleet.storeProcess("A")
+    let store = try stage.fleet.nodeProcesses("A")
     store.signal(SIGKILL)
     report.expect(store.hasEnded(waiting: 5_000), "A's store did not die")
     let fault = stage.now()
@@ -93,16 +93,16 @@ extension Scenes {
   static func stopped(_ stage: Stage) throws -> SceneReport {
     var report = SceneReport("stopped")
     let id = try beginPull(stage, share: 0.4)
-    let store = try stage.fleet.storeProcess("A")
+    let store = try stage.fleet.nodeProcesses("A")
     store.signal(SIGSTOP)
-    try stage.fleet.poll("A's store is stopped", seconds: 5) { store.stateLetter == "T" }
+    try stage.fleet.poll("A's store is stopped", seconds: 5) { store.isStopped }
     let fault = stage.now()
     let result = try stage.fleet.b.result(of: id)
     try prove(&report, stage, at: fault)
     report.add(result, golden: stage.golden[0])
     addTimes(&report, result, fault: fault)
     let quarantined = try stage.fleet.b.audit().quarantined
-    report.expect(store.stateLetter == "T", "A's store was not stopped throughout")
+    report.expect(store.isStopped, "A's store was not stopped throughout")
     report.expect(quarantined > 0, "nothing was quarantined while A was stopped")
     report.outcome = "hedged: the source stalled"
     report.expect(

@@ -47,7 +47,7 @@ extension Scenes {
     let bytes = 25 * stage.blockBytes
     try stage.fleet.b.dropCaches()
     let golden = try stage.fleet.b.generate(prompt, generate: 1)
-    let store = try stage.fleet.storeProcess("A")
+    let store = try stage.fleet.nodeProcesses("A")
     var times: [Double] = []
     report.fault_proved = true
     try stage.fillA()
@@ -64,7 +64,7 @@ extension Scenes {
           stage.landedBytes() >= bytes / 4 && stage.wasInFlight(at: .max) ? true : nil
         }
         store.signal(SIGSTOP)
-        try stage.fleet.poll("A's store is stopped", seconds: 5) { store.stateLetter == "T" }
+        try stage.fleet.poll("A's store is stopped", seconds: 5) { store.isStopped }
         let fault = stage.now()
         let result = try stage.fleet.b.result(of: id)
         let isProved = stage.landedBytes(at: fault) < bytes && stage.wasInFlight(at: fault)

@@ -75,9 +75,9 @@ extension Scenes {
       let bytes = try stage.movedByRank()
       return isAlone(bytes) && bytes[rank] >= stage.bytes / 4
     }
-    let store = try stage.fleet.storeProcess("A")
+    let store = try stage.fleet.nodeProcesses("A")
     store.signal(SIGSTOP)
-    try stage.fleet.poll("A's store is stopped", seconds: 5) { store.stateLetter == "T" }
+    try stage.fleet.poll("A's store is stopped", seconds: 5) { store.isStopped }
     let fault = stage.now()
     let atStop = try stage.movedByRank()[rank]
     let result = try b.result(of: id)
@@ -85,7 +85,7 @@ extension Scenes {
     // However long the stop lasts, no more arrives than the one transfer that was posted.
     let window = blocksPerTransfer * stage.blockBytes
     report.fault_proved =
-      isAlone(bytes) && store.stateLetter == "T" && audit.ranks[rank].transfersInFlight > 0
+      isAlone(bytes) && store.isStopped && audit.ranks[rank].transfersInFlight > 0
       && bytes[rank] - atStop <= window
     report.expect(
       report.fault_proved == true,
@@ -140,7 +140,7 @@ extension Scenes {
   }
 
   private static func turnBytes(_ stage: Stage, rank: Int) throws -> Int {
-    let pid = try stage.fleet.storeProcess("A").pid
+    let pid = try stage.fleet.nodeProcesses("A").node.pid
     // Mapped in the order of the ranks, each at a lower address than the one before, or a higher one:
     // their files tell which is which.
     let maps = (ProcFile.text("/proc/\(pid)/maps") ?? "").split(separator: "\n")

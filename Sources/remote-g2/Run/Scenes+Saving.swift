@@ -13,7 +13,7 @@ extension Scenes {
   /// A is started anew and computes a prompt as soon as it says `ready`; B pulls it whole.
   static func rightAfterReady(_ stage: Stage) throws -> SceneReport {
     var report = SceneReport("right after ready")
-    let store = try stage.fleet.storeProcess("A")
+    let store = try stage.fleet.nodeProcesses("A")
     store.signal(SIGKILL)
     report.expect(
       stage.fleet.killEngine("A") != nil && store.hasEnded(waiting: 5_000), "A did not die")
@@ -31,7 +31,7 @@ extension Scenes {
   static func savedAgain(_ stage: Stage) throws -> SceneReport {
     var report = SceneReport("saved again")
     _ = try stage.fleet.a.generate(stage.prompts[0], generate: 1)
-    let store = try stage.fleet.storeProcess("A")
+    let store = try stage.fleet.nodeProcesses("A")
     store.signal(SIGKILL)
     report.expect(store.hasEnded(waiting: 5_000), "A's store did not die")
     let asked = stage.now()

@@ -125,7 +125,7 @@ enum Scenes {
   static func restarted(_ stage: Stage) throws -> SceneReport {
     var report = SceneReport("restarted")
     let before = try stage.fleet.a.audit().storeIncarnation
-    let store = try stage.fleet.storeProcess("A")
+    let store = try stage.fleet.nodeProcesses("A")
     store.signal(SIGKILL)
     report.expect(
       stage.fleet.killEngine("A") != nil && store.hasEnded(waiting: 5_000), "A did not die")

@@ -2,8 +2,8 @@ internal import Glibc
 package import LocalStore
 package import NIXL
 
-/// The store's NIXL agent: registers the pools once, and answers readers by itself for the life of
-/// the process.
+/// A NIXL agent that has registered the ranks' pools of one engine's kind, and answers readers by itself for the
+/// life of the process. The pools are mapped for reading: whoever reads them cannot change them.
 package final class ServingAgent {
   // Declared in the order they must end.
   private var registrations: [RegistrationHolder] = []
@@ -16,12 +16,12 @@ package final class ServingAgent {
     init(_ registration: consuming Registration) { self.registration = registration }
   }
 
-  package init(name: String, pools: [PoolMemory], library: NIXLLibrary) throws(NIXLError) {
+  package init(name: String, pools: [PoolMapping], library: NIXLLibrary) throws(NIXLError) {
     let agent = try Agent(name: name, hasProgressThread: true, library: library)
     var holders: [RegistrationHolder] = []
     for pool in pools {
       let memory = UnsafeRawBufferPointer(
-        start: pool.base, count: pool.slotCount * pool.blockBytes)
+        start: pool.base, count: pool.shape.slotCount * pool.shape.blockBytes)
       holders.append(RegistrationHolder(try agent.register(memory)))
     }
     metadata = try agent.metadata()

@@ -3,7 +3,6 @@ import GRPCCore
 import GRPCNIOTransportHTTP2Posix
 import RemoteG2Control
 import RemoteG2Core
-import RemoteG2Store
 import Testing
 
 /// Bytes as they are.
@@ -52,7 +51,8 @@ private struct RawCoder: MessageSerializer, MessageDeserializer {
   @Test func `no protobuf of any kind stops a store, and none takes its slots for good`()
     async throws
   {
-    try await `Store over the wire`.serve { service, peer in
+    try await `Store over the wire`.serve { served, _ in
+      let peer = served.peer
       let (host, port) = (peer.address.host, peer.address.port)
       let transport = try HTTP2ClientTransport.Posix(
         target: .ipv4(address: host, port: port), transportSecurity: .plaintext)
@@ -90,7 +90,8 @@ private struct RawCoder: MessageSerializer, MessageDeserializer {
   }
 
   @Test func `bytes that are no HTTP stop nobody, and a server of them is no store`() async throws {
-    try await `Store over the wire`.serve { service, peer in
+    try await `Store over the wire`.serve { served, owner in
+      let peer = served.peer
       let port = peer.address.port
       var generator = TestChance(seed: 6)
       for round in 0..<60 {
@@ -113,7 +114,7 @@ private struct RawCoder: MessageSerializer, MessageDeserializer {
       let introduced = try await peer.handshake(
         as: `Store over the wire`.fingerprint, name: "T",
         incarnation: Incarnation(high: 1, low: 1), timeout: .seconds(5))
-      #expect(introduced.incarnation == service.incarnation)
+      #expect(introduced.incarnation == owner)
     }
   }
 }

@@ -1,32 +1,33 @@
-import Foundation
-import OSThreads
-import RemoteG2Core
-import RemoteG2Library
-import RemoteG2Node
-import Testing
+internal import Glibc
+internal import OSThreads
+package import RemoteG2Core
+package import RemoteG2Library
 
 /// An engine with memory of its own, beside a node: what it "computes" is told by the number of a block.
-final class NodeEngine {
-  static let layers = 3
-  static let page = 4096
-  static let tokensPerBlock = 16
-  static let blockCount = 16
+package final class NodeEngine {
+  package static let layers = 3
+  package static let page = 4096
+  package static let tokensPerBlock = 16
+  package static let blockCount = 16
 
-  static func model(_ name: String = "m") -> EngineModel {
+  package static func fingerprint(_ name: String = "m") -> Fingerprint {
+    Fingerprint(modelDigest: name, layout: "l", hashScheme: "h", rankCount: 1, numerics: "n")
+  }
+
+  package static func model(_ name: String = "m") -> EngineModel {
     try! EngineModel(
-      fingerprint: Fingerprint(
-        modelDigest: name, layout: "l", hashScheme: "h", rankCount: 1, numerics: "n"),
-      blockBytes: layers * page, tokensPerBlock: tokensPerBlock)
+      fingerprint: fingerprint(name), blockBytes: layers * page, tokensPerBlock: tokensPerBlock)
   }
 
   private var scheduler: StagedEngine?
   /// Until ``dropScheduler()``.
-  var engine: StagedEngine { scheduler! }
-  let rank: StagedRank
-  let memory: UnsafeMutableRawPointer
-  private(set) var errors: [BlockIndex] = []
+  package var engine: StagedEngine { scheduler! }
+  package let rank: StagedRank
+  package var isAttached: Bool { engine.isAttached }
+  package let memory: UnsafeMutableRawPointer
+  package private(set) var errors: [BlockIndex] = []
 
-  init(
+  package init(
     _ socket: String, model: EngineModel = NodeEngine.model(), device: PageDevice? = nil
   ) throws {
     let bytes = Self.layers * Self.blockCount * Self.page
@@ -39,16 +40,16 @@ final class NodeEngine {
     }
     rank = try StagedRank(
       model, rank: 0, socket: socket,
-      pages: try #require(EnginePages(layers: layers, blockCount: Self.blockCount, device: device)))
+      pages: EnginePages(layers: layers, blockCount: Self.blockCount, device: device)!)  // Not empty.
   }
 
   deinit { memory.deallocate() }
 
   /// The scheduler half ends, as when its process dies; the rank goes on.
-  func dropScheduler() { scheduler = nil }
+  package func dropScheduler() { scheduler = nil }
 
   /// What this block holds, as one word of each page; nil: its pages do not agree.
-  func content(_ block: Int) -> UInt64? {
+  package func content(_ block: Int) -> UInt64? {
     let words = (0..<Self.layers).flatMap { layer in
       (0..<Self.page / 8).map { word in
         (memory + (layer * Self.blockCount + block) * Self.page).load(
@@ -59,14 +60,14 @@ final class NodeEngine {
   }
 
   /// Whether nothing was ever written there.
-  func isUntouched(_ block: Int) -> Bool {
+  package func isUntouched(_ block: Int) -> Bool {
     (0..<Self.layers).allSatisfy { layer in
       let page = memory + (layer * Self.blockCount + block) * Self.page
       return (0..<Self.page).allSatisfy { page.load(fromByteOffset: $0, as: UInt8.self) == 0 }
     }
   }
 
-  func compute(_ block: Int, _ content: UInt64) {
+  package func compute(_ block: Int, _ content: UInt64) {
     for layer in 0..<Self.layers {
       let page = memory + (layer * Self.blockCount + block) * Self.page
       for word in 0..<Self.page / 8 {
@@ -77,7 +78,7 @@ final class NodeEngine {
   }
 
   /// One step of the whole engine.
-  func step(tokens: Int = 0) {
+  package func step(tokens: Int = 0) {
     rank.begin(engine.plan(tokens: tokens))
     _ = rank.load()
     rank.stage()
@@ -86,7 +87,7 @@ final class NodeEngine {
   }
 
   /// Steps until it holds, ten seconds at most.
-  func comes(_ check: () -> Bool) -> Bool {
+  package func comes(_ check: () -> Bool) -> Bool {
     let deadline = MonotonicClock.now() + .seconds(10)
     while !check() {
       guard MonotonicClock.now() < deadline else { return false }
@@ -97,7 +98,7 @@ final class NodeEngine {
   }
 
   /// Computes a prompt of whole blocks into the first blocks of its memory, and offers them.
-  func save(_ keys: [BlockKey], _ content: (Int) -> UInt64) {
+  package func save(_ keys: [BlockKey], _ content: (Int) -> UInt64) {
     let id = RequestID(UInt64.random(in: 1...(1 << 60)))
     for place in keys.indices { compute(place, content(place)) }
     engine.newRequest(id, keys: keys)
@@ -112,7 +113,7 @@ final class NodeEngine {
   /// Loads a prompt into the blocks from `first` on.
   ///
   /// - Returns: How many blocks were ready.
-  func load(_ keys: [BlockKey], into first: Int) -> Int {
+  package func load(_ keys: [BlockKey], into first: Int) -> Int {
     let id = RequestID(UInt64.random(in: 1...(1 << 60)))
     engine.newRequest(id, keys: keys)
     var answer = StagedMatch.unknown
@@ -130,54 +131,4 @@ final class NodeEngine {
     step()
     return count
   }
-}
-
-/// A node on ports that the system chooses, with a folder of its own.
-final class TestNode {
-  let node: Node
-  let configuration: NodeConfiguration
-  let log = Guarded<[String]>([])
-
-  init(
-    _ name: PeerName, members: [(name: PeerName, address: StreamAddress)] = [],
-    memoryBytes: Int = 1 << 20, limits: Limits = Limits()
-  ) throws {
-    let folder =
-      FileManager.default.temporaryDirectory.path + "/rg2n-\(UUID().uuidString.prefix(8))"
-    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-    configuration = NodeConfiguration(
-      name: name, address: StreamAddress(host: "127.0.0.1", port: 0), members: members,
-      memoryBytes: memoryBytes, directory: folder, limits: limits,
-      log: { [log] line in log.withLock { $0.append(line) } })
-    node = try Node(configuration)
-  }
-
-  var socket: String { configuration.socketPath }
-  var member: (name: PeerName, address: StreamAddress) {
-    (configuration.name, StreamAddress(host: "127.0.0.1", port: node.port))
-  }
-  var report: NodeReport { node.look(\.report) }
-  var sealed: Int { report.pools.reduce(0) { $0 + $1.sealed } }
-
-  /// What it holds for anybody.
-  var held: Int {
-    let report = report
-    return report.waiting + report.pulling + report.serving + report.servingPins
-      + report.pools.reduce(0) { $0 + $1.pinned + $1.writing + $1.staged + $1.leases }
-  }
-
-  func stop() {
-    node.stop()
-    try? FileManager.default.removeItem(atPath: configuration.directory)
-  }
-}
-
-/// Looks until it holds, ten seconds at most.
-func comes(_ check: () -> Bool) -> Bool {
-  let deadline = MonotonicClock.now() + .seconds(10)
-  while !check() {
-    guard MonotonicClock.now() < deadline else { return false }
-    OSThread.nap(.microseconds(500))
-  }
-  return true
 }

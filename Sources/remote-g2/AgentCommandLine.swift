@@ -1,0 +1,49 @@
+import ArgumentParser
+import Foundation
+import NIXL
+import NIXLTransfer
+import PoolAgents
+import Processes
+
+/// Started by a node, once for each of its pools.
+struct AgentCommandLine: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "agent",
+    abstract: "Let peers read a node's pool over NIXL. Started by its node.", shouldDisplay: false)
+
+  @Option(help: "Of the NIXL agent: unique for ever.") var name: String
+  @Option(help: "Pools that the node is going to send.") var ranks = 1
+  @Option(help: "The node's, by which its processes are found.") var runDir: String?
+  @Flag(help: "Only say whether NIXL can be loaded.") var probe = false
+  @Option(help: "As its node's.") var nixlPath: String?
+
+  func run() throws {
+    checkName(name)
+    checkRange("--ranks", ranks, 1...64)
+    // UCX's environment is the node's.
+    setenv("SWIFT_BACKTRACE", "enable=no", 0)
+    signal(SIGPIPE, SIG_IGN)
+    let discovery = NIXLDiscovery(explicitPath: nixlPath)
+    guard let library = discovery.library else { fail(discovery.explanation) }
+    guard !probe else { NIXLLibrary.endProcess(0) }
+    do throws(AgentError) {
+      try AgentProcess.run(over: STDIN_FILENO, name: name, ranks: ranks, library: library)
+    } catch { fail("\(error)") }
+    NIXLLibrary.endProcess(0)
+  }
+
+  /// Whether NIXL can be used by agents, asked of a process that ends right away: it is not loaded here.
+  ///
+  /// - Returns: Why not; nil where it can.
+  static func problem(nixlPath: String?) -> String? {
+    var arguments = ["agent", "--name", "probe", "--probe"]
+    if let nixlPath { arguments += ["--nixl-path", nixlPath] }
+    do throws(ChildProcess.SpawnError) {
+      let found = try ChildProcess.run(
+        "/proc/self/exe".resolved, arguments, timeout: .seconds(20))
+      guard found.status != 0 else { return nil }
+      let words = found.errors.split(separator: "\n").last.map(String.init)
+      return words?.replacing("remote-g2: ", with: "") ?? "NIXL cannot be loaded"
+    } catch { return "\(error)" }
+  }
+}
