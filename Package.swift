@@ -114,7 +114,7 @@ let package = Package(
       on: [
         "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVWorker",
         "Linear", "LlamaModel", "LlamaModelTesting", "LocalStore", "OSThreads", "RemoteG2Core",
-        "RemoteG2Engine", "Simulation", "TransferRig",
+        "RemoteG2Engine", "RemoteG2Node", "Simulation", "TransferRig",
       ]),
     .target(
       name: "RemoteG2Control",
@@ -230,9 +230,8 @@ let package = Package(
     tests(
       "RemoteG2NodeTests",
       on: [
-        "ContentDigest", "LocalStore", "NodeTesting", "OSThreads", "RemoteG2Core",
-        "RemoteG2Library",
-        "RemoteG2Node",
+        "ContentDigest", "LocalStore", "NodeTesting", "OSThreads", "RemoteG2Core", "RemoteG2Library",
+        "RemoteG2Node", "Simulation",
       ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
 
@@ -259,8 +258,8 @@ let package = Package(
     tests(
       "RemoteG2LibraryTests",
       on: [
-        "KVConnector", "KVTransfer", "KVWorker", "LocalStore", "OSThreads", "RemoteG2Core",
-        "RemoteG2Library",
+        "KVConnector", "KVTransfer", "KVWorker", "LocalStore", "NodeTesting", "OSThreads",
+        "RemoteG2Core", "RemoteG2Library", "RemoteG2Node",
       ]),
     tests(
       "PoolAgentsTests",

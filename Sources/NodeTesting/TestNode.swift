@@ -13,10 +13,11 @@ package final class TestNode {
   package init(
     _ name: PeerName, members: [(name: PeerName, address: StreamAddress)] = [],
     memoryBytes: Int = 1 << 20, limits: Limits = Limits(),
-    hasAgents: Bool = false
+    hasAgents: Bool = false, directory: String? = nil
   ) throws {
     let folder =
-      FileManager.default.temporaryDirectory.path + "/rg2n-\(UUID().uuidString.prefix(8))"
+      directory
+      ?? FileManager.default.temporaryDirectory.path + "/rg2n-\(UUID().uuidString.prefix(8))"
     try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
     configuration = NodeConfiguration(
       name: name, address: StreamAddress(host: "127.0.0.1", port: 0), members: members,

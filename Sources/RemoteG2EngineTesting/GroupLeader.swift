@@ -8,6 +8,7 @@ internal import LocalStore
 internal import OSThreads
 package import RemoteG2Core
 package import RemoteG2Engine
+internal import RemoteG2Node
 internal import Simulation
 internal import Synchronization
 
@@ -20,9 +21,8 @@ package final class GroupLeader<Channel: StepChannel>
 where Channel.Plan == StepPlan, Channel.Report == RankReport {
   package let control: ToyControl
   /// The own store, served as it is shipped.
-  private let service: LocalService
+  private let node: Node
   private let path: String
-  private let ledger: Guarded<StoreLedger>
   package let connector: RemoteG2Connector
   package let engine: Engine<Channel>
   package let member: GroupMember
@@ -40,17 +40,14 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     let fingerprint = ToyControl.fingerprint(ranks: channel.rankCount)
     control = ToyControl(fingerprint: fingerprint, limits: limits)
     path = "/tmp/rg2-group-\(getpid())-\(groupsMade.wrappingAdd(1, ordering: .relaxed).newValue)"
-    ledger = Guarded(
-      StoreLedger(
-        incarnation: GroupMember.incarnation, slotCount: GroupMember.slotCount,
-        rankCount: channel.rankCount, limits: limits))
+    guard mkdir(path, 0o700) == 0 else { throw PoolError.cannotListen(path: path, reason: "mkdir") }
     let bytes = member.model.layout.blockBytes
-    service = try LocalService(
-      at: path, store: GroupMember.incarnation, fingerprint: fingerprint,
-      pools: try (0..<channel.rankCount).map { _ in
-        try PoolMemory(
-          slotCount: GroupMember.slotCount, blockBytes: bytes, owner: GroupMember.incarnation)
-      }, ledger: ledger, limits: limits)
+    // Its pool has the name of the peer that it is going to be.
+    node = try Node(
+      NodeConfiguration(
+        name: "own", address: StreamAddress(host: "127.0.0.1", port: 0), members: [],
+        memoryBytes: GroupMember.slotCount * bytes * channel.rankCount, directory: path,
+        limits: limits, draw: { GroupMember.incarnation }, log: { _ in }))
     let layout = member.model.layout
     chain = KeyChain(
       scope: KeyScope(modelDigest: "tiny", layoutDigest: layout.canonicalText, numerics: "t"),
@@ -73,7 +70,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     control.peers["P"] = .ready(GroupMember.peer)
     rankCount = channel.rankCount
     connector.expectTransfers(of: GroupFault.blocksPerTransfer, toTake: .zero)
-    control.followOwnStore(at: path)
+    control.followOwnStore(at: node.configured.socketPath, blockBytes: bytes)
     // The store answers on a thread of its own.
     for _ in 0..<2000 where control.localStore == nil { waitAndRun() }
     run(2)
@@ -83,8 +80,9 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
 
   /// Ends the own store.
   deinit {
-    service.stop()
-    unlink(path)
+    node.stop()
+    unlink(node.configured.lockPath)
+    rmdir(path)
   }
 
   private func waitAndRun() {
@@ -142,7 +140,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     // What was the own store's is a peer's from now on.
     control.followOwnStore(at: nil)
     run(2)
-    control.ledgers[GroupMember.peer] = ledger
+    control.nodes[GroupMember.peer] = node
     engine.dropCache()
     let tokens = GroupMember.blockCount * member.model.layout.tokensPerBlock
     let stranger = (0..<tokens - 6).map { Int32(($0 * 5 + 3) % member.model.vocabularySize) }
@@ -161,7 +159,7 @@ where Channel.Plan == StepPlan, Channel.Report == RankReport {
     if open.quarantined > 0 { leaks.append("\(open.quarantined) quarantined") }
     if open.saving > 0 { leaks.append("\(open.saving) saving") }
     if engine.poolCounts.held > 0 { leaks.append("\(engine.poolCounts.held) blocks held") }
-    let leases = ledger.withLock { $0.stats.leases }
+    let leases = node.look(\.storeStats.leases)
     if leases > 0 { leaks.append("\(leases) leases") }
     return leaks
   }

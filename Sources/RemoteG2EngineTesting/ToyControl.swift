@@ -1,7 +1,8 @@
 internal import KVConnector
 internal import LocalStore
-package import OSThreads
+internal import OSThreads
 package import RemoteG2Core
+package import RemoteG2Node
 package import Simulation
 
 /// A control client that answers from stores in this process, when the test says so. Its own store is
@@ -26,16 +27,33 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
   }
 
   package var peers: [PeerName: PeerState] = [:]
-  /// Peers' stores, and ledgers of stores that are elsewhere.
+  /// Peers' stores, and nodes.
   package var stores: [SourceID: MemoryStore] = [:]
-  package var ledgers: [SourceID: Guarded<StoreLedger>] = [:]
+  package var nodes: [SourceID: Node] = [:]
 
-  private func withLedger<Answer>(
-    of source: SourceID, _ body: (inout StoreLedger) -> Answer
-  ) -> Answer? {
-    if let store = stores[source] { return body(&store.ledger) }
-    return ledgers[source]?.withLock { body(&$0) }
+  // A node has a clock of its own.
+  private func resolve(
+    _ keys: [BlockKey], of source: SourceID, as lease: LeaseID
+  ) -> ResolveAnswer? {
+    if let store = stores[source] {
+      return store.ledger.resolve(keys, as: lease, ttl: nil, at: now)
+    }
+    return nodes[source]?.decide { $0.resolve(keys, as: lease, ttl: nil, at: $1) }
   }
+
+  private func confirm(_ lease: LeaseID, of source: SourceID) -> ConfirmAnswer? {
+    if let store = stores[source] { return store.ledger.confirm(lease, at: now) }
+    return nodes[source]?.decide { $0.confirm(lease, at: $1) }
+  }
+
+  private func release(_ lease: LeaseID, of source: SourceID) {
+    if let store = stores[source] {
+      _ = store.ledger.release(lease, at: now)
+    } else {
+      _ = nodes[source]?.decide { $0.release(lease, at: $1) }
+    }
+  }
+
   package var answers: [ControlAnswer] = []
   package var posted: [ControlRequest] = []
   package var now = LocalInstant(nanoseconds: 0)
@@ -78,12 +96,13 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
   private var socket: LocalSocket?
 
   /// Follows the store behind a socket, as it is shipped; nil: none any more.
-  package func followOwnStore(at path: String?) {
+  package func followOwnStore(at path: String?, blockBytes: Int = 0) {
     socketPath = path
     socket = nil
     if let path {
       own = OwnStore(
-        engine: incarnation, as: fingerprint, socket: path, limits: limits, at: now)
+        engine: incarnation, as: fingerprint, blockBytes: blockBytes, socket: path,
+        limits: limits, at: now)
     } else {
       perform(own?.disconnected(at: now) ?? [])
       own = nil
@@ -191,19 +210,18 @@ package final class ToyControl: SourceControl, @unchecked Sendable {
     case .resolve(let fetch, let source, let lease, let keys, _),
       .want(let fetch, let source, let lease, let keys, _):
       guard !source.isLocal else { return postOwn(request) }
-      let answer = withLedger(of: source) { $0.resolve(keys, as: lease, ttl: nil, at: now) }
+      let answer = resolve(keys, of: source, as: lease)
       if let answer { grants.append(answer) }
       answers.append(.resolved(fetch, answer, after: .milliseconds(1)))
     case .confirm(let fetch, let source, let lease, _):
       if let confirmAnswer {
         answers.append(.confirmed(fetch, confirmAnswer))
       } else {
-        answers.append(
-          .confirmed(fetch, withLedger(of: source) { $0.confirm(lease, at: now) }))
+        answers.append(.confirmed(fetch, confirm(lease, of: source)))
       }
     case .release(let source, let lease):
       guard !source.isLocal else { return postOwn(request) }
-      _ = withLedger(of: source) { $0.release(lease, at: now) }
+      release(lease, of: source)
     case .offer, .commit, .withdraw, .settled: postOwn(request)
     }
   }

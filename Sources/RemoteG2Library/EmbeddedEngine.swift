@@ -44,7 +44,7 @@ public final class EmbeddedEngine {
     let opener = SourceOpener(
       rank: 0, fingerprint: fingerprint, stagingSlots: limits.stagingSlotsMax)
     worker = RemoteG2Worker(pump: pump, rank: 0, open: opener.open)
-    control.followLocalStore(at: store)
+    control.followLocalStore(at: store, blockBytes: settings.blockBytes)
   }
 
   /// Ends every load and gives every lease back, where the store still listens. Blocks its thread for at

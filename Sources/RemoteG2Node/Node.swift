@@ -38,13 +38,15 @@ package struct NodeConfiguration: Sendable {
   package var limits: Limits
   /// Whether somebody carries out ``Node/takeAgentOrders()``: pools can be read by peers themselves then.
   package var hasAgents: Bool
+  /// Draws the names of the node and of its pools: each is to be new.
+  package var draw: @Sendable () -> Incarnation
   /// Told what an operator should know, one line each.
   package var log: @Sendable (String) -> Void
 
   package init(
     name: PeerName, address: StreamAddress, members: [(name: PeerName, address: StreamAddress)],
     memoryBytes: Int, directory: String, group: UInt32? = nil, limits: Limits = Limits(),
-    hasAgents: Bool = false,
+    hasAgents: Bool = false, draw: @escaping @Sendable () -> Incarnation = NodeConfiguration.random,
     log: @escaping @Sendable (String) -> Void
   ) {
     self.name = name
@@ -55,7 +57,13 @@ package struct NodeConfiguration: Sendable {
     self.group = group
     self.limits = limits
     self.hasAgents = hasAgents
+    self.draw = draw
     self.log = log
+  }
+
+  package static let random: @Sendable () -> Incarnation = {
+    var generator = SystemRandomNumberGenerator()
+    return Incarnation(using: &generator)
   }
 
   package var socketPath: String { "\(directory)/\(name).node" }
@@ -88,8 +96,7 @@ package final class Node: Sendable {
     }
     self.lock = lock
     self.configuration = configuration
-    var generator = SystemRandomNumberGenerator()
-    incarnation = Incarnation(using: &generator)
+    incarnation = configuration.draw()
     let core = NodeCore(
       node: incarnation, name: configuration.name, members: configuration.members.map(\.name),
       memoryBytes: configuration.memoryBytes, limits: configuration.limits,
@@ -106,7 +113,8 @@ package final class Node: Sendable {
       for _ in 0..<limits.streamThreads { listeners.append(try listener.shared()) }
       do throws(PoolError) {
         local = try NodeLocalThread(
-          board, at: configuration.socketPath, group: configuration.group)
+          board, at: configuration.socketPath, group: configuration.group,
+          draw: configuration.draw)
       } catch {
         throw NodeError.cannotListen(configuration.socketPath, reason: "\(error)")
       }

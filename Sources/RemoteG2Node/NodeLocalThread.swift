@@ -7,10 +7,12 @@ internal import RemoteG2Core
 final class NodeLocalThread: Sendable {
   private let thread: TurningThread
 
-  init(_ board: NodeBoard, at path: String, group: UInt32?) throws(PoolError) {
+  init(
+    _ board: NodeBoard, at path: String, group: UInt32?, draw: @escaping @Sendable () -> Incarnation
+  ) throws(PoolError) {
     let listener = try LocalListener(path, group: group)
     thread = TurningThread("local", bell: board.localBell) { thread in
-      NodeLocalLoop(board, listener).run { thread.isOver }
+      NodeLocalLoop(board, listener, draw: draw).run { thread.isOver }
     }
   }
 
@@ -31,13 +33,17 @@ private final class NodeLocalLoop {
 
   private let board: NodeBoard
   private let listener: LocalListener
+  private let draw: @Sendable () -> Incarnation
   private var sockets: [ConnectionID: LocalSocket] = [:]
   private var staging: [ConnectionID: StagingMemory] = [:]
   private var copies: [Copy] = []
   private var writers: [PoolNumber: [PoolWriter.Pool]] = [:]
   private let isStopping = Guarded(false)
 
-  init(_ board: NodeBoard, _ listener: LocalListener) {
+  init(
+    _ board: NodeBoard, _ listener: LocalListener, draw: @escaping @Sendable () -> Incarnation
+  ) {
+    self.draw = draw
     self.board = board
     self.listener = listener
   }
@@ -134,8 +140,7 @@ private final class NodeLocalLoop {
     let kept = board.withCore { $0.poolNumbers }
     writers = writers.filter { kept.contains($0.key) }
     board.memory.withLock { memory in memory = memory.filter { kept.contains($0.key) } }
-    var generator = SystemRandomNumberGenerator()
-    let id = Incarnation(using: &generator)
+    let id = draw()
     var pools: [PoolMemory] = []
     do throws(PoolError) {
       for _ in 0..<terms.rankCount {

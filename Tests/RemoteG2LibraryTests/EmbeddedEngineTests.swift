@@ -2,7 +2,7 @@ import Foundation
 import KVConnector
 import KVTransfer
 import KVWorker
-import LocalStore
+import NodeTesting
 import OSThreads
 import RemoteG2Core
 import RemoteG2Library
@@ -53,16 +53,9 @@ import Testing
   }
 
   @Test func `saves into its store, loads from it again, and leaves nothing behind`() throws {
-    let path = FileManager.default.temporaryDirectory.path + "/rg2-\(UUID().uuidString.prefix(8))"
-    let store = Incarnation(high: 41, low: 1)
-    let pool = try PoolMemory(slotCount: 8, blockBytes: Self.bytes, owner: store)
-    let ledger = Guarded(
-      StoreLedger(incarnation: store, slotCount: 8, rankCount: 1, limits: Limits()))
-    let service = try LocalService(
-      at: path, store: store, fingerprint: Self.fingerprint, pools: [pool], ledger: ledger,
-      limits: Limits())
-    defer { service.stop() }
-    let steps = try Steps(store: path)
+    let node = try TestNode("a", memoryBytes: 8 * Self.bytes)
+    defer { node.stop() }
+    let steps = try Steps(store: node.socket)
     #expect(steps.comes { _ in steps.scheduler.isLocalReady })
     let blocks = Self.keys.enumerated().map { index, key in
       SealedBlock(
@@ -97,9 +90,6 @@ import Testing
     steps.scheduler.finish(request.id)
     #expect(steps.comes { _ in steps.scheduler.open == (0, 0, 0) })
     steps.engine.stop()
-    let deadline = MonotonicClock.now() + .seconds(10)
-    func isClean() -> Bool { ledger.withLock { $0.stats.leases == 0 && $0.stats.pinned == 0 } }
-    while !isClean(), MonotonicClock.now() < deadline { OSThread.nap(.microseconds(200)) }
-    #expect(isClean())
+    #expect(comes { node.held == 0 })
   }
 }

@@ -179,13 +179,16 @@ import Testing
     #expect(reader.message() == .end(.served))
   }
 
-  @Test func `readers that read nothing hold little, are cut off, and disturb nobody`() throws {
+  @Test
+  func `forty readers at a thousand bytes a second hold little, are cut off, and disturb nobody`()
+    throws
+  {
     // Blocks that fill a socket's buffers many times over.
     let limits = Limits {
-      $0.readerStallMax = .milliseconds(700)
+      $0.readerStallMax = .seconds(4)
       $0.streamWindowBytes = 1
     }
-    let (node, engine) = try Self.filled(limits: limits)
+    let (node, engine) = try Self.filled(8 * Self.terms.blockBytes, limits: limits)
     defer { node.stop() }
     // The same four blocks again and again: more than any buffer takes.
     let keys = (0..<1024).flatMap { _ in Self.keys }
@@ -199,6 +202,8 @@ import Testing
         reader.say(.ask(keys: Array(keys[first..<end]), isLast: end == keys.count))
       }
     }
+    let slow = SlowReading(readers)
+    defer { slow.stop() }
     #expect(comes { node.report.serving == 40 })
     #expect(node.report.servingPins <= 40, "one block each, the window's least")
     // Until their buffers are full they are served like anybody.
@@ -219,6 +224,11 @@ import Testing
     #expect(other.report.blocksPulled == 4)
     engine.save(`A copy from a node's pool`.others, `A copy from a node's pool`.otherContent)
     #expect(comes { node.sealed == 8 })
+    // The pool is full: what comes now makes others go, though not what is being sent.
+    engine.save((0..<4).map { BlockKey(high: UInt64($0), low: 77) }) { UInt64($0) }
+    #expect(comes { node.report.pools[0].evicted >= 4 })
+    #expect(node.report.serving == 40, "they were cut off before, so this shows nothing")
+    #expect(slow.bytesRead > 0)
     #expect(comes { node.report.serving == 0 && node.report.servingPins == 0 })
     withExtendedLifetime(readers) {}
   }

@@ -1,5 +1,6 @@
 import Foundation
 import NodeTesting
+import OSThreads
 import RemoteG2Core
 
 /// A member as the wire sees it: a socket that says what a test wants, and reads when it wants.
@@ -47,5 +48,38 @@ final class RawReader {
       let frame = read(length)
     else { return nil }
     return try? frame.withUnsafeBytes { try StreamCodec.decode($0) }
+  }
+}
+
+/// Takes a hundred bytes from each reader, ten times a second.
+final class SlowReading: Sendable {
+  private struct State {
+    var isStopping = false
+    var bytesRead = 0
+  }
+
+  private let state = Guarded(State())
+  private let thread: OSThread
+
+  init(_ readers: [RawReader]) {
+    let descriptors = readers.map(\.descriptor)
+    thread = OSThread.start("slow-reading") { [state] in
+      var bytes = [UInt8](repeating: 0, count: 100)
+      while !state.withLock({ $0.isStopping }) {
+        for descriptor in descriptors {
+          // MSG_DONTWAIT.
+          let got = recv(descriptor, &bytes, bytes.count, 0x40)
+          if got > 0 { state.withLock { $0.bytesRead += got } }
+        }
+        OSThread.nap(.milliseconds(100))
+      }
+    }
+  }
+
+  var bytesRead: Int { state.withLock { $0.bytesRead } }
+
+  func stop() {
+    state.withLock { $0.isStopping = true }
+    thread.join()
   }
 }

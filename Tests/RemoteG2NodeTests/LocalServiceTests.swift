@@ -1,8 +1,10 @@
 import ContentDigest
 import Foundation
 import LocalStore
+import NodeTesting
 import OSThreads
 import RemoteG2Core
+import RemoteG2Node
 import Simulation
 import Testing
 
@@ -13,62 +15,65 @@ import Testing
   static let bytes = 8192
   static let engine = Incarnation(high: 6, low: 6)
 
-  /// A served store of two ranks.
+  /// A node with a pool for two ranks.
   final class Store {
+    let node: TestNode
     let incarnation: Incarnation
-    let pools: [PoolMemory]
-    let ledger: Guarded<StoreLedger>
-    let service: LocalService
+    /// Made the pool, and looks into it.
+    private let maker: LocalSocket
+    private var serial: UInt64 = 1000
 
     init(
-      _ path: String, number: UInt64, slots: Int = 4, blockBytes: Int = bytes,
+      in directory: String? = nil, slots: Int = 4, blockBytes: Int = bytes,
       limits: Limits = Limits()
     ) throws {
-      incarnation = Incarnation(high: number, low: 1)
-      pools = try (0..<2).map { [incarnation] _ in
-        try PoolMemory(slotCount: slots, blockBytes: blockBytes, owner: incarnation)
-      }
-      ledger = Guarded(
-        StoreLedger(incarnation: incarnation, slotCount: slots, rankCount: 2, limits: limits))
-      service = try LocalService(
-        at: path, store: incarnation, fingerprint: fingerprint, pools: pools, ledger: ledger,
-        limits: limits)
+      node = try TestNode(
+        "a", memoryBytes: slots * blockBytes * 2, limits: limits, directory: directory)
+      (maker, incarnation) = try `The local service`.welcome(
+        node.socket, Incarnation(high: 99, low: 99), blockBytes: blockBytes)
     }
+
+    var path: String { node.socket }
+    var stats: StoreStats { node.node.look { $0.stats(of: PoolNumber(1)) } ?? StoreStats() }
+    var pools: [PoolMemory] { node.node.memory(of: PoolNumber(1)) ?? [] }
+    func stop() { node.stop() }
 
     /// The bytes of every sealed slot, by key.
     func sealed(_ keys: [BlockKey]) -> [BlockKey: [Digest128]] {
       var found: [BlockKey: [Digest128]] = [:]
       for key in keys {
-        guard let slot = ledger.withLock({ $0.pool.slot(holding: key) }) else { continue }
+        serial += 1
+        maker.send(.lookup(lease: serial, keys: [key], isLast: true))
+        guard case .found(_, let blocks, _)? = `The local service`.next(maker) else { continue }
         found[key] = pools.map {
           ContentDigest.of(
-            UnsafeRawBufferPointer(start: $0.pointer(to: slot), count: $0.blockBytes))
+            UnsafeRawBufferPointer(
+              start: $0.pointer(to: blocks[0].slot), count: $0.blockBytes))
         }
+        maker.send(.release(lease: serial))
       }
       return found
     }
   }
 
-  static func path() -> String {
-    FileManager.default.temporaryDirectory.path + "/rg2-\(UUID().uuidString.prefix(8))"
-  }
-
-  static func comes(_ check: () -> Bool) -> Bool {
-    let deadline = MonotonicClock.now() + .seconds(10)
-    while MonotonicClock.now() < deadline {
-      if check() { return true }
-      OSThread.nap(.microseconds(200))
-    }
-    return check()
-  }
-
-  static func leader(_ path: String, _ engine: Incarnation = engine) throws -> LocalSocket {
+  /// Connects as an engine's leader.
+  ///
+  /// - Returns: The connection, and the pool's name.
+  static func welcome(
+    _ path: String, _ engine: Incarnation, blockBytes: Int = bytes
+  ) throws -> (LocalSocket, Incarnation) {
     let socket = try LocalSocket.connect(path).get()
     socket.send(
       .hello(
-        LocalHello(engine: engine, role: .leader, fingerprint: fingerprint, stagingSlots: 0)))
-    guard case .welcome = next(socket) else { throw CancellationError() }
-    return socket
+        LocalHello(
+          engine: engine, role: .leader, fingerprint: fingerprint, stagingSlots: 0,
+          blockBytes: blockBytes)))
+    guard case .welcome(let welcome) = next(socket) else { throw CancellationError() }
+    return (socket, welcome.store)
+  }
+
+  static func leader(_ store: Store, _ engine: Incarnation = engine) throws -> LocalSocket {
+    try welcome(store.path, engine, blockBytes: store.pools[0].blockBytes).0
   }
 
   /// The next message; nil when the connection has ended.
@@ -87,14 +92,15 @@ import Testing
   }
 
   static func rank(
-    _ path: String, _ rank: Int, _ store: Store, _ engine: Incarnation = engine,
+    _ rank: Int, _ store: Store, _ engine: Incarnation = engine,
     stagingSlots: Int = 4
   ) throws -> OwnPool {
     let hello = LocalHello(
-      engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: stagingSlots)
+      engine: engine, role: .rank(rank), fingerprint: fingerprint, stagingSlots: stagingSlots,
+      blockBytes: store.pools[0].blockBytes)
     return try #require(
       OwnPool.open(
-        socket: path, store: store.incarnation, hello: hello, now: MonotonicClock.now,
+        socket: store.path, store: store.incarnation, hello: hello, now: MonotonicClock.now,
         nap: { OSThread.nap($0) }))
   }
 
@@ -107,17 +113,16 @@ import Testing
 
   @Test func `a block is sealed when every rank has staged it, and read through the words`() throws
   {
-    let path = Self.path()
-    let store = try Store(path, number: 1)
-    defer { store.service.stop() }
-    let leader = try Self.leader(path)
-    let ranks = try (0..<2).map { try Self.rank(path, $0, store) }
+    let store = try Store()
+    defer { store.stop() }
+    let leader = try Self.leader(store)
+    let ranks = try (0..<2).map { try Self.rank($0, store) }
     defer { withExtendedLifetime((leader, ranks)) {} }
     leader.send(.offer(batch: 1, keys: Self.keys))
     #expect(Self.next(leader) == .wanted(batch: 1, [0, 1, 2, 3, 4, 5]))
     Self.stage(ranks[0], 0, Self.keys[0], 0x11)
     leader.send(.commit([CommittedBlock(key: Self.keys[0], parent: nil)]))
-    #expect(Self.comes { store.ledger.withLock { $0.stats.sealed } == 0 })
+    #expect(comes { store.stats.sealed == 0 })
     Self.stage(ranks[1], 0, Self.keys[0], 0x22)
     #expect(
       Self.next(leader) == .saved([SaveOutcome(key: Self.keys[0], kind: .sealed)]))
@@ -137,37 +142,37 @@ import Testing
     let digest = bytes.withUnsafeBytes { ContentDigest.of($0, key: Self.keys[0], rank: 1) }
     #expect(blocks.first?.digests[1] == digest)
     leader.send(.release(lease: 9))
-    #expect(Self.comes { store.ledger.withLock { $0.stats.pinned } == 0 })
+    #expect(comes { store.stats.pinned == 0 })
   }
 
   @Test
   func `an engine that is stopped in the middle of staging, and goes on, changes no sealed byte`()
     throws
   {
-    let path = Self.path()
-    var store = try Store(path, number: 1)
+    var store = try Store()
     let (leader, ranks) = (
-      try Self.leader(path), try (0..<2).map { try Self.rank(path, $0, store) }
+      try Self.leader(store), try (0..<2).map { try Self.rank($0, store) }
     )
     // Stopped: it has staged one rank's half, and holds everything in its hands.
     Self.stage(ranks[0], 0, Self.keys[0], 0x11)
-    #expect(Self.comes { store.ledger.withLock { $0.stats.slots } == 4 })
+    #expect(comes { store.stats.slots == 4 })
     // Its store is restarted twice; another engine of its name fills the last one.
-    for number in UInt64(2)...3 {
-      store.service.stop()
-      store = try Store(path, number: number)
+    let directory = store.node.configuration.directory
+    for _ in 0..<2 {
+      store.node.node.stop()
+      store = try Store(in: directory)
     }
-    defer { store.service.stop() }
+    defer { store.stop() }
     let other = Incarnation(high: 7, low: 7)
-    let otherLeader = try Self.leader(path, other)
-    let otherRanks = try (0..<2).map { try Self.rank(path, $0, store, other) }
+    let otherLeader = try Self.leader(store, other)
+    let otherRanks = try (0..<2).map { try Self.rank($0, store, other) }
     defer { withExtendedLifetime((otherLeader, otherRanks)) {} }
     for (index, key) in Self.keys.prefix(4).enumerated() {
       for rank in otherRanks { Self.stage(rank, UInt32(index), key, Int32(0x40 + index)) }
     }
     otherLeader.send(
       .commit(Self.keys.prefix(4).map { CommittedBlock(key: $0, parent: nil) }))
-    #expect(Self.comes { store.ledger.withLock { $0.stats.sealed } == 4 })
+    #expect(comes { store.stats.sealed == 4 })
     let before = store.sealed(Self.keys)
     // It goes on: the other half, the commit, and everything it can write.
     Self.stage(ranks[1], 0, Self.keys[0], 0x12)
@@ -179,22 +184,22 @@ import Testing
     }
     #expect(ranks[1].link.receive() == nil, "its connection outlived its store")
     otherLeader.send(.ping(1))
-    #expect(Self.comes { Self.next(otherLeader) == .pong(1) })
+    #expect(comes { Self.next(otherLeader) == .pong(1) })
     #expect(store.sealed(Self.keys) == before && before.count == 4)
   }
 
   @Test func `what an engine is given of a pool cannot be written`() throws {
-    let path = Self.path()
-    let store = try Store(path, number: 1)
-    defer { store.service.stop() }
-    let socket = try LocalSocket.connect(path).get()
+    let store = try Store()
+    defer { store.stop() }
+    let socket = try LocalSocket.connect(store.path).get()
     socket.send(
       .hello(
         LocalHello(
-          engine: Self.engine, role: .rank(1), fingerprint: Self.fingerprint, stagingSlots: 2)))
+          engine: Self.engine, role: .rank(1), fingerprint: Self.fingerprint, stagingSlots: 2,
+          blockBytes: Self.bytes)))
     var received: ReceivedDescriptors?
     #expect(
-      Self.comes {
+      comes {
         guard case .message(.welcome, let descriptors) = socket.receive() else { return false }
         received = descriptors
         return true
@@ -210,11 +215,10 @@ import Testing
   }
 
   @Test func `right bytes with a right digest under a wrong key are refused`() throws {
-    let path = Self.path()
-    let store = try Store(path, number: 1)
-    defer { store.service.stop() }
-    let leader = try Self.leader(path)
-    let ranks = try (0..<2).map { try Self.rank(path, $0, store) }
+    let store = try Store()
+    defer { store.stop() }
+    let leader = try Self.leader(store)
+    let ranks = try (0..<2).map { try Self.rank($0, store) }
     defer { withExtendedLifetime((leader, ranks)) {} }
     let block = [UInt8](repeating: 0x33, count: Self.bytes)
     func digests(_ key: BlockKey) -> [Digest128] {
@@ -235,9 +239,8 @@ import Testing
   }
 
   @Test func `no packet stops a store, and whoever sends nonsense is cut off`() throws {
-    let path = Self.path()
-    let store = try Store(path, number: 1)
-    defer { store.service.stop() }
+    let store = try Store()
+    defer { store.stop() }
     var generator = Chance(seed: 11)
     let sound: [LocalMessage] = [
       .lookup(lease: 1, keys: Self.keys, isLast: true), .offer(batch: 1, keys: Self.keys),
@@ -248,8 +251,8 @@ import Testing
     for round in 0..<400 {
       // Faster than the store takes them, they wait in its queue, which is bounded.
       var connected: LocalSocket?
-      _ = Self.comes {
-        connected = try? LocalSocket.connect(path).get()
+      _ = comes {
+        connected = try? LocalSocket.connect(store.path).get()
         return connected != nil
       }
       let socket = try #require(connected)
@@ -258,7 +261,8 @@ import Testing
           .hello(
             LocalHello(
               engine: Self.engine, role: round % 4 == 0 ? .leader : .rank(round % 3),
-              fingerprint: Self.fingerprint, stagingSlots: round)))
+              fingerprint: Self.fingerprint, stagingSlots: round,
+              blockBytes: Self.bytes)))
       }
       var bytes = LocalCodec.encode(sound[round % sound.count])
       for _ in 0..<Int.random(in: 0...3, using: &generator) {
@@ -267,12 +271,12 @@ import Testing
       }
       _ = send(socket.descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL | 0x40))
     }
-    let leader = try Self.leader(path, Incarnation(high: 50, low: 50))
+    let leader = try Self.leader(store, Incarnation(high: 50, low: 50))
     leader.send(.ping(7))
     #expect(Self.next(leader) == .pong(7))
     #expect(
-      Self.comes {
-        store.ledger.withLock { $0.stats.pinned == 0 && $0.stats.writing == 0 }
+      comes {
+        store.stats.pinned == 0 && store.stats.writing == 0
       })
   }
 
@@ -280,16 +284,15 @@ import Testing
   func `what is being copied from a rank that goes is sealed, and its memory ends after that`()
     throws
   {
-    let path = Self.path()
     let count = Limits().stagingSlotsMax
     let blockBytes = 2 << 20
-    let store = try Store(path, number: 1, slots: count, blockBytes: blockBytes)
-    defer { store.service.stop() }
-    let leader = try Self.leader(path)
+    let store = try Store(slots: count, blockBytes: blockBytes)
+    defer { store.stop() }
+    let leader = try Self.leader(store)
     defer { withExtendedLifetime(leader) {} }
     let keys = (0..<count).map { BlockKey(high: UInt64($0), low: 8) }
     do {
-      let ranks = try (0..<2).map { try Self.rank(path, $0, store, stagingSlots: count) }
+      let ranks = try (0..<2).map { try Self.rank($0, store, stagingSlots: count) }
       for (rank, pool) in ranks.enumerated() {
         for slot in 0..<count {
           memset(pool.link.pointer(to: UInt32(slot)), Int32(slot + rank), blockBytes)
@@ -305,8 +308,8 @@ import Testing
       }
       withExtendedLifetime(ranks) {}
     }
-    #expect(store.ledger.withLock { $0.stats.sealed } < count, "they went too late")
-    #expect(Self.comes { store.ledger.withLock { $0.stats.sealed } == count })
+    #expect(store.stats.sealed < count, "they went too late")
+    #expect(comes { store.stats.sealed == count })
     let sealed = store.sealed(keys)
     for (place, key) in keys.enumerated() {
       let expected = (0..<2).map { rank in
@@ -319,20 +322,19 @@ import Testing
   }
 
   @Test func `a leader that goes takes its pins and its staged blocks with it`() throws {
-    let path = Self.path()
-    let store = try Store(path, number: 1)
-    defer { store.service.stop() }
+    let store = try Store()
+    defer { store.stop() }
     do {
-      let leader = try Self.leader(path)
-      let ranks = try (0..<2).map { try Self.rank(path, $0, store) }
+      let leader = try Self.leader(store)
+      let ranks = try (0..<2).map { try Self.rank($0, store) }
       for rank in ranks { Self.stage(rank, 0, Self.keys[0], 1) }
       leader.send(.commit([CommittedBlock(key: Self.keys[0], parent: nil)]))
       #expect(Self.next(leader) == .saved([SaveOutcome(key: Self.keys[0], kind: .sealed)]))
       leader.send(.lookup(lease: 1, keys: [Self.keys[0]], isLast: true))
-      #expect(Self.comes { store.ledger.withLock { $0.stats.pinned } == 1 })
+      #expect(comes { store.stats.pinned == 1 })
       withExtendedLifetime((leader, ranks)) {}
     }
     #expect(
-      Self.comes { store.ledger.withLock { $0.stats.pinned == 0 && $0.stats.leases == 0 } })
+      comes { store.stats.pinned == 0 && store.stats.leases == 0 })
   }
 }
