@@ -230,7 +230,8 @@ let package = Package(
     tests(
       "RemoteG2NodeTests",
       on: [
-        "ContentDigest", "LocalStore", "NodeTesting", "OSThreads", "RemoteG2Core", "RemoteG2Library",
+        "ContentDigest", "LocalStore", "NodeTesting", "OSThreads", "RemoteG2Core",
+        "RemoteG2Library",
         "RemoteG2Node", "Simulation",
       ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),

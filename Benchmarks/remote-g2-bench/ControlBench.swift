@@ -24,7 +24,7 @@ enum ControlBench {
       return
     }
     let server = try await StoreServer.start(
-      backend: DirectService(node.node), host: "127.0.0.1", port: 0, limits: Limits())
+      backend: DirectService(serving: node.node), host: "127.0.0.1", port: 0, limits: Limits())
     let keys = (0..<64).map { BlockKey(high: UInt64($0), low: 1) }
     engine.step()
     for first in stride(from: 0, to: 64, by: NodeEngine.blockCount) {

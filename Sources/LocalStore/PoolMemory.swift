@@ -14,9 +14,9 @@ package enum PoolError: Error, Equatable, Sendable, CustomStringConvertible {
   package var description: String {
     switch self {
     case .size(let slots, let bytes):
-      "a pool of \(slots) slots of \(bytes) bytes is not possible: lower --slots"
+      "a pool of \(slots) slots of \(bytes) bytes is not possible: lower --memory, or --slots of a worker"
     case .memory(let bytes, let reason):
-      "no memory for a pool of \(bytes >> 20) MiB: \(reason); lower --slots"
+      "no memory for a pool of \(bytes >> 20) MiB: \(reason); lower --memory, or --slots of a worker"
     case .cannotMap(let reason): "the store's pool cannot be mapped: \(reason)"
     case .notThePool(let what): "what was mapped is not the store's pool: \(what)"
     case .cannotListen(let path, let reason): "cannot listen on \(path): \(reason)"

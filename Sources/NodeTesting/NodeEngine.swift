@@ -38,9 +38,9 @@ package final class NodeEngine {
       EnginePages.Layer(
         base: memory + layer * Self.blockCount * Self.page, stride: Self.page, bytes: Self.page)
     }
-    rank = try StagedRank(
-      model, rank: 0, socket: socket,
-      pages: EnginePages(layers: layers, blockCount: Self.blockCount, device: device)!)  // Not empty.
+    guard let pages = EnginePages(layers: layers, blockCount: Self.blockCount, device: device)
+    else { preconditionFailure("pages of equal size") }
+    rank = try StagedRank(model, rank: 0, socket: socket, pages: pages)
   }
 
   deinit { memory.deallocate() }

@@ -52,7 +52,7 @@ package final class TestNode {
         RankPool(
           metadata: [1, 2, 3], address: 4096, slotCount: $0.slotCount, blockBytes: $0.blockBytes)
       }
-      return node.decide { core, _ in core.agentServes(pool, id, ranks) } ? id : nil
+      return node.decide { core, now in core.agentServes(pool, id, ranks, at: now) } ? id : nil
     }
   }
 

@@ -51,7 +51,6 @@ private final class AgentLoop {
     let process: ChildProcess
     let socket: LocalSocket
     let shape: (slotCount: Int, blockBytes: Int)
-    let startBy: LocalInstant
     var text = ""
     var serves = false
   }
@@ -77,7 +76,7 @@ private final class AgentLoop {
       for order in node.takeAgentOrders() {
         switch order {
         case .start(let pool, let id): start(pool, id)
-        case .end(let pool): agents.removeValue(forKey: pool).map { end($0) }
+        case .end(let pool): if agents[pool] != nil { lost(pool, "was not ready in time") }
         }
       }
       for pool in agents.keys.sorted() { look(pool) }
@@ -108,15 +107,20 @@ private final class AgentLoop {
         launch.program, launch.arguments("\(id)", memory.count), input: its.descriptor,
         error: STDERR_FILENO)
     } catch { return failed(pool, id, "\(error)") }
+    withExtendedLifetime(its) {}
+    var isTold = true
     for rank in memory {
       let welcome = LocalWelcome(
         store: rank.owner, slotCount: rank.slotCount, blockBytes: rank.blockBytes,
         rankCount: memory.count, stagingSlots: 0)
-      own.send(.welcome(welcome), descriptors: [rank.readOnlyDescriptor])
+      isTold = own.send(.welcome(welcome), descriptors: [rank.readOnlyDescriptor]) && isTold
     }
     agents[pool] = Agent(
-      id: id, process: process, socket: own, shape: (first.slotCount, first.blockBytes),
-      startBy: MonotonicClock.now() + node.configured.limits.agentStartMax)
+      id: id, process: process, socket: own, shape: (first.slotCount, first.blockBytes))
+    guard !isTold else { return }
+    // It may have said why.
+    look(pool)
+    lost(pool, "takes no pools")
   }
 
   private func look(_ pool: PoolNumber) {
@@ -127,14 +131,14 @@ private final class AgentLoop {
         if agent.serves || agent.text.utf8.count + page.utf8.count > Self.textBytesMax {
           return lost(pool, "says what no agent says")
         }
-        if isLast, !serves(pool) { return lost(pool, "says what no agent says") }
+        if isLast, !serves(pool) { return lost(pool, "serves another pool") }
+      case .message(.refused(let reason), _):
+        agents.removeValue(forKey: pool).map { end($0) }
+        node.configured.log("peers cannot read this node's pools: \(reason)")
+        return node.decide { core, _ in core.agentsAreImpossible() }
       case .message, .malformed: return lost(pool, "says what no agent says")
       case .closed: return lost(pool, "has ended")
-      case .nothing:
-        if !agent.serves, MonotonicClock.now() >= agent.startBy {
-          lost(pool, "was not ready within \(node.configured.limits.agentStartMax)")
-        }
-        return
+      case .nothing: return
       }
     }
   }
@@ -153,17 +157,22 @@ private final class AgentLoop {
     }
     agents[pool]?.serves = true
     agents[pool]?.text = ""
-    return node.decide { core, _ in core.agentServes(pool, agent.id, ranks) }
+    return node.decide { core, now in core.agentServes(pool, agent.id, ranks, at: now) }
   }
 
   private func lost(_ pool: PoolNumber, _ how: String) {
     guard let agent = agents.removeValue(forKey: pool) else { return }
     end(agent)
-    failed(pool, agent.id, "it \(how)")
+    // One whose pool made room for another is missed by nobody.
+    if node.memory(of: pool) == nil {
+      ended(pool, agent.id)
+    } else {
+      failed(pool, agent.id, "its agent \(how)")
+    }
   }
 
   private func failed(_ pool: PoolNumber, _ id: Incarnation, _ why: String) {
-    node.configured.log("peers cannot read \(pool) for now: \(why); its agent is started again")
+    node.configured.log("peers cannot read \(pool) for now: \(why); another is started")
     ended(pool, id)
   }
 

@@ -34,6 +34,11 @@ struct AgentAnnouncement: Codable {
 ///
 /// Its node gives it each rank's pool as it gives it to an engine's rank: a welcome with a descriptor.
 package enum AgentProcess {
+  /// Tells the node that no agent will ever serve here.
+  package static func refuse(over connection: Int32, because reason: String) {
+    _ = LocalSocket(adopting: connection).send(.refused(reason))
+  }
+
   /// A wait is never longer, though nothing is missed by it.
   private static let waitMax: Duration = .seconds(1)
 

@@ -12,7 +12,7 @@ package enum ServeError: Error, Equatable, Sendable, CustomStringConvertible {
   package var description: String {
     switch self {
     case .addressInUse(let host, let port):
-      "port \(port) on \(host) is in use: stop what listens there, or choose another with --port"
+      "port \(port) on \(host) is in use: stop what listens there, or choose another"
     case .cannotListen(let address, let reason): "cannot listen on \(address): \(reason)"
     }
   }

@@ -36,6 +36,8 @@ package struct NodeConfiguration: Sendable {
   /// Whose members may attach engines, besides this user and root; nil: nobody.
   package var group: UInt32?
   package var limits: Limits
+  /// Whether one worker alone has it: engines that look for the node of their host do not find it.
+  package var isPrivate: Bool
   /// Whether somebody carries out ``Node/takeAgentOrders()``: pools can be read by peers themselves then.
   package var hasAgents: Bool
   /// Draws the names of the node and of its pools: each is to be new.
@@ -46,7 +48,8 @@ package struct NodeConfiguration: Sendable {
   package init(
     name: PeerName, address: StreamAddress, members: [(name: PeerName, address: StreamAddress)],
     memoryBytes: Int, directory: String, group: UInt32? = nil, limits: Limits = Limits(),
-    hasAgents: Bool = false, draw: @escaping @Sendable () -> Incarnation = NodeConfiguration.random,
+    isPrivate: Bool = false, hasAgents: Bool = false,
+    draw: @escaping @Sendable () -> Incarnation = NodeConfiguration.random,
     log: @escaping @Sendable (String) -> Void
   ) {
     self.name = name
@@ -56,6 +59,7 @@ package struct NodeConfiguration: Sendable {
     self.directory = directory
     self.group = group
     self.limits = limits
+    self.isPrivate = isPrivate
     self.hasAgents = hasAgents
     self.draw = draw
     self.log = log
@@ -66,8 +70,8 @@ package struct NodeConfiguration: Sendable {
     return Incarnation(using: &generator)
   }
 
-  package var socketPath: String { "\(directory)/\(name).node" }
-  package var lockPath: String { "\(directory)/\(name).node.lock" }
+  package var socketPath: String { "\(directory)/\(name).\(isPrivate ? "own" : "node")" }
+  package var lockPath: String { "\(socketPath).lock" }
 }
 
 /// The service of one host: pools for all its engines, and streams to and from other members. The shell of a

@@ -36,7 +36,7 @@ package struct StoreLaunch: Sendable {
 
   package var arguments: [String] {
     var arguments = [
-      "node", "--name", name, "--listen", "127.0.0.1:0", "--direct", "\(host):\(port)",
+      "node", "--private", "--name", name, "--listen", "127.0.0.1:0", "--direct", "\(host):\(port)",
       "--run-dir", directory, "--memory", "\(slotCount * blockBytes * rankCount)B",
       "--linger", "\(linger.inSeconds)",
     ]
@@ -68,7 +68,7 @@ package final class StoreSupervisor: Sendable {
 
   package init(_ launch: StoreLaunch) {
     self.launch = launch
-    socketPath = "\(launch.directory)/\(launch.name).node"
+    socketPath = "\(launch.directory)/\(launch.name).own"
   }
 
   package var storePID: Int32? { state.withLock { $0.store?.pid } }
@@ -94,9 +94,9 @@ package final class StoreSupervisor: Sendable {
   /// Ends an incompatible store so that the next look starts a fitting one.
   package func replace(_ pid: Int32, because reason: String) {
     guard let process = ChildProcess(running: pid) else { return }
-    // Only ever a node of this package, and one that holds our name.
+    // Only ever a node that a worker started, and one that holds our name.
     guard let command = ProcFile.text("/proc/\(pid)/cmdline"),
-      command.split(separator: "\0").contains("node"),
+      command.split(separator: "\0").contains("--private"),
       command.split(separator: "\0").contains(Substring(launch.name))
     else {
       state.withLock { $0.failure = "process \(pid) holds \(socketPath) and is not a node" }

@@ -3,7 +3,6 @@ import Foundation
 import NIXL
 import NIXLTransfer
 import PoolAgents
-import Processes
 
 /// Started by a node, once for each of its pools.
 struct AgentCommandLine: ParsableCommand {
@@ -24,26 +23,14 @@ struct AgentCommandLine: ParsableCommand {
     setenv("SWIFT_BACKTRACE", "enable=no", 0)
     signal(SIGPIPE, SIG_IGN)
     let discovery = NIXLDiscovery(explicitPath: nixlPath)
-    guard let library = discovery.library else { fail(discovery.explanation) }
-    guard !probe else { NIXLLibrary.endProcess(0) }
+    guard !probe else { NIXLLibrary.endProcess(discovery.library == nil ? 1 : 0) }
+    guard let library = discovery.library else {
+      AgentProcess.refuse(over: STDIN_FILENO, because: discovery.explanation)
+      NIXLLibrary.endProcess(1)
+    }
     do throws(AgentError) {
       try AgentProcess.run(over: STDIN_FILENO, name: name, ranks: ranks, library: library)
     } catch { fail("\(error)") }
     NIXLLibrary.endProcess(0)
-  }
-
-  /// Whether NIXL can be used by agents, asked of a process that ends right away: it is not loaded here.
-  ///
-  /// - Returns: Why not; nil where it can.
-  static func problem(nixlPath: String?) -> String? {
-    var arguments = ["agent", "--name", "probe", "--probe"]
-    if let nixlPath { arguments += ["--nixl-path", nixlPath] }
-    do throws(ChildProcess.SpawnError) {
-      let found = try ChildProcess.run(
-        "/proc/self/exe".resolved, arguments, timeout: .seconds(20))
-      guard found.status != 0 else { return nil }
-      let words = found.errors.split(separator: "\n").last.map(String.init)
-      return words?.replacing("remote-g2: ", with: "") ?? "NIXL cannot be loaded"
-    } catch { return "\(error)" }
   }
 }

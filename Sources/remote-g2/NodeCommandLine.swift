@@ -3,7 +3,6 @@ import Foundation
 import NodeMetrics
 import OSThreads
 import PoolAgents
-import Processes
 import RemoteG2Control
 import RemoteG2Core
 import RemoteG2Node
@@ -49,6 +48,10 @@ struct NodeCommandLine: AsyncParsableCommand {
       then the group's. Without it, only this user's and root's may.
       """)
   var group: String?
+  @Flag(
+    name: .customLong("private"),
+    help: "Of one worker, which starts it: other engines of this host do not look for it.")
+  var isPrivate = false
   @OptionGroup var transport: TransportOptions
 
   func run() async throws {
@@ -68,14 +71,22 @@ struct NodeCommandLine: AsyncParsableCommand {
       fail("--linger \(linger) is not 0 to 86400 seconds")
     }
     transport.prepare(host: reading?.host ?? address.host)
-    let problem = reading == nil ? nil : AgentCommandLine.problem(nixlPath: transport.nixlPath)
-    if let problem { Self.say("peers cannot read this node's pools: \(problem)") }
     let configuration = NodeConfiguration(
       name: PeerName(name), address: address, members: members(), memoryBytes: memoryBytes(),
       directory: runDirectory(runDir, group: groupNumber), group: groupNumber,
-      hasAgents: reading != nil && problem == nil, log: { Self.say($0) })
+      isPrivate: isPrivate, hasAgents: reading != nil, log: { Self.say($0) })
+    // Its port is had before engines find the node.
+    let direct = DirectService()
+    var server: StoreServer?
+    do throws(ServeError) {
+      if let reading {
+        server = try await StoreServer.start(
+          backend: direct, host: reading.host, port: reading.port, limits: configuration.limits)
+      }
+    } catch { fail("--direct \(self.direct ?? ""): \(error)") }
     let node: Node
     do throws(NodeError) { node = try Node(configuration) } catch { fail("\(error)") }
+    direct.serve(node)
     let metrics: MetricsServer
     do throws(MetricsServer.Failure) {
       metrics = try MetricsServer(
@@ -87,17 +98,6 @@ struct NodeCommandLine: AsyncParsableCommand {
       fail("\(error); choose another --listen")
     }
     let agents = configuration.hasAgents ? AgentKeeper(node, agentLaunch(configuration)) : nil
-    var server: StoreServer?
-    do throws(ServeError) {
-      if let reading {
-        server = try await StoreServer.start(
-          backend: DirectService(node), host: reading.host, port: reading.port,
-          limits: configuration.limits)
-      }
-    } catch {
-      node.stop()
-      fail("--direct \(direct ?? ""): \(error)")
-    }
     Self.say(
       "\(name) holds up to \(memory) at \(configuration.socketPath) and serves members at "
         + "\(address.host):\(node.port)")
@@ -116,7 +116,8 @@ struct NodeCommandLine: AsyncParsableCommand {
 
   private func agentLaunch(_ configuration: NodeConfiguration) -> AgentLaunch {
     let nixlPath = transport.nixlPath
-    return AgentLaunch(program: "/proc/self/exe".resolved) { name, ranks in
+    // Not where it points: what is there may be another version by the time of a later start.
+    return AgentLaunch(program: "/proc/self/exe") { name, ranks in
       ["agent", "--name", name, "--ranks", "\(ranks)", "--run-dir", configuration.directory]
         + (nixlPath.map { ["--nixl-path", $0] } ?? [])
     }
@@ -124,11 +125,12 @@ struct NodeCommandLine: AsyncParsableCommand {
 
   private func lingering(_ node: Node) -> (@Sendable () -> Bool)? {
     guard let linger else { return nil }
-    let lingering = Guarded(Lingering(.nanoseconds(Int64(linger * 1e9))))
+    let lingering = Guarded(
+      Lingering(.nanoseconds(Int64(linger * 1e9)), first: Limits().storeAttachMax))
     return {
-      let (engines, leases) = node.look { ($0.engineCount, $0.storeStats.leases) }
+      let (engines, readers) = node.look { ($0.engineCount, $0.readerCount) }
       return lingering.withLock {
-        $0.isOver(engines: engines, leases: leases, at: MonotonicClock.now())
+        $0.isOver(engines: engines, readers: readers, at: MonotonicClock.now())
       }
     }
   }

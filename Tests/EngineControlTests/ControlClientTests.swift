@@ -57,7 +57,7 @@ import Testing
   {
     let (node, engine, owner) = try Self.node("S")
     defer { node.stop() }
-    let service = DirectService(node.node)
+    let service = DirectService(serving: node.node)
     func serve(_ port: Int) async throws -> StoreServer {
       try await StoreServer.start(
         backend: service, host: "127.0.0.1", port: port, limits: Limits())

@@ -64,7 +64,7 @@ func same<Value: Equatable>(
     defer { node.stop() }
     let engine = try NodeEngine(node.socket)
     try #require(engine.comes { engine.isAttached })
-    let service = DirectService(node.node)
+    let service = DirectService(serving: node.node)
     let owner = servesPeers ? try #require(node.serveAgents().first) : holder
     let server = try await StoreServer.start(
       backend: service, host: "127.0.0.1", port: 0, limits: Limits())
@@ -165,8 +165,16 @@ func same<Value: Equatable>(
           as: Self.fingerprint, name: "T", incarnation: Self.holder, timeout: Self.second)
       }
       #expect(try await handshake().incarnation == owner)
+      let held = try await peer.resolve(
+        [key], as: Self.lease(7, of: owner), ttl: .seconds(60), timeout: Self.second)
+      guard case .granted = held else {
+        Issue.record("\(held)")
+        return
+      }
+      #expect(node.held > 0)
       let pool = PoolNumber(1)
       node.node.decide { core, now in core.agentEnded(pool, owner, next: next, at: now) }
+      #expect(node.held == 0, "who read under its name reads no more")
       await #expect(throws: CallError.starting) { _ = try await handshake() }
       same(
         try await peer.resolve(

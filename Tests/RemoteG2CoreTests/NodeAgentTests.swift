@@ -49,7 +49,7 @@ import Testing
     let (_, actions) = Self.attach("m", Self.first, Self.id(2), to: &core)
     #expect(Self.starts(actions) == [Self.id(2)])
     #expect(Self.introduction(core) == nil)
-    _ = core.agentServes(Self.first, Self.id(2), Self.ranks)
+    _ = core.agentServes(Self.first, Self.id(2), Self.ranks, at: Self.at(0))
     #expect(Self.introduction(core)?.pools == Self.ranks)
     #expect(Self.introduction(core)?.incarnation == Self.id(2))
   }
@@ -57,7 +57,7 @@ import Testing
   @Test func `who does not fit learns what differs, and gets no pool`() {
     var core = Self.node()
     _ = Self.attach("m", Self.first, Self.id(2), to: &core)
-    _ = core.agentServes(Self.first, Self.id(2), Self.ranks)
+    _ = core.agentServes(Self.first, Self.id(2), Self.ranks, at: Self.at(0))
     let told = Self.introduction(core, to: "other")
     #expect(told?.pools == [] && told?.fingerprint == Self.fingerprint("m"))
   }
@@ -94,49 +94,75 @@ import Testing
     #expect(core.agentsLost == 12)
     #expect(pauses == pauses.sorted() && pauses[1] > pauses[0])
     #expect(pauses.last == limits.agentPauseMax)
-    // One that lived makes good for those before it.
-    _ = core.agentServes(Self.first, agent, Self.ranks)
-    core.agentEnded(Self.first, agent, next: Self.id(98), at: now + limits.agentLifeMin)
-    #expect(core.nextDeadline == now + limits.agentLifeMin + limits.agentPauseMin)
+    // One that served for a while makes good for those before it; that it took long to start does not.
+    let served = now + .seconds(1000)
+    _ = core.agentServes(Self.first, agent, Self.ranks, at: served)
+    core.agentEnded(Self.first, agent, next: Self.id(98), at: served + limits.agentLifeMin)
+    #expect(core.nextDeadline == served + limits.agentLifeMin + limits.agentPauseMin)
+  }
+
+  @Test func `one that is not ready in time is ended, and counts as one that never served`() {
+    var core = Self.node()
+    _ = Self.attach("m", Self.first, Self.id(2), to: &core)
+    let due = Self.at(0) + core.limits.agentStartMax
+    #expect(core.nextDeadline == due)
+    let early = core.timePassed(at: due + .nanoseconds(-1))
+    let late = core.timePassed(at: due)
+    #expect(early.isEmpty && late == [.endAgent(Self.first)])
+    #expect(core.nextDeadline == nil, "its end is ordered once")
+    core.agentEnded(Self.first, Self.id(2), next: Self.id(3), at: due)
+    #expect(core.nextDeadline == due + core.limits.agentPauseMin * 2)
+  }
+
+  @Test func `where no agent can ever be, peers are told that there is nothing to read`() {
+    var core = Self.node()
+    _ = Self.attach("m", Self.first, Self.id(2), to: &core)
+    core.agentsAreImpossible()
+    #expect(Self.introduction(core)?.pools == [] && core.nextDeadline == nil)
   }
 
   @Test
-  func
-    `a pool that makes room for another takes its agent along, and late words of it change nothing`()
+  func `a pool that makes room for another takes its agent along, late words of it change nothing`()
   {
     var core = Self.node()
     let (leader, _) = Self.attach("m", Self.first, Self.id(2), to: &core)
-    _ = core.agentServes(Self.first, Self.id(2), Self.ranks)
+    _ = core.agentServes(Self.first, Self.id(2), Self.ranks, at: Self.at(0))
     _ = core.left(leader, at: Self.at(1))
     let second = PoolNumber(2)
     let (_, actions) = Self.attach("n", second, Self.id(3), to: &core)
     #expect(actions.contains(.endAgent(Self.first)) && Self.starts(actions) == [Self.id(3)])
-    _ = core.agentServes(Self.first, Self.id(2), Self.ranks)
+    _ = core.agentServes(Self.first, Self.id(2), Self.ranks, at: Self.at(0))
     core.agentEnded(Self.first, Self.id(2), next: Self.id(4), at: Self.at(2))
-    #expect(core.agentsLost == 0 && core.nextDeadline == nil)
+    // What is due is the second's.
+    #expect(core.agentsLost == 0 && core.nextDeadline == Self.at(0) + core.limits.agentStartMax)
     #expect(Self.introduction(core, to: "m")?.pools == [])
   }
 
   @Test func `an agent that tells of other ranks than there are is not believed`() {
     var core = Self.node()
     _ = Self.attach("m", Self.first, Self.id(2), to: &core)
-    let isBelieved = core.agentServes(Self.first, Self.id(2), Self.ranks + Self.ranks)
+    let isBelieved = core.agentServes(
+      Self.first, Self.id(2), Self.ranks + Self.ranks, at: Self.at(0))
     #expect(!isBelieved)
     #expect(Self.introduction(core) == nil)
   }
 
   @Test func `a node lingers for its time, and never ends from under an engine or a reader`() {
-    var lingering = Lingering(.seconds(2))
-    func isOver(_ engines: Int, _ leases: Int, _ milliseconds: Int) -> Bool {
-      lingering.isOver(engines: engines, leases: leases, at: Self.at(milliseconds))
+    var lingering = Lingering(.seconds(2), first: .seconds(10))
+    func isOver(_ engines: Int, _ readers: Int, _ milliseconds: Int) -> Bool {
+      lingering.isOver(engines: engines, readers: readers, at: Self.at(milliseconds))
     }
     let found = [
-      isOver(0, 0, 0), isOver(0, 0, 1999),
-      // An engine comes back, and leaves.
-      isOver(1, 0, 5000), isOver(0, 0, 6000),
+      // No engine has come yet.
+      isOver(0, 0, 0), isOver(0, 0, 2000), isOver(0, 0, 9999),
+      // One comes, and leaves.
+      isOver(1, 0, 15000), isOver(0, 0, 16000), isOver(0, 0, 17999),
       // A peer reads.
-      isOver(0, 1, 8000), isOver(0, 0, 8000),
+      isOver(0, 1, 18000), isOver(0, 0, 18001),
     ]
-    #expect(found == [false, false, false, false, false, true])
+    #expect(found == [false, false, false, false, false, false, false, true])
+    var alone = Lingering(.zero, first: .seconds(10))
+    let ends = [0, 9999, 10_000].map { alone.isOver(engines: 0, readers: 0, at: Self.at($0)) }
+    #expect(ends == [false, false, true])
   }
 }

@@ -168,7 +168,9 @@ def stopped_with_many_pending(stage, number):
         asked = [pool.submit(stage.ask, "b", prompts[other], 4) for other in asked_for]
         deadline = time.monotonic() + 20
         while waiting < len(asked_for) and time.monotonic() < deadline:
-            waiting = max(waiting, node.report()["waiting"])
+            report = node.report()
+            waiting = max(waiting, report["waiting"])
+        shortfalls = report["shortfalls"]
         began = time.monotonic()
         node.signal(signal.SIGSTOP)
         answers = [one.result() for one in asked]
@@ -191,7 +193,8 @@ def stopped_with_many_pending(stage, number):
     return {
         "name": "stopped with 50 pending",
         "ok": identical and waiting >= 45 and spent[-1] <= 500 and decided <= patience,
-        "outcome": f"{waiting} questions were open at the node and {pending} in the engine when it was stopped; "
+        "outcome": f"{waiting} questions were open at the node and {pending} in the engine when it was stopped "
+        f"(answered with less before, since b's node was started: {shortfalls}); "
         f"{len(spent)} steps, connector {median:.0f} us p50 by the clock, {worst:.0f} p99 without what others took , "
         f"{spent[-1]:.0f} at most by the clock (bound 500); "
         f"it was decided to compute after {decided:.2f} s at most; all answered {whole:.1f} s later, the last first "

@@ -106,6 +106,15 @@ package struct StoreLedger: Sendable {
     return .released
   }
 
+  /// Their holders can read no more: what they pin is given back without waiting for their deadlines.
+  package mutating func endLeases(at now: LocalInstant, where isGone: (LeaseID) -> Bool) {
+    let ended = leases.filter { $0.value.isLive && isGone($0.key) }.keys
+    for id in ended.sorted(by: { ($0.serial, $0.holder.low) < ($1.serial, $1.holder.low) }) {
+      end(id, at: now)
+      expiredCount += 1
+    }
+  }
+
   /// Time passed. Ends what is due and forgets what ended a TTL ago.
   package mutating func expireDue(at now: LocalInstant) {
     while let first = deadlines.first, first.deadline <= now {

@@ -2,7 +2,7 @@
 public struct RankPool: Equatable, Codable, Sendable {
   /// The serving agent's, framed.
   public let metadata: [UInt8]
-  /// Of slot 0, in the store's own memory.
+  /// Of slot 0, in the memory of the process that is read from.
   public let address: UInt64
   public let slotCount: Int
   public let blockBytes: Int

@@ -3,6 +3,8 @@
 struct PoolAgent: Sendable {
   enum Phase: Sendable, CustomStringConvertible {
     case starting
+    /// It was not ready in time, and its end is ordered.
+    case ending
     /// What peers need, by rank.
     case serving([RankPool])
     /// The last one ended; then there will be another.
@@ -10,7 +12,7 @@ struct PoolAgent: Sendable {
 
     var description: String {
       switch self {
-      case .starting: "starting"
+      case .starting, .ending: "starting"
       case .serving: "serving"
       case .waiting: "ended"
       }
@@ -20,8 +22,9 @@ struct PoolAgent: Sendable {
   /// What peers call the pool while this one serves it. The first agent bears the pool's own name.
   let id: Incarnation
   var phase = Phase.starting
-  var startedAt: LocalInstant
-  /// Agents in a row that ended soon after they were started.
+  /// The present phase.
+  var since: LocalInstant
+  /// Agents in a row that never served, or ended soon after they began to.
   var shortLives = 0
 }
 
@@ -34,7 +37,7 @@ extension NodeCore {
     _ number: PoolNumber, _ id: Incarnation, at now: LocalInstant
   ) -> [NodeAction] {
     guard hasAgents else { return [] }
-    agents[number] = PoolAgent(id: id, startedAt: now)
+    agents[number] = PoolAgent(id: id, since: now)
     return [.startAgent(number, id)]
   }
 
@@ -42,13 +45,20 @@ extension NodeCore {
   ///
   /// - Returns: False when it is not needed, because its pool has gone meanwhile, or serves something else.
   package mutating func agentServes(
-    _ number: PoolNumber, _ id: Incarnation, _ pools: [RankPool]
+    _ number: PoolNumber, _ id: Incarnation, _ pools: [RankPool], at now: LocalInstant
   ) -> Bool {
     guard agents[number]?.id == id, pools.count == terms(of: number)?.rankCount else {
       return false
     }
     agents[number]?.phase = .serving(pools)
+    agents[number]?.since = now
     return true
+  }
+
+  /// No agent can ever be started here: from now on this node is one without.
+  package mutating func agentsAreImpossible() {
+    hasAgents = false
+    agents = [:]
   }
 
   /// It has ended, however it went, or could not be started.
@@ -60,29 +70,42 @@ extension NodeCore {
     // One that was ended because its pool had gone is missed by nobody.
     guard let old = agents[number], old.id == id else { return }
     agentsLost += 1
-    let isShort = now - old.startedAt < limits.agentLifeMin
-    var new = PoolAgent(id: next, startedAt: now)
-    new.shortLives = isShort ? old.shortLives + 1 : 0
+    var hasLived = false
+    if case .serving = old.phase { hasLived = now - old.since >= limits.agentLifeMin }
+    // Who read under its name reads no more.
+    inPool(number) { pool in
+      let desk = pool.desk
+      pool.ledger.endLeases(at: now) { !desk.knows($0.holder) }
+    }
+    var new = PoolAgent(id: next, since: now)
+    new.shortLives = hasLived ? 0 : old.shortLives + 1
     let pause = limits.agentPauseMin * (1 << min(new.shortLives, 10))
     new.phase = .waiting(until: now + min(pause, limits.agentPauseMax))
     agents[number] = new
   }
 
-  /// Starts those whose pause is over.
-  mutating func startAgents(at now: LocalInstant) -> [NodeAction] {
+  /// Starts those whose pause is over, and ends those that are not ready in time.
+  mutating func turnAgents(at now: LocalInstant) -> [NodeAction] {
     var actions: [NodeAction] = []
     for (number, agent) in agents.sorted(by: { $0.key < $1.key }) {
-      guard case .waiting(let until) = agent.phase, until <= now else { continue }
-      agents[number]?.phase = .starting
-      agents[number]?.startedAt = now
-      actions.append(.startAgent(number, agent.id))
+      guard let due = agentDue(agent), due <= now else { continue }
+      let isStarting = if case .starting = agent.phase { true } else { false }
+      agents[number]?.phase = isStarting ? .ending : .starting
+      agents[number]?.since = now
+      actions.append(isStarting ? .endAgent(number) : .startAgent(number, agent.id))
     }
     return actions
   }
 
-  var nextAgentAt: LocalInstant? {
-    agents.values.compactMap { if case .waiting(let until) = $0.phase { until } else { nil } }.min()
+  private func agentDue(_ agent: PoolAgent) -> LocalInstant? {
+    switch agent.phase {
+    case .starting: agent.since + limits.agentStartMax
+    case .waiting(let until): until
+    case .serving, .ending: nil
+    }
   }
+
+  var nextAgentAt: LocalInstant? { agents.values.compactMap { agentDue($0) }.min() }
 
   // MARK: Peers
 
@@ -132,6 +155,9 @@ extension NodeCore {
   /// That are connected now.
   package var engineCount: Int { pools.values.reduce(0) { $0 + $1.desk.leaderCount } }
 
+  /// Leases, and answers that are being sent to other members.
+  package var readerCount: Int { storeStats.leases + servedCount }
+
   /// Of all pools together.
   package var storeStats: StoreStats {
     pools.values.reduce(into: StoreStats()) { $0.add($1.ledger.stats) }
@@ -158,20 +184,27 @@ extension NodeCore {
 /// How long a node that an engine started goes on without one: never ended from under a reader.
 package struct Lingering: Sendable {
   private let most: Duration
+  /// As long as no engine has come at all, it waits for the first at least so long.
+  private let firstMax: Duration
   private var aloneSince: LocalInstant?
+  private var hasServed = false
 
-  package init(_ most: Duration) { self.most = most }
+  package init(_ most: Duration, first firstMax: Duration) {
+    self.most = most
+    self.firstMax = firstMax
+  }
 
   /// - Parameters:
   ///   - engines: That are connected now.
-  ///   - leases: That peers hold now; they end by release or by their deadline.
-  package mutating func isOver(engines: Int, leases: Int, at now: LocalInstant) -> Bool {
+  ///   - readers: Leases that peers hold, and answers that are being sent; they end by themselves.
+  package mutating func isOver(engines: Int, readers: Int, at now: LocalInstant) -> Bool {
     guard engines == 0 else {
       aloneSince = nil
+      hasServed = true
       return false
     }
     let since = aloneSince ?? now
     aloneSince = since
-    return now - since >= most && leases == 0
+    return now - since >= (hasServed ? most : max(most, firstMax)) && readers == 0
   }
 }

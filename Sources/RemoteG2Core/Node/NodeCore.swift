@@ -73,7 +73,7 @@ package struct NodeCore: Sendable {
   var waiters: [Waiter.ID: Waiter] = [:]
   var spans: [StreamID: Span] = [:]
   /// Whether pools can be read by peers themselves, over NIXL.
-  let hasAgents: Bool
+  var hasAgents: Bool
   var agents: [PoolNumber: PoolAgent] = [:]
   package internal(set) var agentsLost = 0
   var servedCount = 0
@@ -204,7 +204,10 @@ package struct NodeCore: Sendable {
     guard hello.blockBytes > 0, hello.fingerprint.rankCount >= 1, hello.fingerprint.rankCount <= 64
     else { return refuse("the engine does not say how large its blocks are on how many ranks") }
     // Who has gone for good makes room for who comes.
-    let idle = pools.first { $0.value.desk.connectionCount == 0 }?.key
+    let idle = pools.keys.filter { pools[$0]?.desk.connectionCount == 0 }.min {
+      // Which peers read goes last.
+      (stats(of: $0)?.leases ?? 0, $0) < (stats(of: $1)?.leases ?? 0, $1)
+    }
     let dropped = idle.map { drop($0) } ?? []
     let free = memoryBytes - bytesInUse
     let slots = min(free / terms.bytesOfAllRanks, limits.slotsMax)
@@ -325,7 +328,7 @@ package struct NodeCore: Sendable {
       connections[id] = nil
       actions.append(.local(.close(id), pool: nil))
     }
-    return actions + startAgents(at: now)
+    return actions + turnAgents(at: now)
   }
 
   package var nextDeadline: LocalInstant? {
@@ -389,10 +392,4 @@ package struct NodeCore: Sendable {
     defer { streamNext += 1 }
     return StreamID(streamNext)
   }
-}
-
-/// Why a pool's memory cannot be made.
-package struct PoolFailure: Error, Equatable, Sendable {
-  package let reason: String
-  package init(reason: String) { self.reason = reason }
 }

@@ -30,7 +30,7 @@ package enum NodeAction: Equatable, Sendable {
   /// Start the process that peers read this pool from. Answered by ``NodeCore/agentServes(_:_:_:)``, and when it
   /// has ended by ``NodeCore/agentEnded(_:_:next:at:)``.
   case startAgent(PoolNumber, Incarnation)
-  /// The pool has gone.
+  /// The pool has gone, or its agent was not ready in time. Answered like any other end.
   case endAgent(PoolNumber)
 }
 
@@ -140,4 +140,10 @@ package struct MemberState: Equatable, Sendable {
   func patience(_ limits: Limits) -> Duration {
     min(max(limits.streamStallMin, (firstByteAfter ?? .zero) * 3), limits.streamStallMax)
   }
+}
+
+/// Why a pool's memory cannot be made.
+package struct PoolFailure: Error, Equatable, Sendable {
+  package let reason: String
+  package init(reason: String) { self.reason = reason }
 }

@@ -25,7 +25,7 @@ extension ChaosStage {
       round.resident_mb = Self.residentMB(victims.storeA.node.pid)
       let at = now()
       try kill(victims.storeA, SIGKILL)
-      return (at, ["store A"])
+      return (at, ["store A", "agent A"])
     case .agentAborted:
       let at = now()
       try kill(victims.storeA.agent, SIGABRT)
@@ -41,7 +41,7 @@ extension ChaosStage {
         return (at, [])
       }
       stopped = store
-      return (at, ["store A"])
+      return (at, ["store A", "agent A"])
     case .sourceEngineKilled:
       let at = now()
       try kill(fleet.a.process, SIGKILL)
@@ -59,7 +59,7 @@ extension ChaosStage {
       let back = Double(now() - at) / 1e9
       round.own_store_back_s = back
       round.expect(back <= 1, "B's store was back after \(back) s")
-      return (at, ["store B"])
+      return (at, ["store B", "agent B"])
     case .evictionStorm:
       let sealed = try fleet.a.audit().storeSealed ?? 0
       let at = now()

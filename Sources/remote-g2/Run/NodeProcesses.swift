@@ -25,7 +25,7 @@ struct NodeProcesses {
 extension Fleet {
   /// What peers call a worker's pool now: the name of the agent that serves it. Nil while none does.
   func servedAs(_ name: String) -> String? {
-    let path = "\(settings.directory)/\(name).node"
+    let path = "\(settings.directory)/\(name).own"
     guard let report = try? NodeQuestion.report(of: path) else { return nil }
     return report.pools.compactMap(\.agent).first { $0.state == "serving" }?.name
   }
