@@ -48,7 +48,7 @@ package final class ControlClient: SourceControl {
     self.onUnusable = onUnusable
     state = Guarded(State(core: ControlCore(as: fingerprint, limits: limits)))
     ownOrders = Mailbox(ringing: bell)
-    let started = OSThread.start("control") { [self] in loop() }
+    let started = OSThread.start("control", letsWakersGoOn: true) { [self] in loop() }
     thread.withLock { $0 = started }
   }
 

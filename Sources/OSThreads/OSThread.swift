@@ -8,6 +8,9 @@ public struct OSThread: @unchecked Sendable {
   // @unchecked: pthread_t is an opaque number that any thread may join once.
   private let thread: pthread_t
 
+  /// SCHED_BATCH, which the headers keep to themselves.
+  private static let batch: Int32 = 3
+
   private final class Body {
     let run: @Sendable () -> Void
     init(_ run: @escaping @Sendable () -> Void) { self.run = run }
@@ -16,11 +19,18 @@ public struct OSThread: @unchecked Sendable {
   /// - Parameters:
   ///   - name: At most 15 bytes are shown by the system.
   ///   - nice: Added to the thread's priority number; higher yields to others.
+  ///   - letsWakersGoOn: Where all processors are busy, whoever wakes it keeps its processor.
   public static func start(
-    _ name: String, nice: Int32 = 0, _ run: @escaping @Sendable () -> Void
+    _ name: String, nice: Int32 = 0, letsWakersGoOn: Bool = false,
+    _ run: @escaping @Sendable () -> Void
   ) -> OSThread {
     let body = Body {
       clinux_thread_name(name)
+      if letsWakersGoOn {
+        // A refusal costs only what this was to save.
+        var none = sched_param(sched_priority: 0)
+        _ = sched_setscheduler(0, batch, &none)
+      }
       if nice != 0 { _ = clinux_thread_nice(nice) }
       run()
     }

@@ -153,7 +153,8 @@ def killed_while_staging(stage, number):
 def stopped_with_many_pending(stage, number):
     """b's own node is stopped while fifty requests wait for it: all are computed when their time is over, and the
     scheduler of b does not wait for the node at all."""
-    count, length, patience = 10, 300, 8.0
+    # Long enough for all fifty to come before the first has waited for as long as computing takes.
+    count, length, patience = 5, 1500, 9.0
     stage.restart_servers(connector={"b": ("rg2_timed", "TimedConnector")}, names=("b",))
     prompts = {number + place: stage.prompt(number + place, length) for place in range(count)}
     for other in prompts:
@@ -163,13 +164,13 @@ def stopped_with_many_pending(stage, number):
     node, waiting = stage.nodes["b"], 0
     # So slow that nothing comes before the node is stopped, and never silent.
     stage.relay.rate = 2e5
-    asked_for = list(prompts) * 5
+    asked_for = list(prompts) * 10
     with ThreadPoolExecutor(len(asked_for)) as pool:
         asked = [pool.submit(stage.ask, "b", prompts[other], 4) for other in asked_for]
         deadline = time.monotonic() + 20
-        while waiting < len(asked_for) and time.monotonic() < deadline:
+        while waiting < 45 and time.monotonic() < deadline:
             report = node.report()
-            waiting = max(waiting, report["waiting"])
+            waiting = report["waiting"]
         shortfalls = report["shortfalls"]
         began = time.monotonic()
         node.signal(signal.SIGSTOP)
@@ -182,25 +183,28 @@ def stopped_with_many_pending(stage, number):
         answer == stage.golden[other][:4] for (answer, _), other in zip(answers, asked_for)
     )
     lines = [json.loads(line) for line in times.read_text().splitlines()]
-    steps = [line for line in lines if "us" in line]
+    # Those in which the node was stopped; in the one before, fifty requests came.
+    steps = [line for line in lines if "us" in line and line["at"] > began]
     spent, own = (sorted(step[what] for step in steps) for what in ("us", "own_us"))
-    # By the clock a step also has the time in which other processes had the processor.
-    worst, median = own[int(len(own) * 0.99)], spent[len(spent) // 2]
-    decided = max(line["decided_ms"] for line in lines if line.get("decided_ms")) / 1e3
+    # By the clock a step also has the time in which other processes had the processor: judged is what is its own.
+    worst, median = own[-1], spent[len(spent) // 2]
+    decided = max(line["kept_ms"] for line in lines if "kept_ms" in line) / 1e3
     pending = max(line["pending"] for line in lines if "us" in line)
     slowest = max(first for _, first in answers)
     stage.restart_servers(names=("b",))
     return {
         "name": "stopped with 50 pending",
-        "ok": identical and waiting >= 45 and spent[-1] <= 500 and decided <= patience,
+        "ok": identical and waiting >= 45 and worst <= 500 and decided <= patience,
         "outcome": f"{waiting} questions were open at the node and {pending} in the engine when it was stopped "
         f"(answered with less before, since b's node was started: {shortfalls}); "
-        f"{len(spent)} steps, connector {median:.0f} us p50 by the clock, {worst:.0f} p99 without what others took , "
-        f"{spent[-1]:.0f} at most by the clock (bound 500); "
-        f"it was decided to compute after {decided:.2f} s at most; all answered {whole:.1f} s later, the last first "
+        f"{len(spent)} steps, connector {median:.0f} us p50 and {spent[-1]:.0f} at most by the clock, {worst:.0f} at most without what others took "
+        "(bound 500, judged by the last); "
+        f"none was kept waiting for longer than {decided:.2f} s (bound {patience:.0f}); all answered {whole:.1f} s later, the last first "
         f"token after {slowest:.1f} s",
         "tokens_identical": identical,
         "fault_proved": waiting >= 45,
+        # That a stopped node takes its member for silent when it goes on is no reason to begin again.
+        "has_happened": waiting >= 45,
         "ttft_s": round(slowest, 3),
         "tokens_loaded": None,
         "tokens_computed": None,

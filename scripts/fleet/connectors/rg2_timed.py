@@ -35,6 +35,8 @@ class TimedConnector(RemoteG2Connector):
         self._own, self._parts = 0.0, {}
         # By request: when it came, and after how many milliseconds it was known what it loads.
         self._came, self._decided = {}, {}
+        # When it was last told to ask again: from then on it waits for its turn in the engine, not for its prefix.
+        self._kept = {}
         if self._half is None:
             return
         # Of a plain loop that takes 150 us on a processor of its own: what the clock makes of so little work here.
@@ -72,6 +74,7 @@ class TimedConnector(RemoteG2Connector):
         again = self._again.setdefault(request.request_id, 0)
         if answer[0] is None:
             self._again[request.request_id] = again + 1
+            self._kept[request.request_id] = time.perf_counter() - self._came.get(request.request_id, 0.0)
         elif request.request_id not in self._decided:
             waited = time.perf_counter() - self._came.get(request.request_id, 0.0)
             self._decided[request.request_id] = waited * 1e3
@@ -88,7 +91,7 @@ class TimedConnector(RemoteG2Connector):
         self._napped_own = 0.0
         parts, self._parts = self._parts, {}
         tokens = scheduler_output.total_num_scheduled_tokens
-        line = {"us": spent * 1e6, "own_us": own * 1e6, "tokens": tokens}
+        line = {"us": spent * 1e6, "own_us": own * 1e6, "tokens": tokens, "at": time.monotonic()}
         if tokens:
             line["plain_us"] = turns(self._turns) * 1e6
         line["parts_us"] = {name: value * 1e6 for name, value in parts.items()}
@@ -102,7 +105,10 @@ class TimedConnector(RemoteG2Connector):
         again = self._again.pop(request.request_id, None)
         self._came.pop(request.request_id, None)
         decided = self._decided.pop(request.request_id, None)
-        self._write({"request": request.request_id, "again": again, "decided_ms": decided})
+        kept = self._kept.pop(request.request_id, 0.0) * 1e3
+        self._write(
+            {"request": request.request_id, "again": again, "decided_ms": decided, "kept_ms": kept}
+        )
         return self._timed(super().request_finished, request, block_ids)
 
     def wait_for_save(self):
