@@ -154,7 +154,7 @@ def stopped_with_many_pending(stage, number):
     """b's own node is stopped while fifty requests wait for it: all are computed when their time is over, and the
     scheduler of b does not wait for the node at all."""
     # Long enough for all fifty to come before the first has waited for as long as computing takes.
-    count, length, patience = 5, 1500, 9.0
+    count, length, patience = 5, 1500, 8.0
     stage.restart_servers(connector={"b": ("rg2_timed", "TimedConnector")}, names=("b",))
     prompts = {number + place: stage.prompt(number + place, length) for place in range(count)}
     for other in prompts:
@@ -183,23 +183,25 @@ def stopped_with_many_pending(stage, number):
         answer == stage.golden[other][:4] for (answer, _), other in zip(answers, asked_for)
     )
     lines = [json.loads(line) for line in times.read_text().splitlines()]
-    # Those in which the node was stopped; in the one before, fifty requests came.
-    steps = [line for line in lines if "us" in line and line["at"] > began]
+    steps = [line for line in lines if "us" in line]
     spent, own = (sorted(step[what] for step in steps) for what in ("us", "own_us"))
-    # By the clock a step also has the time in which other processes had the processor: judged is what is its own.
-    worst, median = own[-1], spent[len(spent) // 2]
-    decided = max(line["kept_ms"] for line in lines if "kept_ms" in line) / 1e3
+    # By the clock a step also has the time in which other processes had the processor.
+    worst, median = own[int(len(own) * 0.99)], spent[len(spent) // 2]
+    # In the steps before it was stopped fifty requests came.
+    stopped = max((step["us"] for step in steps if step["at"] > began), default=float("inf"))
+    decided = max(line["decided_ms"] for line in lines if line.get("decided_ms")) / 1e3
+    # A decision also waits for vLLM's turn to ask; until this the library said that it is not known yet.
+    kept = max(line["kept_ms"] for line in lines if "kept_ms" in line) / 1e3
     pending = max(line["pending"] for line in lines if "us" in line)
     slowest = max(first for _, first in answers)
     stage.restart_servers(names=("b",))
     return {
         "name": "stopped with 50 pending",
-        "ok": identical and waiting >= 45 and worst <= 500 and decided <= patience,
+        "ok": identical and waiting >= 45 and spent[-1] <= 500 and decided <= patience,
         "outcome": f"{waiting} questions were open at the node and {pending} in the engine when it was stopped "
         f"(answered with less before, since b's node was started: {shortfalls}); "
-        f"{len(spent)} steps, connector {median:.0f} us p50 and {spent[-1]:.0f} at most by the clock, {worst:.0f} at most without what others took "
-        "(bound 500, judged by the last); "
-        f"none was kept waiting for longer than {decided:.2f} s (bound {patience:.0f}); all answered {whole:.1f} s later, the last first "
+        f"{len(spent)} steps, connector {median:.0f} us p50 and {spent[-1]:.0f} at most by the clock (bound 500), {stopped:.0f} at most while the node was stopped, {worst:.0f} p99 without what others took; "
+        f"it was decided to compute after {decided:.2f} s at most (bound {patience:.0f}), the library kept nobody waiting for longer than {kept:.2f} s; all answered {whole:.1f} s later, the last first "
         f"token after {slowest:.1f} s",
         "tokens_identical": identical,
         "fault_proved": waiting >= 45,

@@ -210,13 +210,13 @@ def misses(stage):
     stage.restart_servers(names=("b",))
     return measured(
         "misses",
-        none >= 0.95 and most <= 1 and max(alone) <= 200,
+        none >= 0.95 and most <= 1 and max(spent) <= 200,
         f"{len(again)} requests: {none:.0%} waited no step (bound 95), the rest {most} at most (bound 1); {len(spent)} "
         f"steps: in the connector {at(spent, 0.5):.0f} us p50, {at(spent, 0.95):.0f} p95, "
-        f"{at(spent, 0.99):.0f} p99, {max(spent):.0f} at most by the clock; a plain loop of 150 us in the same "
+        f"{at(spent, 0.99):.0f} p99, {max(spent):.0f} at most by the clock (judged; bound 200); a plain loop of 150 us in the same "
         f"steps {at(plain, 0.5):.0f} p50, {at(plain, 0.95):.0f} p95, {at(plain, 0.99):.0f} p99, {max(plain):.0f} at most; "
         f"by that the connector alone would take {' / '.join(f'{one:.0f}' for one in alone)} us at p50 / p95 / p99 "
-        "(judged; bound 200); "
+        "(beside it); "
         f"without the time in which others had the processor {at(own, 0.5):.0f} p50, {at(own, 0.95):.0f} p95, "
         f"{at(own, 0.99):.0f} p99, {max(own):.0f} at most",
     )

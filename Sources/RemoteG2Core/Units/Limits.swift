@@ -155,7 +155,7 @@ extension Limits {
     public var knownKeysBytes = 16 << 20
     /// How long the process that peers read a pool from may take to be ready for them.
     public var agentStartMax: Duration = .seconds(20)
-    /// One that ends sooner has not really started.
+    /// One that served for less counts as one that never did.
     public var agentLifeMin: Duration = .seconds(5)
     /// Pause before another is started; it doubles with each in a row that ended at once.
     public var agentPauseMin: Duration = .milliseconds(50)
