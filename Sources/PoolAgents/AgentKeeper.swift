@@ -62,8 +62,9 @@ private final class AgentLoop {
   private let node: Node
   private let launch: AgentLaunch
   private var agents: [PoolNumber: Agent] = [:]
-  /// Killed, and not seen to have ended yet.
-  private var ending: [ChildProcess] = []
+  /// Killed, and not seen to have ended yet. Until then one may still answer a reader, and what its readers'
+  /// leases pin stays pinned.
+  private var ending: [(process: ChildProcess, pool: PoolNumber, id: Incarnation)] = []
 
   init(_ node: Node, _ launch: AgentLaunch) {
     self.node = node
@@ -80,16 +81,18 @@ private final class AgentLoop {
         }
       }
       for pool in agents.keys.sorted() { look(pool) }
-      ending.removeAll { $0.hasEnded() }
+      let over = ending.filter { $0.process.hasEnded() }
+      ending.removeAll { one in over.contains { $0.process === one.process } }
+      for one in over { ended(one.pool, one.id) }
       let now = MonotonicClock.now()
       _ = node.agentBell.wait(
         until: now + (ending.isEmpty ? .seconds(1) : Self.reapPause),
         hearing: agents.values.map(\.socket.descriptor))
     }
-    for agent in agents.values { end(agent) }
+    for (pool, agent) in agents { end(agent, of: pool) }
     let deadline = MonotonicClock.now() + .seconds(1)
     while !ending.isEmpty, MonotonicClock.now() < deadline {
-      ending.removeAll { $0.hasEnded(waiting: 10) }
+      ending.removeAll { $0.process.hasEnded(waiting: 10) }
     }
   }
 
@@ -133,7 +136,8 @@ private final class AgentLoop {
         }
         if isLast, !serves(pool) { return lost(pool, "serves another pool") }
       case .message(.refused(let reason), _):
-        agents.removeValue(forKey: pool).map { end($0) }
+        for (pool, agent) in agents { end(agent, of: pool) }
+        agents = [:]
         node.configured.log("peers cannot read this node's pools: \(reason)")
         return node.decide { core, _ in core.agentsAreImpossible() }
       case .message, .malformed: return lost(pool, "says what no agent says")
@@ -162,18 +166,20 @@ private final class AgentLoop {
 
   private func lost(_ pool: PoolNumber, _ how: String) {
     guard let agent = agents.removeValue(forKey: pool) else { return }
-    end(agent)
+    end(agent, of: pool)
     // One whose pool made room for another is missed by nobody.
-    if node.memory(of: pool) == nil {
-      ended(pool, agent.id)
-    } else {
-      failed(pool, agent.id, "its agent \(how)")
-    }
+    guard node.look({ $0.poolNumbers.contains(pool) }) else { return }
+    say(pool, "its agent \(how)")
   }
 
+  /// None could be started.
   private func failed(_ pool: PoolNumber, _ id: Incarnation, _ why: String) {
-    node.configured.log("peers cannot read \(pool) for now: \(why); another is started")
+    say(pool, why)
     ended(pool, id)
+  }
+
+  private func say(_ pool: PoolNumber, _ why: String) {
+    node.configured.log("peers cannot read \(pool): \(why); another agent is started")
   }
 
   private func ended(_ pool: PoolNumber, _ id: Incarnation) {
@@ -183,8 +189,8 @@ private final class AgentLoop {
   }
 
   /// Nobody reads from it any more who could be answered.
-  private func end(_ agent: Agent) {
+  private func end(_ agent: Agent, of pool: PoolNumber) {
     agent.process.signal(SIGKILL)
-    ending.append(agent.process)
+    ending.append((agent.process, pool, agent.id))
   }
 }
