@@ -127,6 +127,21 @@ _SIGNATURES = {
     "rg2_cuda_close": (None, [c_void_p]),
 }
 
+# They wait for somebody, or copy for long: other threads of Python's go on meanwhile. The others are over in
+# microseconds, and whoever lets go of the interpreter's lock may get it back only milliseconds later.
+_LETS_OTHERS_RUN = {
+    "rg2_scheduler_open",
+    "rg2_scheduler_close",
+    "rg2_scheduler_wait",
+    "rg2_rank_open",
+    "rg2_rank_close",
+    "rg2_rank_begin",
+    "rg2_rank_load",
+    "rg2_rank_stage",
+    "rg2_cuda_open",
+    "rg2_cuda_close",
+}
+
 _loaded = None
 
 
@@ -136,14 +151,15 @@ def load():
     if _loaded is None:
         path = find()
         try:
-            library = ctypes.CDLL(path)
+            library, short = ctypes.CDLL(path), ctypes.PyDLL(path)
         except OSError as error:
             raise LibraryError(f"{path} cannot be loaded: {error}") from None
         for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, name, None)
+            function = getattr(library if name in _LETS_OTHERS_RUN else short, name, None)
             if function is None:
                 raise LibraryError(f"{path} has no {name}: take both from one release of remote-g2")
             function.restype, function.argtypes = result, arguments
+            setattr(library, name, function)
         if library.rg2_version() != ABI_VERSION:
             raise LibraryError(
                 f"{path} speaks interface {library.rg2_version()}, this module {ABI_VERSION}: "
@@ -218,6 +234,9 @@ class Scheduler:
         self._handle = self._library.rg2_scheduler_open(byref(model), socket.encode())
         if not self._handle:
             raise LibraryError(self._library.rg2_error().decode())
+        # Every request that waits is matched in every step: nothing is made anew for it.
+        self._match, self._matched = self._library.rg2_scheduler_match, c_uint32()
+        self._matched_place = byref(self._matched)
 
     def _call(self, name, *arguments):
         return _check(self._library, getattr(self._library, name)(self._handle, *arguments))
@@ -227,9 +246,10 @@ class Scheduler:
 
     def match(self, request, local, most):
         """(one of NONE, READY and PENDING, blocks)"""
-        blocks = c_uint32()
-        answer = self._call("rg2_scheduler_match", request, local, most, byref(blocks))
-        return answer, blocks.value
+        answer = self._match(self._handle, request, local, most, self._matched_place)
+        if answer < 0:
+            raise LibraryError(self._library.rg2_error().decode())
+        return answer, self._matched.value
 
     def bind(self, request, local, targets):
         numbers = array("i", targets)

@@ -183,7 +183,8 @@ class SchedulerHalf:
 
     def bind(self, request, blocks, num_external_tokens):
         number = self._numbers.get(request.request_id)
-        if number is None:
+        # One that loads nothing is told as scheduled, where it is told at all.
+        if number is None or not (num_external_tokens or self._is_renewed):
             return
         local = self._local.get(number, 0)
         targets = []

@@ -29,7 +29,7 @@ package final class ControlClient: SourceControl {
   private let answers: Mailbox<ControlAnswer>
   private let state: Guarded<State>
   private let bell = EventBell()
-  /// For the thread that owns the own store's socket.
+  /// For the thread that owns the own store's socket. Whoever posts rings, once it holds no lock of the thread's.
   private let ownOrders: Mailbox<OwnStore.Order>
   private let thread = Guarded<OSThread?>(nil)
   /// Told the process and the reason of an own store that this engine cannot use.
@@ -47,7 +47,7 @@ package final class ControlClient: SourceControl {
     self.answers = answers
     self.onUnusable = onUnusable
     state = Guarded(State(core: ControlCore(as: fingerprint, limits: limits)))
-    ownOrders = Mailbox(ringing: bell)
+    ownOrders = Mailbox()
     let started = OSThread.start("control", letsWakersGoOn: true) { [self] in loop() }
     thread.withLock { $0 = started }
   }
@@ -98,8 +98,11 @@ package final class ControlClient: SourceControl {
 
   package func drain() -> [ControlAnswer] { answers.drain() }
 
-  package func post(_ request: ControlRequest) {
-    advance { core, now in core.post(request, at: now) }
+  package func post(_ request: ControlRequest) { post([request]) }
+
+  package func post(_ requests: [ControlRequest]) {
+    guard !requests.isEmpty else { return }
+    advance { core, now in requests.flatMap { core.post($0, at: now) } }
   }
 
   /// Blocks its thread until every call to a peer has been answered, for at most `limit`. Messages to the own
@@ -169,6 +172,7 @@ package final class ControlClient: SourceControl {
         return
       }
       ownOrders.post(.send(message))
+      bell.ring()
     }
   }
 

@@ -36,9 +36,12 @@ public final class StagedEngine {
 
   deinit { control.stop() }
 
+  /// The node is asked with the next ``match(_:local:most:)``, ``plan(tokens:)`` or ``wait(atMost:)``: for many that
+  /// come at once, the thread that speaks with it is woken once.
   public func newRequest(_ id: RequestID, keys: [BlockKey]) {
-    let mayBeKnown = control.keysKnown
-    advance { core, now in core.newRequest(id, keys: keys, at: now, mayBeKnown: mayBeKnown) }
+    let now = MonotonicClock.now()
+    for answer in control.drain() { core.heard(answer, at: now) }
+    core.newRequest(id, keys: keys, at: now, mayBeKnown: control.keysKnown)
   }
 
   public func match(_ id: RequestID, local: Int, most: Int) -> StagedMatch {
@@ -59,7 +62,7 @@ public final class StagedEngine {
     // The engine binds what it was told a moment ago: what the node says meanwhile comes after it, so that a
     // node that has just died makes this a load that fails, not a bind that does.
     let isPossible = core.bind(id, local: local, targets: targets)
-    for request in core.takeRequests() { control.post(request) }
+    control.post(core.takeRequests())
     return isPossible
   }
 
@@ -88,6 +91,7 @@ public final class StagedEngine {
 
   /// Sleeps until the node says something, or a request has waited long enough, or `limit` is over.
   public func wait(atMost limit: Duration) {
+    control.post(core.takeRequests())
     let now = MonotonicClock.now()
     let until = min(core.nextDeadline ?? now + limit, now + limit)
     _ = bell.wait(until: until)
@@ -106,7 +110,7 @@ public final class StagedEngine {
     let now = MonotonicClock.now()
     for answer in control.drain() { core.heard(answer, at: now) }
     let result = event(&core, now)
-    for request in core.takeRequests() { control.post(request) }
+    control.post(core.takeRequests())
     return result
   }
 }

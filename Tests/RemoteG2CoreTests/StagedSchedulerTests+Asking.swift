@@ -21,6 +21,21 @@ extension `A staged scheduler` {
     #expect(bench.core.counts.asked == 1 && bench.core.counts.none == 0)
   }
 
+  @Test func `asks after a preemption what it could not ask before, because its node was away`() {
+    var bench = Bench(isAttached: false)
+    bench.ask()
+    #expect(bench.core.match(bench.id, local: 0, most: 6, at: Self.at(1)) == .none)
+    bench.core.heard(.announced(Self.pool, []), at: Self.at(2))
+    // In the same attempt it is computed without its node.
+    #expect(bench.core.match(bench.id, local: 0, most: 6, at: Self.at(2)) == .none)
+    bench.core.scheduled(
+      bench.id, computed: 0, scheduled: 16, keys: [], blocks: (0..<6).map { BlockIndex($0) },
+      isWhole: true)
+    #expect(bench.core.match(bench.id, local: 0, most: 6, at: Self.at(3)) == .unknown)
+    bench.flush()
+    #expect(bench.sent.count == 1)
+  }
+
   @Test func `says which requests it wants to hear of in their next step`() {
     var bench = Bench()
     bench.ask()

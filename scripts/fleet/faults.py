@@ -155,7 +155,12 @@ def stopped_with_many_pending(stage, number):
     scheduler of b does not wait for the node at all."""
     # Long enough for all fifty to come before the first has waited for as long as computing takes.
     count, length, patience = 5, 1500, 8.0
-    stage.restart_servers(connector={"b": ("rg2_timed", "TimedConnector")}, names=("b",))
+    # vLLM asks for as many requests as it has tokens and blocks for, and a step computes for seconds: with its defaults
+    # what is measured is its queue. Here it asks for all fifty in every step.
+    room = ("--max-num-batched-tokens", 16384, "--num-gpu-blocks-override", 256)
+    stage.restart_servers(
+        connector={"b": ("rg2_timed", "TimedConnector")}, names=("b",), flags=room
+    )
     prompts = {number + place: stage.prompt(number + place, length) for place in range(count)}
     for other in prompts:
         stage.compute(other, length)

@@ -37,7 +37,7 @@ class Stage:
         self.golden = {}
         self.ranks, self.tokens_per_block = 1, 128
         self.connector = {}
-        self.audited = None
+        self.clients = {}
         # By prompt: seconds to the first token when it was computed.
         self.cold_ttft = {}
 
@@ -122,9 +122,15 @@ class Stage:
         turned = self.text[shift:] + self.text[:shift]
         return (turned * (1 + length // len(turned)))[:length]
 
+    def client(self, url):
+        """One for each server: to make one takes longer than a question, and this process is the network too."""
+        if url not in self.clients:
+            self.clients[url] = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        return self.clients[url]
+
     def ask(self, name, prompt, tokens=GENERATED):
         """(tokens' text, seconds to the first one)"""
-        client = OpenAI(base_url=f"{self.servers[name].url}/v1", api_key="none", max_retries=0)
+        client = self.client(self.servers[name].url)
         began = time.monotonic()
         first, pieces, ids = None, [], []
         stream = client.completions.create(

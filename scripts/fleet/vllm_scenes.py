@@ -97,6 +97,8 @@ def main():
             parser.error(f"there is no scene '{name}': {', '.join(SCENES | NAMED)}")
     folder = Path(tempfile.mkdtemp(prefix="remote-g2-vllm-"))
     (folder / "run").mkdir(mode=0o700)
+    # The relay between the nodes is threads of this process: they do not wait for fifty that ask.
+    sys.setswitchinterval(2e-4)
     stage, results, problem = Stage(folder, arguments.requests, arguments.pairs), [], None
     stage.is_noisy = arguments.noisy
     stage.faults, stage.seed = arguments.faults, arguments.seed

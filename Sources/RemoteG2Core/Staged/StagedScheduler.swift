@@ -256,8 +256,10 @@ public struct StagedScheduler: Sendable {
       counts.none += 1
     }
     requests[id]?.hasRun = true
-    if case .asked? = requests[id]?.state { giveUp(id) }
-    if case .ready? = requests[id]?.state { giveUp(id) }
+    switch requests[id]?.state {
+    case .asked?, .ready?, .unasked?: giveUp(id)
+    default: break
+    }
     requests[id]?.keys += keys
     if isWhole {
       requests[id]?.blocks = blocks
