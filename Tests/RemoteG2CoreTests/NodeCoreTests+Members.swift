@@ -30,6 +30,22 @@ extension `A node` {
     #expect(index.keyCount(of: "a") == 0)
   }
 
+  @Test func `is patient for three times a member's usual first byte, whatever one pause was like`()
+  {
+    var bench = Bench()
+    bench.announce("b", Self.keys)
+    for (place, milliseconds) in [60, 60, 60, 20_000, 20_000, 20_000, 60, 60].enumerated() {
+      bench.want([Self.keys[place]], lease: UInt64(place + 1), at: Self.at(10 * place))
+      let stream = bench.pulls[place].stream
+      bench.core.answerBegan(stream, after: .milliseconds(milliseconds))
+      bench.land(stream, 0, at: Self.at(10 * place + 1))
+      bench.take(bench.core.ended(stream, .served, at: Self.at(10 * place + 1)))
+    }
+    // Its welcome took no time; a member that stays slow is slow.
+    let expected = [100, 100, 180, 180, 180, 180, 400, 400].map { Duration.milliseconds($0) }
+    #expect(bench.patience == expected)
+  }
+
   @Test func `serves a window at a time, pinned until it is sent`() {
     var bench = Bench { $0.streamWindowBytes = 2 * 8192 }
     bench.announce("b", Self.keys)

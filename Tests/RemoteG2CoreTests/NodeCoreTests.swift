@@ -21,6 +21,8 @@ import Testing
     /// What its own engine was told.
     var said: [LocalMessage] = []
     var pulls: [(stream: StreamID, member: PeerName, keys: [BlockKey])] = []
+    /// How long each of those may be silent.
+    var patience: [Duration] = []
     var cancelled: [StreamID] = []
 
     init(memoryBytes: Int = 64 * 8192, _ change: (inout Limits.Values) -> Void = { _ in }) {
@@ -42,7 +44,9 @@ import Testing
       for action in actions {
         switch action {
         case .local(.send(_, let message), _): said.append(message)
-        case .pull(let stream, let member, _, _, let keys, _): pulls.append((stream, member, keys))
+        case .pull(let stream, let member, _, _, let keys, let patience):
+          pulls.append((stream, member, keys))
+          self.patience.append(patience)
         case .cancel(let stream): cancelled.append(stream)
         case .local, .makePool, .feedChanged, .startAgent, .endAgent: break
         }

@@ -120,15 +120,22 @@ package struct MemberState: Equatable, Sendable {
   package var bytesPerSecond: Double?
   /// When that was measured last.
   var measuredAt = LocalInstant(nanoseconds: 0)
-  /// From a question to the first byte of its answer; smoothed. Nil before the first.
-  package var firstByteAfter: Duration?
+  /// From a question to the first byte of its answer, of the newest ones.
+  private var firstBytes: [Duration] = []
   package var ends: [PullEnd: Int] = [:]
+  private static let firstBytesKept = 5
 
   package init() {}
 
   mutating func noteFirstByte(after sample: Duration) {
-    let old = firstByteAfter ?? sample
-    firstByteAfter = old + (sample - old) / 4
+    firstBytes.append(sample)
+    if firstBytes.count > Self.firstBytesKept { firstBytes.removeFirst() }
+  }
+
+  /// From a question to the first byte of its answer, as it usually is: a pause of ours, or of its own, is only one
+  /// of several. Nil before the first.
+  package var firstByteAfter: Duration? {
+    firstBytes.isEmpty ? nil : firstBytes.sorted()[(firstBytes.count - 1) / 2]
   }
 
   /// How fast it is, if that was measured lately: one that was slow once is asked again.
