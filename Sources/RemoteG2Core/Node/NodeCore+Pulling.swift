@@ -186,7 +186,7 @@ extension NodeCore {
         return []
       }
       inPool(span.pool) {
-        $0.ledger.pool.seal(slot, generation: generation, digests: digests)
+        $0.ledger.pool.seal(slot, generation: generation, digests: digests, isCopy: true)
       }
       blocksPulled += 1
       bytesPulled += UInt64(span.bytesOfBlock)
