@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import OSThreads
+import Processes
 import RemoteG2Core
 import TraceReplay
 
@@ -106,13 +107,13 @@ private struct IndexCost {
 
   /// - Parameter members: What each of the others announces.
   init(of members: [Set<BlockKey>]) {
-    let before = Self.allocated
+    let before = OwnMemory.allocatedBytes
     var index = HolderIndex(keysMax: Limits().indexKeysMax)
     for (number, held) in members.enumerated() {
       index.snapshot(Array(held), of: PeerName("n\(number)"))
     }
     _ = index.takeChanges()
-    bytes = Self.allocated - before
+    bytes = OwnMemory.allocatedBytes - before
     keys = members.reduce(0) { $0 + $1.count }
     guard let most = members.enumerated().max(by: { $0.element.count < $1.element.count }),
       most.element.count >= 256
@@ -126,12 +127,6 @@ private struct IndexCost {
       precondition(run == asked.count, "the index has lost a key")
     }
     lookupMicroseconds = times.sorted()[times.count / 2]
-  }
-
-  /// Bytes that this process has allocated.
-  private static var allocated: Int {
-    let info = mallinfo2()
-    return Int(info.uordblks + info.hblkhd)
   }
 }
 

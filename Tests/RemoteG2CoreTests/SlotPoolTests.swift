@@ -47,12 +47,12 @@ import Testing
     }
 
     /// Whom a pool without a free slot evicts, used longest ago: a copy; one on probation, if more than `spared`
-    /// are; one that is protected; one on probation; any that is not pinned. But never the block that the new one
-    /// follows: what is worth as much as that makes no room.
-    func victim(sparing spared: Int, after parent: Int? = nil) -> Int? {
+    /// are, or for a copy; one that is protected; one on probation; any that is not pinned. But never the block that
+    /// the new one follows: what is worth as much as that makes no room.
+    func victim(sparing spared: Int, after parent: Int? = nil, isCopy: Bool = false) -> Int? {
       // Nobody could find what follows nothing.
       if let parent, sealed[parent] == nil, writing[parent] == nil { return nil }
-      let isOver = sealed.values.count { $0.standing == .probation } > spared
+      let isOver = isCopy || sealed.values.count { $0.standing == .probation } > spared
       let order: [Retention.Standing] =
         isOver ? [.copy, .probation, .protected] : [.copy, .protected, .probation]
       let (evictable, unpinned) = (evictable, sealed.filter { $0.value.pins == 0 })
@@ -62,7 +62,7 @@ import Testing
         if let oldest = others.min(by: { $0.value.lastUse < $1.value.lastUse }) {
           return oldest.key
         }
-        if kind == .probation, !these.isEmpty { return nil }
+        if kind == .probation, !isCopy, !these.isEmpty { return nil }
       }
       // Where only the parent could go, nothing does.
       if let parent, evictable[parent] != nil { return nil }
@@ -81,18 +81,21 @@ import Testing
     var evicted: UInt64 = 0
     for _ in 0..<10_000 {
       let key = Int.random(in: 0..<12, using: &generator)
-      switch Int.random(in: 0..<12, using: &generator) {
+      switch Int.random(in: 0..<13, using: &generator) {
       case 0...3:
         // Mostly chains, now and then a block that follows nothing or what is not here.
         let parent = Int.random(in: 0..<5, using: &generator) == 0 ? nil : (key + 11) % 12
-        let answer = pool.begin(Self.key(key), after: parent.map(Self.key))
+        let isCopy = Bool.random(using: &generator)
+        let answer = pool.begin(Self.key(key), after: parent.map(Self.key), isCopy: isCopy)
         if model.sealed[key] != nil || model.writing[key] != nil {
           #expect(answer == .present)
           continue
         }
         if model.sealed.count + model.writing.count == count {
           guard
-            let victim = model.victim(sparing: pool.retention.probationSlots, after: parent)
+            let victim = model.victim(
+              sparing: pool.retention.probationSlots, after: parent,
+              isCopy: isCopy)
           else {
             #expect(answer == .full)
             continue
@@ -106,18 +109,16 @@ import Testing
         }
         #expect(generation == (model.generations[slot] ?? 0) + 1)
         model.generations[slot] = generation
-        model.writing[key] = Model.Block(slot: slot, generation: generation, parent: parent)
+        model.writing[key] = Model.Block(
+          slot: slot, generation: generation, parent: parent,
+          standing: isCopy ? .copy : .probation)
         #expect(pool.phase(of: slot) == .writing && pool.digests(of: slot).isEmpty)
       case 4, 5:
         guard let block = model.writing.removeValue(forKey: key) else { continue }
         let digest = Digest128(high: UInt64(key), low: 3)
-        let isCopy = Bool.random(using: &generator)
-        pool.seal(
-          block.slot, generation: block.generation, digests: [digest, nil], isCopy: isCopy)
+        pool.seal(block.slot, generation: block.generation, digests: [digest, nil])
         model.sealed[key] = block
-        if isCopy {
-          model.sealed[key]?.standing = .copy
-        } else if model.remembered.remove(key) != nil {
+        if block.standing != .copy, model.remembered.remove(key) != nil {
           model.sealed[key]?.standing = .protected
         }
         model.use(key)
@@ -129,7 +130,8 @@ import Testing
         guard let block = model.sealed[key] else { continue }
         pool.pin(block.slot)
         model.sealed[key]?.pins += 1
-      case 8:
+      // Oftener than it is pinned, or it is pinned for ever.
+      case 8, 11:
         guard let block = model.sealed[key], block.pins > 0 else { continue }
         pool.unpin(block.slot)
         model.sealed[key]?.pins -= 1

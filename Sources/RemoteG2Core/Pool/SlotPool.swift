@@ -88,14 +88,19 @@ package struct SlotPool: Sendable {
   // MARK: Writing
 
   /// Takes a slot for the block of `key`, evicting one if need be.
-  package mutating func begin(_ key: BlockKey, after parent: BlockKey?) -> Reservation {
+  ///
+  /// - Parameter isCopy: It is pulled: another member has it.
+  package mutating func begin(
+    _ key: BlockKey, after parent: BlockKey?, isCopy: Bool = false
+  ) -> Reservation {
     // Two engines may commit the same block at once; the first is written.
     if has(key) { return .present }
     let parent = parent == key ? nil : parent
-    if free.isEmpty { makeRoom(after: parent) }
+    if free.isEmpty { makeRoom(after: parent, forCopy: isCopy) }
     guard let slot = free.popLast() else { return .full }
     slots[slot.index].generation &+= 1
     slots[slot.index].phase = .writing
+    slots[slot.index].standing = isCopy ? .copy : .probation
     slots[slot.index].key = key
     slots[slot.index].parent = parent
     slots[slot.index].digests = []
@@ -104,11 +109,7 @@ package struct SlotPool: Sendable {
   }
 
   /// Every rank's bytes are in the slot, and these are their digests. The block becomes visible.
-  ///
-  /// - Parameter isCopy: It was pulled: another member has it.
-  package mutating func seal(
-    _ slot: SlotIndex, generation: UInt32, digests: [Digest128?], isCopy: Bool = false
-  ) {
+  package mutating func seal(_ slot: SlotIndex, generation: UInt32, digests: [Digest128?]) {
     precondition(
       slots[slot.index].phase == .writing && slots[slot.index].generation == generation
         && digests.count == rankCount, "\(slot) is sealed by somebody who does not write it")
@@ -118,8 +119,9 @@ package struct SlotPool: Sendable {
     changes?.append(FeedChange(key: key, isSealed: true))
     slots[slot.index].phase = .sealed
     slots[slot.index].uses = 0
-    slots[slot.index].standing = isCopy ? .copy : .probation
-    if !isCopy, retention.noteReturned(key) { slots[slot.index].standing = .protected }
+    if slots[slot.index].standing != .copy {
+      slots[slot.index].standing = retention.noteReturned(key) ? .protected : .probation
+    }
     if slots[slot.index].standing == .probation { probationCount += 1 }
     slots[slot.index].digests = digests
     slots[slot.index].children = orphans.removeValue(forKey: key) ?? 0
@@ -190,7 +192,7 @@ package struct SlotPool: Sendable {
   /// Evicts every sealed block that no lease pins, but for those that a pinned one follows.
   package mutating func evictUnpinned() -> Int {
     var count = 0
-    while evictNext(sparing: nil) == .made { count += 1 }
+    while evictNext(sparing: nil, forCopy: false) == .made { count += 1 }
     return count
   }
 
@@ -198,16 +200,16 @@ package struct SlotPool: Sendable {
 
   /// For a block that follows `parent`, which itself stays. A block whose parent is not here could not be found, and
   /// nothing makes room for it; nor does what is worth as much, where that is the parent alone.
-  private mutating func makeRoom(after parent: BlockKey?) {
+  private mutating func makeRoom(after parent: BlockKey?, forCopy isCopy: Bool) {
     if let parent, !has(parent) { return }
     let spared = parent.flatMap { index[$0] }
-    if evictNext(sparing: spared) == .none { evictInner(sparing: spared) }
+    if evictNext(sparing: spared, forCopy: isCopy) == .none { evictInner(sparing: spared) }
   }
 
-  /// Copies first; then what is on probation while there is more of it than its share, and what is protected
-  /// otherwise.
-  private mutating func evictNext(sparing spared: SlotIndex?) -> Room {
-    let isOver = probationCount > retention.probationSlots
+  /// Copies first; then what is on probation while there is more of it than its share, or for another copy, and what
+  /// is protected otherwise.
+  private mutating func evictNext(sparing spared: SlotIndex?, forCopy isCopy: Bool) -> Room {
+    let isOver = isCopy || probationCount > retention.probationSlots
     var hasMetTheParent = false
     let order: [Retention.Standing] =
       isOver ? [.copy, .probation, .protected] : [.copy, .protected, .probation]
@@ -215,7 +217,7 @@ package struct SlotPool: Sendable {
       switch evictOldest(standing, sparing: spared) {
       case .made: return .made
       // The new block would be on probation too, and after it.
-      case .onlyTheParent where standing == .probation: return .onlyTheParent
+      case .onlyTheParent where standing == .probation && !isCopy: return .onlyTheParent
       case .onlyTheParent: hasMetTheParent = true
       case .none: break
       }
