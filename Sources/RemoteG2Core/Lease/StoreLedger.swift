@@ -30,8 +30,7 @@ package struct StoreLedger: Sendable {
   ) {
     self.incarnation = incarnation
     self.limits = limits
-    pool = SlotPool(
-      slotCount: slotCount, rankCount: rankCount, limits: limits, tellsChanges: tellsChanges)
+    pool = SlotPool(slotCount: slotCount, rankCount: rankCount, tellsChanges: tellsChanges)
   }
 
   // MARK: Events

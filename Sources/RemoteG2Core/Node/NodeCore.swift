@@ -322,7 +322,7 @@ package struct NodeCore: Sendable {
     for id in waiters.values.filter({ $0.deadline <= now }).map(\.id).sorted() {
       actions += answer(id, .outpaced, at: now)
     }
-    for number in pools.keys.sorted() { inPool(number) { $0.ledger.expireDue(at: now) } }
+    for number in pools.keys { inPool(number) { $0.ledger.expireDue(at: now) } }
     for id in strangers.filter({ $0.value <= now }).keys.sorted() {
       strangers[id] = nil
       connections[id] = nil
@@ -377,9 +377,6 @@ package struct NodeCore: Sendable {
 
   private mutating func tell(_ changes: [FeedChange], wakes: Bool = true) -> [NodeAction] {
     if !changes.isEmpty {
-      for change in changes where !change.isSealed && !index.isAnnounced(change.key) {
-        noteEvicted(change)
-      }
       feed.note(changes)
       ownChanges += changes
       hasUntold = true
