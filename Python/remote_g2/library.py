@@ -128,7 +128,8 @@ _SIGNATURES = {
 }
 
 # They wait for somebody, or copy for long: other threads of Python's go on meanwhile. The others are over in
-# microseconds, and whoever lets go of the interpreter's lock may get it back only milliseconds later.
+# microseconds (rg2_scheduler_match in at most 200 of them, in all of a step), and whoever lets go of the
+# interpreter's lock may get it back only milliseconds later.
 _LETS_OTHERS_RUN = {
     "rg2_scheduler_open",
     "rg2_scheduler_close",

@@ -36,12 +36,9 @@ public final class StagedEngine {
 
   deinit { control.stop() }
 
-  /// The node is asked with the next ``match(_:local:most:)``, ``plan(tokens:)`` or ``wait(atMost:)``: for many that
-  /// come at once, the thread that speaks with it is woken once.
   public func newRequest(_ id: RequestID, keys: [BlockKey]) {
-    let now = MonotonicClock.now()
-    for answer in control.drain() { core.heard(answer, at: now) }
-    core.newRequest(id, keys: keys, at: now, mayBeKnown: control.keysKnown)
+    let mayBeKnown = control.keysKnown
+    advance { core, now in core.newRequest(id, keys: keys, at: now, mayBeKnown: mayBeKnown) }
   }
 
   public func match(_ id: RequestID, local: Int, most: Int) -> StagedMatch {
@@ -91,7 +88,6 @@ public final class StagedEngine {
 
   /// Sleeps until the node says something, or a request has waited long enough, or `limit` is over.
   public func wait(atMost limit: Duration) {
-    control.post(core.takeRequests())
     let now = MonotonicClock.now()
     let until = min(core.nextDeadline ?? now + limit, now + limit)
     _ = bell.wait(until: until)

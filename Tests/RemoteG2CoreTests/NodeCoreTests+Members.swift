@@ -46,6 +46,22 @@ extension `A node` {
     #expect(bench.patience == expected)
   }
 
+  @Test
+  func `does not take a member for far away because it was stopped while its feed was opened`() {
+    var bench = Bench()
+    for place in 0..<4 {
+      // Its answer to our watching waited until one of the two went on.
+      bench.announce("b", Self.keys, after: place == 0 ? .zero : .seconds(20))
+      bench.want([Self.keys[place]], lease: UInt64(place + 1), at: Self.at(10 * place))
+      let stream = bench.pulls[place].stream
+      bench.core.answerBegan(stream, after: .milliseconds(50))
+      bench.land(stream, 0, at: Self.at(10 * place + 1))
+      bench.take(bench.core.ended(stream, .served, at: Self.at(10 * place + 1)))
+      bench.core.lost("b", because: nil)
+    }
+    #expect(bench.patience == [100, 100, 150, 150].map { Duration.milliseconds($0) })
+  }
+
   @Test func `serves a window at a time, pinned until it is sent`() {
     var bench = Bench { $0.streamWindowBytes = 2 * 8192 }
     bench.announce("b", Self.keys)

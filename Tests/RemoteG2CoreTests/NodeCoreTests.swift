@@ -53,10 +53,12 @@ import Testing
       }
     }
 
-    mutating func announce(_ member: PeerName, _ keys: [BlockKey]) {
+    mutating func announce(
+      _ member: PeerName, _ keys: [BlockKey], after delay: Duration = .zero
+    ) {
       let node = Incarnation(high: 77, low: UInt64(member.text.utf8.first ?? 0))
       #expect(
-        core.watched(member, as: StreamWelcome(node: node, name: member), after: .zero) == nil)
+        core.watched(member, as: StreamWelcome(node: node, name: member), after: delay) == nil)
       #expect(core.heard(.pools([terms]), from: member) == true)
       #expect(core.heard(.snapshot(keys, isLast: true), from: member) == true)
     }

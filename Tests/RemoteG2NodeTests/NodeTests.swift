@@ -82,6 +82,23 @@ import Testing
     #expect(isSaved)
   }
 
+  @Test func `a prefix is asked for when its request comes, before the engine wants to know of it`()
+    throws
+  {
+    let node = try TestNode("a")
+    defer { node.stop() }
+    let engine = try NodeEngine(node.socket)
+    #expect(engine.comes { engine.engine.isAttached })
+    engine.step()
+    engine.save(Self.keys, Self.content)
+    #expect(comes { node.sealed == Self.keys.count })
+    engine.engine.newRequest(RequestID(1), keys: Self.keys)
+    // The engine is busy: it calls nothing meanwhile.
+    #expect(comes { node.report.blocksAnswered == Self.keys.count })
+    engine.engine.finished(RequestID(1))
+    #expect(comes { node.held == 0 })
+  }
+
   @Test func `the doctor pulls and proves blocks of a member, and says why it cannot`() throws {
     let node = try TestNode("a")
     defer { node.stop() }

@@ -115,7 +115,7 @@ void *rg2_scheduler_open(const rg2_model *model, const char *socket);
 void rg2_scheduler_close(void *scheduler);
 
 // A request arrived. `hashes` are the engine's hashes of its whole blocks, one after another, of `hash_bytes`
-// (16 or more) bytes each. The node is asked with the next call of match, plan or wait.
+// (16 or more) bytes each.
 int rg2_scheduler_new_request(void *scheduler, uint64_t request, const uint8_t *hashes,
                               uint32_t count, uint32_t hash_bytes);
 

@@ -22,7 +22,8 @@ extension NodeCore {
     members[member]?.node = welcome.node
     members[member]?.standing = .watched
     members[member]?.pools = []
-    members[member]?.noteFirstByte(after: after)
+    // A later one may have waited until a stopped node went on; once it has answered, its answers say more.
+    if members[member]?.firstByteAfter == nil { members[member]?.noteFirstByte(after: after) }
     return nil
   }
 

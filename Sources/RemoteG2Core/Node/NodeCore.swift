@@ -322,7 +322,8 @@ package struct NodeCore: Sendable {
     for id in waiters.values.filter({ $0.deadline <= now }).map(\.id).sorted() {
       actions += answer(id, .outpaced, at: now)
     }
-    for number in pools.keys { inPool(number) { $0.ledger.expireDue(at: now) } }
+    // Not over the keys themselves: they would hold on to the pools, and each that changes would be copied.
+    for number in pools.keys.sorted() { inPool(number) { $0.ledger.expireDue(at: now) } }
     for id in strangers.filter({ $0.value <= now }).keys.sorted() {
       strangers[id] = nil
       connections[id] = nil
