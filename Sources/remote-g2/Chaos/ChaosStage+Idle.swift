@@ -10,7 +10,8 @@ extension ChaosStage {
   ///
   /// - Returns: Cores used, over `seconds`, with the blocks in quarantine all that time.
   func idleShare(seconds: Double) throws -> (cores: Double, quarantined: Int) {
-    try beginPull(prompts[0], share: 0.3)
+    try fill(prompts[0])
+    try beginPull(prompts[0], share: 0.3, computing: golden[0].ttftSeconds ?? 1)
     let store = try fleet.nodeProcesses("A")
     store.signal(SIGSTOP)
     try fleet.poll("A's store is stopped", seconds: 5) { store.isStopped }

@@ -152,6 +152,12 @@ final class WorkerProcess {
   /// Not answered by itself: the request's result follows.
   func cancel(_ id: UInt64) throws { try send(WorkerCommand(.cancel, id: id)) }
 
+  /// Whether a request has ended; its result is still to be taken.
+  func hasResult(of id: UInt64) -> Bool {
+    collect()
+    return pending.contains { if case .result = $0 { $0.id == id } else { false } }
+  }
+
   func result(of id: UInt64) throws -> ConsoleResult {
     guard case .result(_, let result) = try event(id, "result", seconds: 180) else {
       throw SceneFailure("worker \(name): no result")
