@@ -1,7 +1,7 @@
 # Everything a developer or CI runs. Each line does its own set-up; nothing is hidden elsewhere.
 
 BIN = .build/release
-PURE_SUITES = ^(TidyTests|RemoteG2CoreTests|ContentDigestTests|OSThreadsTests|LocalStoreTests|KVTransferTests|KVConnectorTests|KVWorkerTests|RemoteG2EngineTests|RemoteG2LibraryTests|RemoteG2NodeTests|SimulationTests)\.
+PURE_SUITES = ^(TidyTests|RemoteG2CoreTests|ContentDigestTests|OSThreadsTests|LocalStoreTests|KVTransferTests|KVConnectorTests|KVWorkerTests|RemoteG2EngineTests|RemoteG2LibraryTests|RemoteG2NodeTests|SimulationTests|TraceReplayTests)\.
 # About two minutes of chaos come after the tests; `make chaos` is the whole of it.
 CHAOS_FAULTS = 24
 # And a minute and a half of rank groups; `remote-g2 run --tp 3` plays all their scenes.

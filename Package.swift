@@ -109,6 +109,8 @@ let package = Package(
         "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVWorker",
         "LocalStore", "RemoteG2Core", "RemoteG2Engine", "TransferRig",
       ]),
+    // A production's prompts, dealt to nodes that decide as those that ship.
+    module("TraceReplay", on: ["RemoteG2Core"]),
     module(
       "RemoteG2EngineTesting",
       on: [
@@ -170,8 +172,8 @@ let package = Package(
       dependencies: [
         "Collectives", "KVConnector", "Linear", "LlamaModel", "LocalStore", "NIXL", "NIXLTransfer",
         "NodeMetrics", "OSThreads", "Processes", "RankGroups", "RemoteG2Core", "RemoteG2Node",
-        "PoolAgents", "RemoteG2Control", "RemoteG2Runtime", "Simulation", "TransferRig",
-        "WorkerConsole",
+        "PoolAgents", "RemoteG2Control", "RemoteG2Runtime", "Simulation", "TraceReplay",
+        "TransferRig", "WorkerConsole",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       resources: [.copy("Resources/text.txt")],
@@ -235,6 +237,7 @@ let package = Package(
         "RemoteG2Node", "Simulation",
       ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
+    tests("TraceReplayTests", on: ["RemoteG2Core", "TraceReplay"]),
 
     // What follows needs the model, NIXL, gRPC or processes of its own.
     tests(

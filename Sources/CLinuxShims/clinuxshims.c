@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <spawn.h>
 #include <poll.h>
@@ -371,6 +372,11 @@ void clinux_rank_clear(int socket) {
   char bytes[16];
   while (recv(socket, bytes, sizeof bytes, MSG_DONTWAIT) > 0) {
   }
+}
+
+size_t clinux_allocated(void) {
+  struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
 }
 
 void clinux_nap(int64_t nanoseconds) {

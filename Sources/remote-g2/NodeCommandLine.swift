@@ -72,7 +72,8 @@ struct NodeCommandLine: AsyncParsableCommand {
     }
     transport.prepare(host: reading?.host ?? address.host)
     let configuration = NodeConfiguration(
-      name: PeerName(name), address: address, members: members(), memoryBytes: memoryBytes(),
+      name: PeerName(name), address: address, members: members(),
+      memoryBytes: byteCount("--memory", memory),
       directory: runDirectory(runDir, group: groupNumber), group: groupNumber,
       isPrivate: isPrivate, hasAgents: reading != nil, log: { Self.say($0) })
     // Its port is had before engines find the node.
@@ -185,14 +186,5 @@ struct NodeCommandLine: AsyncParsableCommand {
     if let number = UInt32(group) { return number }
     guard let entry = getgrnam(group) else { fail("--group \(group): there is no such group") }
     return entry.pointee.gr_gid
-  }
-
-  private func memoryBytes() -> Int {
-    let units = ["B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40]
-    let number = memory.prefix { $0.isNumber }
-    guard let shift = units[String(memory.dropFirst(number.count))], let count = Int(number),
-      count > 0, count < 1 << (46 - shift)
-    else { fail("--memory \(memory) is not a size, e.g. 512MiB or 4GiB") }
-    return count << shift
   }
 }

@@ -18,8 +18,8 @@ struct RemoteG2: AsyncParsableCommand {
       """,
     version: "0.1.0",
     subcommands: [
-      Run.self, FleetCommandLine.self, Sim.self, Chaos.self, Doctor.self, NodeCommandLine.self,
-      StatusCommandLine.self, WorkerCommandLine.self, AgentCommandLine.self,
+      Run.self, FleetCommandLine.self, Sim.self, ReplayCommandLine.self, Chaos.self, Doctor.self,
+      NodeCommandLine.self, StatusCommandLine.self, WorkerCommandLine.self, AgentCommandLine.self,
     ])
 }
 
@@ -144,4 +144,14 @@ func checkRange(_ flag: String, _ value: Int, _ range: ClosedRange<Int>) {
   guard range.contains(value) else {
     fail("\(flag) \(value) is not possible: \(range.lowerBound) to \(range.upperBound)")
   }
+}
+
+/// A size from the command line, e.g. 512MiB.
+func byteCount(_ flag: String, _ text: String) -> Int {
+  let units = ["B": 0, "KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40]
+  let number = text.prefix { $0.isNumber }
+  guard let shift = units[String(text.dropFirst(number.count))], let count = Int(number),
+    count > 0, count < 1 << (46 - shift)
+  else { fail("\(flag) \(text) is not a size, e.g. 512MiB or 4GiB") }
+  return count << shift
 }

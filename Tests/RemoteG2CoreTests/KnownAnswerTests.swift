@@ -157,7 +157,7 @@ import Testing
   static let streams: [(StreamMessage, String)] = [
     (
       .hello(StreamHello(node: incarnation, name: "a", terms: nil)),
-      "1b00000001010000000e000000000000000f00000000000000010000006100"
+      "1b00000001020000000e000000000000000f00000000000000010000006100"
     ),
     (
       .hello(
@@ -167,7 +167,7 @@ import Testing
             fingerprint: Fingerprint(
               protocolVersion: 2, modelDigest: "m", weightEpoch: 3, layout: "l", hashScheme: "h",
               rankCount: 2, numerics: "n"), blockBytes: 4096))),
-      "4700000001010000000e000000000000000f00000000000000010000006101"
+      "4700000001020000000e000000000000000f00000000000000010000006101"
         + "02000000010000006d0300000000000000010000006c010000006802000000010000006e0010000000000000"
     ),
     (
@@ -188,7 +188,7 @@ import Testing
     (.snapshot([], isLast: true), "06000000450100000000"),
     (
       .changes(number: 9, [FeedChange(key: key, isSealed: true)]),
-      "1e00000046090000000000000001000000" + "0807060504030201090000000000000001"
+      "1f00000046090000000000000001000000" + "080706050403020109000000000000000100"
     ),
     (.pools([]), "050000004700000000"), (.beat, "0100000048"),
   ]

@@ -86,6 +86,21 @@ import Testing
     Edge("an owner must always be able to evict something", { $0.pinnedFractionMax = 0.99 }) {
       $0.pinnedFractionMax = 1
     },
+    Edge(
+      "new blocks and old ones must both have a part of the pool", { $0.probationShareMax = 0.99 }
+    ) { $0.probationShareMax = 1 },
+    Edge(
+      "new blocks and old ones must both have a part of the pool", { $0.probationShareMin = 0.3 }
+    ) { $0.probationShareMin = 0.31 },
+    Edge(
+      "new blocks and old ones must both have a part of the pool", { $0.probationShareMin = 0.01 }
+    ) { $0.probationShareMin = 0 },
+    Edge("no fewer than none can be remembered", { $0.evictionsRememberedMax = 0 }) {
+      $0.evictionsRememberedMax = -1
+    },
+    Edge("no fewer than none can be remembered", { $0.evictionsRememberedPerBlock = 0 }) {
+      $0.evictionsRememberedPerBlock = -1
+    },
     Edge("a grant for the longest fetch must fit a message", { $0.messageBytesMax = 4096 * 64 }) {
       $0.messageBytesMax = 4096 * 64 - 1
     },

@@ -175,3 +175,47 @@ extension `A node` {
     #expect(bench.core.received(.ping(1), from: stranger, at: Self.at(11_001)) == [])
   }
 }
+
+/// What it evicts, by what others have.
+extension `A node` {
+  @Test func `evicts its copies first, for as long as somebody else has them`() {
+    // Four slots: two copies of what b has, and two blocks of its own.
+    var bench = Bench(memoryBytes: 4 * 8192)
+    bench.announce("b", Array(Self.keys[0..<2]))
+    bench.want(Array(Self.keys[0..<2]), at: Self.at(0))
+    for position in 0..<2 { bench.land(bench.pulls[0].stream, position, at: Self.at(1)) }
+    bench.take(bench.core.ended(bench.pulls[0].stream, .served, at: Self.at(1)))
+    bench.take(bench.core.received(.release(lease: 1), from: bench.leader, at: Self.at(1)))
+    #expect(bench.stats.slots == 4 && bench.stats.sealed == 2)
+    // c has others: the copies go for them, tail first, as often as need be.
+    bench.announce("c", Array(Self.keys[2..<7]))
+    bench.want(Array(Self.keys[2..<5]), lease: 2, at: Self.at(2))
+    for position in 0..<3 { bench.land(bench.pulls[1].stream, position, at: Self.at(3)) }
+    bench.take(bench.core.ended(bench.pulls[1].stream, .served, at: Self.at(3)))
+    bench.take(bench.core.received(.release(lease: 2), from: bench.leader, at: Self.at(3)))
+    #expect(bench.core.sealedKeys == Set([0, 2, 3, 4].map { Self.keys[$0] }))
+    // b is gone: the copy of its first block is the last one there is, and younger copies go before it.
+    bench.core.lost("b", because: nil)
+    bench.want(Array(Self.keys[5..<7]), lease: 3, at: Self.at(4))
+    for position in 0..<2 { bench.land(bench.pulls[2].stream, position, at: Self.at(5)) }
+    #expect(bench.core.sealedKeys == Set([0, 2, 5, 6].map { Self.keys[$0] }))
+  }
+
+  @Test func `keeps the last copy of what another member has evicted`() {
+    var bench = Bench(memoryBytes: 2 * 8192)
+    bench.announce("b", Self.keys)
+    for place in 0..<2 {
+      bench.want([Self.keys[place]], lease: UInt64(place + 1), at: Self.at(place))
+      bench.land(bench.pulls[place].stream, 0, at: Self.at(place))
+      bench.take(bench.core.ended(bench.pulls[place].stream, .served, at: Self.at(place)))
+      let release = LocalMessage.release(lease: UInt64(place + 1))
+      bench.take(bench.core.received(release, from: bench.leader, at: Self.at(place)))
+    }
+    let gone = FeedChange(key: Self.keys[0], isSealed: false, wasProtected: true)
+    #expect(bench.core.heard(.changes(number: 1, [gone]), from: "b") == true)
+    // The other copy is younger, and goes.
+    bench.want([Self.keys[2]], lease: 3, at: Self.at(5))
+    bench.land(bench.pulls[2].stream, 0, at: Self.at(6))
+    #expect(bench.core.sealedKeys == [Self.keys[0], Self.keys[2]])
+  }
+}

@@ -161,12 +161,16 @@ import Testing
   }
 
   @Test func `of blocks that are given back together the last is evicted first`() throws {
-    var ledger = Self.ledger(slots: 8, sealed: 0)
+    // What was used twice goes before what is new.
+    var ledger = Self.ledger(slots: 8, sealed: 0, limits: Limits { $0.probationShare = 0.95 })
     // No chain says which of them comes before which.
     for key in Self.keys(0..<8) { Self.seal(&ledger, [key]) }
     let together = Self.keys(0..<4)
-    let grant = try Self.granted(ledger.resolve(together, ttl: nil, at: Self.start))
-    #expect(ledger.release(grant.lease, at: Self.start) == .released)
+    for keys in [Self.keys(4..<8), together] {
+      let grant = try Self.granted(
+        ledger.resolve(keys, ttl: nil, at: Self.start))
+      #expect(ledger.release(grant.lease, at: Self.start) == .released)
+    }
     // The other four are older by now.
     for key in Self.keys(100..<104) { Self.seal(&ledger, [key]) }
     #expect(together.allSatisfy(ledger.pool.has))

@@ -77,7 +77,8 @@ import Testing
       "Linear", "Collectives", "LlamaModel", "LlamaModelTesting", "KVTransfer", "NIXLTransfer",
       "KVTransferTesting", "KVConnector", "KVWorker", "EngineControl", "RemoteG2Library",
       "RemoteG2CABI", "RemoteG2Node", "NodeTesting", "NodeMetrics",
-      "TransferRig", "RemoteG2Engine", "Simulation", "RemoteG2EngineTesting", "RemoteG2Control",
+      "TransferRig", "RemoteG2Engine", "Simulation", "TraceReplay", "RemoteG2EngineTesting",
+      "RemoteG2Control",
       "PoolAgents", "RankGroups", "RemoteG2Runtime", "WorkerConsole", "remote-g2",
       "remote-g2-testhost",
     ]

@@ -119,6 +119,9 @@ void clinux_rank_clear(int socket);
 // Sleeps for `nanoseconds`.
 void clinux_nap(int64_t nanoseconds);
 
+// Bytes that this process has allocated and not freed.
+size_t clinux_allocated(void);
+
 // Advisory exclusive lock on a file, not waited for and not reached through a link. Returns the
 // descriptor, or -errno.
 int clinux_lock_file(const char *path);

@@ -15,6 +15,11 @@ package struct HolderIndex: Sendable {
   /// - Parameter keysMax: Keys remembered of one member; what it announces beyond them is not.
   package init(keysMax: Int) { self.keysMax = keysMax }
 
+  /// What all members announce, once for each of them.
+  package var announcedCount: Int { holders.values.reduce(0) { $0 + $1.keys.count } }
+  package func isAnnounced(_ key: BlockKey) -> Bool {
+    holders.values.contains { $0.keys.contains(key) }
+  }
   package func keyCount(of member: PeerName) -> Int { holders[member]?.keys.count ?? 0 }
   package func keys(of member: PeerName) -> Set<BlockKey> { holders[member]?.keys ?? [] }
 

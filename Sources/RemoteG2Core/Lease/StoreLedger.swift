@@ -30,7 +30,8 @@ package struct StoreLedger: Sendable {
   ) {
     self.incarnation = incarnation
     self.limits = limits
-    pool = SlotPool(slotCount: slotCount, rankCount: rankCount, tellsChanges: tellsChanges)
+    pool = SlotPool(
+      slotCount: slotCount, rankCount: rankCount, limits: limits, tellsChanges: tellsChanges)
   }
 
   // MARK: Events

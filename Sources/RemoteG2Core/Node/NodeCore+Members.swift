@@ -9,7 +9,7 @@ extension NodeCore {
     _ member: PeerName, as welcome: StreamWelcome, after: Duration
   ) -> MemberRefusal? {
     guard members[member] != nil else { return .unknown }
-    index.forget(member)
+    forget(member)
     guard welcome.name == member else {
       let reason = "the node at its address is named \(welcome.name)"
       members[member]?.standing = .refused(reason)
@@ -33,7 +33,8 @@ extension NodeCore {
     switch message {
     case .snapshot(let keys, _): index.snapshot(keys, of: member)
     case .changes(let number, let changes):
-      return index.change(changes, number: number, of: member)
+      guard index.change(changes, number: number, of: member) else { return false }
+      noteHeard(changes)
     case .pools(let pools): members[member]?.pools = pools
     case .beat: break
     default: return false
@@ -43,9 +44,15 @@ extension NodeCore {
 
   /// Its feed has ended, or could not be opened.
   package mutating func lost(_ member: PeerName, because reason: String?) {
-    index.forget(member)
+    forget(member)
     members[member]?.pools = []
     members[member]?.standing = reason.map { .refused($0) } ?? .away
+  }
+
+  /// Its feed begins anew, or has ended: our copies of what it had may be the last.
+  private mutating func forget(_ member: PeerName) {
+    index.forget(member)
+    noteLost()
   }
 
   /// What keeps this node's engines from sharing with a member, if something does: its first pool that differs

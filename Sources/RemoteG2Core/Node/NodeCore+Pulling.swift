@@ -160,7 +160,7 @@ extension NodeCore {
     }
     let key = span.keys[position]
     let parent = position > 0 ? span.keys[position - 1] : span.parent
-    switch inPool(span.pool, { $0.ledger.pool.begin(key, after: parent) }) {
+    switch inPool(span.pool, { $0.ledger.pool.begin(key, after: parent, isCopy: true) }) {
     case nil: return .stop
     case .reserved(let slot, let generation):
       spans[stream]?.writing = (slot, generation)

@@ -378,6 +378,9 @@ package struct NodeCore: Sendable {
 
   private mutating func tell(_ changes: [FeedChange], wakes: Bool = true) -> [NodeAction] {
     if !changes.isEmpty {
+      for change in changes where !change.isSealed && !index.isAnnounced(change.key) {
+        noteEvicted(change)
+      }
       feed.note(changes)
       ownChanges += changes
       hasUntold = true

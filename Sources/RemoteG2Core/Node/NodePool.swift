@@ -57,3 +57,48 @@ extension NodeCore {
     pools.index(forKey: number).map { pools.values[$0].terms }
   }
 }
+
+/// What members have and have no more, for the pools' choice of what they evict. A key does not say which pool it is
+/// for: all are told.
+extension NodeCore {
+  /// Of each pool, in place: whoever held on to the pools while one is changed would have it copied.
+  private mutating func inEachPool(_ body: (inout SlotPool) -> Void) {
+    for number in pools.keys.sorted() { inPool(number) { body(&$0.ledger.pool) } }
+  }
+
+  /// Nobody has it any more.
+  mutating func noteEvicted(_ change: FeedChange) {
+    inEachPool { $0.retention.noteEvicted(change.key, wasProtected: change.wasProtected) }
+  }
+
+  /// Another member has told these.
+  mutating func noteHeard(_ changes: [FeedChange]) {
+    let announced = index.announcedCount
+    inEachPool { $0.retention.noteFleet(announced: announced) }
+    for change in changes {
+      if change.isSealed {
+        inEachPool { $0.retention.noteReturned(change.key) }
+      } else if !index.isAnnounced(change.key) {
+        keepLast(change)
+      }
+    }
+  }
+
+  /// No other member has it any more: our own copy is the last, or it is gone.
+  private mutating func keepLast(_ change: FeedChange) {
+    var isHere = false
+    inEachPool { pool in
+      isHere = isHere || pool.has(change.key)
+      pool.keepLast(change.key)
+    }
+    if !isHere { noteEvicted(change) }
+  }
+
+  /// What some member announced counts no more.
+  mutating func noteLost() {
+    let index = index
+    inEachPool { pool in
+      for key in pool.copiedKeys where !index.isAnnounced(key) { pool.keepLast(key) }
+    }
+  }
+}

@@ -5,8 +5,9 @@
 ///
 /// A slot's generation changes before anything may be written to it again, so "generation
 /// unchanged" means "bytes unchanged". Pinned slots are never evicted. A block is evicted after those that
-/// follow it in its chain, except when every block that nothing follows is pinned. Only the store itself
-/// writes slots, so nothing here waits for a writer.
+/// follow it in its chain, except when every block that nothing follows is pinned, or when it is a copy of what
+/// another member has. Which one goes is told by ``Retention``, and among those of one kind by their last use. Only the
+/// store itself writes slots, so nothing here waits for a writer.
 package struct SlotPool: Sendable {
   package enum Phase: Equatable, Sendable { case free, writing, sealed }
 
@@ -14,6 +15,9 @@ package struct SlotPool: Sendable {
     var phase: Phase = .free
     var generation: UInt32 = 0
     var pins = 0
+    var standing = Retention.Standing.probation
+    /// Since it was sealed.
+    var uses = 0
     var key: BlockKey?
     var parent: BlockKey?
     /// Sealed blocks that follow it.
@@ -28,8 +32,10 @@ package struct SlotPool: Sendable {
   private var free: [SlotIndex]
   private var index: [BlockKey: SlotIndex] = [:]
   private var writing: [BlockKey: SlotIndex] = [:]
-  /// Slots that could be evicted, by their last use. An entry counts only while it is true.
-  private var evictable = DeadlineHeap<UInt64, SlotIndex>()
+  /// Slots that could be evicted, by what they are and by their last use. An entry counts only while it is true.
+  private var evictable = [DeadlineHeap<UInt64, SlotIndex>](repeating: DeadlineHeap(), count: 3)
+  private var probationCount = 0
+  package var retention: Retention
   private var useNext: UInt64 = 1
   /// Sealed blocks by the key that they follow, while that key is not sealed itself.
   private var orphans: [BlockKey: Int] = [:]
@@ -39,8 +45,11 @@ package struct SlotPool: Sendable {
   private var changes: [FeedChange]?
 
   /// - Parameter tellsChanges: ``takeChanges()`` is called again and again.
-  package init(slotCount: Int, rankCount: Int, tellsChanges: Bool = false) {
+  package init(
+    slotCount: Int, rankCount: Int, limits: Limits = Limits(), tellsChanges: Bool = false
+  ) {
     precondition(slotCount > 0 && rankCount > 0, "a pool has slots and ranks")
+    retention = Retention(slotCount: slotCount, limits: limits)
     self.rankCount = rankCount
     changes = tellsChanges ? [] : nil
     slots = Array(repeating: Slot(), count: slotCount)
@@ -78,17 +87,22 @@ package struct SlotPool: Sendable {
 
   // MARK: Writing
 
-  /// Takes a slot for the block of `key`, evicting the least recently used block that nobody pins and
-  /// nothing follows, if need be.
-  package mutating func begin(_ key: BlockKey, after parent: BlockKey?) -> Reservation {
+  /// Takes a slot for the block of `key`, evicting one if need be.
+  ///
+  /// - Parameter isCopy: It is pulled: another member has it.
+  package mutating func begin(
+    _ key: BlockKey, after parent: BlockKey?, isCopy: Bool = false
+  ) -> Reservation {
     // Two engines may commit the same block at once; the first is written.
     if has(key) { return .present }
-    if free.isEmpty, !evictOldest() { evictInner() }
+    let parent = parent == key ? nil : parent
+    if free.isEmpty { makeRoom(after: parent, forCopy: isCopy) }
     guard let slot = free.popLast() else { return .full }
     slots[slot.index].generation &+= 1
     slots[slot.index].phase = .writing
+    slots[slot.index].standing = isCopy ? .copy : .probation
     slots[slot.index].key = key
-    slots[slot.index].parent = parent == key ? nil : parent
+    slots[slot.index].parent = parent
     slots[slot.index].digests = []
     writing[key] = slot
     return .reserved(slot, generation: slots[slot.index].generation)
@@ -104,6 +118,11 @@ package struct SlotPool: Sendable {
     index[key] = slot
     changes?.append(FeedChange(key: key, isSealed: true))
     slots[slot.index].phase = .sealed
+    slots[slot.index].uses = 0
+    if slots[slot.index].standing != .copy {
+      slots[slot.index].standing = retention.noteReturned(key) ? .protected : .probation
+    }
+    if slots[slot.index].standing == .probation { probationCount += 1 }
     slots[slot.index].digests = digests
     slots[slot.index].children = orphans.removeValue(forKey: key) ?? 0
     if let parent = slots[slot.index].parent { count(1, of: parent) }
@@ -132,52 +151,125 @@ package struct SlotPool: Sendable {
     slots[slot.index].pins -= 1
     if slots[slot.index].pins == 0 {
       pinnedCount -= 1
+      promote(slot)
       noteUse(of: slot)
     }
   }
+
+  /// It was read. Whoever pulled a block reads it once for that; one that is read twice more is worth a place of its own.
+  private mutating func promote(_ slot: SlotIndex) {
+    slots[slot.index].uses += 1
+    switch slots[slot.index].standing {
+    case .copy:
+      if slots[slot.index].uses > 2 { set(.probation, slot) }
+    case .probation: set(.protected, slot)
+    case .protected: break
+    }
+  }
+
+  private mutating func set(_ standing: Retention.Standing, _ slot: SlotIndex) {
+    if slots[slot.index].standing == .probation { probationCount -= 1 }
+    if standing == .probation { probationCount += 1 }
+    slots[slot.index].standing = standing
+  }
+
+  /// Nobody else announces it any more: if it is a copy, it is the last.
+  package mutating func keepLast(_ key: BlockKey) {
+    guard let slot = index[key], slots[slot.index].standing == .copy else { return }
+    set(.probation, slot)
+    listIfEvictable(slot)
+  }
+
+  /// Of what was pulled, and has not been worth a place of its own.
+  package var copiedKeys: [BlockKey] {
+    slots.compactMap { $0.phase == .sealed && $0.standing == .copy ? $0.key : nil }
+  }
+
+  package func standing(of slot: SlotIndex) -> Retention.Standing { slots[slot.index].standing }
 
   // MARK: Evicting
 
   /// Evicts every sealed block that no lease pins, but for those that a pinned one follows.
   package mutating func evictUnpinned() -> Int {
     var count = 0
-    while evictOldest() { count += 1 }
+    while evictNext(sparing: nil, forCopy: false) == .made { count += 1 }
     return count
   }
 
-  @discardableResult
-  private mutating func evictOldest() -> Bool {
-    while let entry = evictable.popFirst() {
+  private enum Room { case made, onlyTheParent, none }
+
+  /// For a block that follows `parent`, which itself stays. A block whose parent is not here could not be found, and
+  /// nothing makes room for it; nor does what is worth as much, where that is the parent alone.
+  private mutating func makeRoom(after parent: BlockKey?, forCopy isCopy: Bool) {
+    if let parent, !has(parent) { return }
+    let spared = parent.flatMap { index[$0] }
+    if evictNext(sparing: spared, forCopy: isCopy) == .none { evictInner(sparing: spared) }
+  }
+
+  /// Copies first; then what is on probation while there is more of it than its share, or for another copy, and what
+  /// is protected otherwise.
+  private mutating func evictNext(sparing spared: SlotIndex?, forCopy isCopy: Bool) -> Room {
+    let isOver = isCopy || probationCount > retention.probationSlots
+    var hasMetTheParent = false
+    let order: [Retention.Standing] =
+      isOver ? [.copy, .probation, .protected] : [.copy, .protected, .probation]
+    for standing in order {
+      switch evictOldest(standing, sparing: spared) {
+      case .made: return .made
+      // The new block would be on probation too, and after it.
+      case .onlyTheParent where standing == .probation && !isCopy: return .onlyTheParent
+      case .onlyTheParent: hasMetTheParent = true
+      case .none: break
+      }
+    }
+    return hasMetTheParent ? .onlyTheParent : .none
+  }
+
+  private mutating func evictOldest(
+    _ standing: Retention.Standing, sparing spared: SlotIndex?
+  ) -> Room {
+    var kept: DeadlineHeap<UInt64, SlotIndex>.Entry?
+    defer { if let kept { evictable[standing.place].insert(kept.value, due: kept.deadline) } }
+    while let entry = evictable[standing.place].popFirst() {
       let slot = entry.value
       // It was used, pinned or followed since, or is something else by now.
-      guard isEvictable(slot), slots[slot.index].lastUse == entry.deadline else { continue }
+      guard isEvictable(slot), slots[slot.index].lastUse == entry.deadline,
+        slots[slot.index].standing == standing
+      else { continue }
+      guard slot != spared else {
+        kept = entry
+        continue
+      }
       evict(slot)
-      return true
+      return .made
     }
-    return false
+    return kept == nil ? .none : .onlyTheParent
   }
 
   /// The block used longest ago that no lease pins, though others follow it: every leaf is pinned. What
   /// follows it cannot be found before it is saved again.
-  private mutating func evictInner() {
-    let oldest = slots.indices.filter { slots[$0].phase == .sealed && slots[$0].pins == 0 }
-      .min { slots[$0].lastUse < slots[$1].lastUse }
-    guard let oldest else { return }
-    if let key = slots[oldest].key, slots[oldest].children > 0 {
-      orphans[key] = slots[oldest].children
+  private mutating func evictInner(sparing spared: SlotIndex?) {
+    let oldest = slots.indices.filter {
+      slots[$0].phase == .sealed && slots[$0].pins == 0 && SlotIndex($0) != spared
     }
+    .min { slots[$0].lastUse < slots[$1].lastUse }
+    guard let oldest else { return }
     evict(SlotIndex(oldest))
   }
 
   private func isEvictable(_ slot: SlotIndex) -> Bool {
     let slot = slots[slot.index]
-    return slot.phase == .sealed && slot.pins == 0 && slot.children == 0
+    return slot.phase == .sealed && slot.pins == 0
+      && (slot.children == 0 || slot.standing == .copy)
   }
 
   private mutating func evict(_ slot: SlotIndex) {
     guard let key = slots[slot.index].key else { preconditionFailure("\(slot) has no key") }
     index[key] = nil
-    changes?.append(FeedChange(key: key, isSealed: false))
+    if slots[slot.index].children > 0 { orphans[key] = slots[slot.index].children }
+    let standing = slots[slot.index].standing
+    if standing == .probation { probationCount -= 1 }
+    changes?.append(FeedChange(key: key, isSealed: false, wasProtected: standing == .protected))
     evictedCount += 1
     if let parent = slots[slot.index].parent { count(-1, of: parent) }
     clear(slot)
@@ -212,13 +304,25 @@ package struct SlotPool: Sendable {
   private mutating func listIfEvictable(_ slot: SlotIndex) {
     guard isEvictable(slot) else { return }
     // Entries that no longer count are dropped together, before they outnumber the slots.
-    if evictable.count > 2 * slots.count + 64 {
-      evictable = DeadlineHeap()
-      for other in slots.indices where isEvictable(SlotIndex(other)) {
-        evictable.insert(SlotIndex(other), due: slots[other].lastUse)
+    let place = slots[slot.index].standing.place
+    if evictable[place].count > 2 * slots.count + 64 {
+      evictable[place] = DeadlineHeap()
+      for other in slots.indices
+      where isEvictable(SlotIndex(other)) && slots[other].standing.place == place {
+        evictable[place].insert(SlotIndex(other), due: slots[other].lastUse)
       }
       return
     }
-    evictable.insert(slot, due: slots[slot.index].lastUse)
+    evictable[place].insert(slot, due: slots[slot.index].lastUse)
+  }
+}
+
+extension Retention.Standing {
+  fileprivate var place: Int {
+    switch self {
+    case .copy: 0
+    case .probation: 1
+    case .protected: 2
+    }
   }
 }

@@ -58,6 +58,7 @@ public enum StreamCodec {
       out.list(changes) {
         $0.key($1.key)
         $0.bool($1.isSealed)
+        $0.bool($1.wasProtected)
       }
     case .pools(let pools):
       out.integer(UInt8(71))
@@ -124,9 +125,9 @@ public enum StreamCodec {
       let number = try input.integer(UInt64.self)
       return .changes(
         number: number,
-        try input.list(max: bytesMax / 17, each: 17) { input throws(WireError) in
-          let key = try input.key()
-          return FeedChange(key: key, isSealed: try input.bool())
+        try input.list(max: bytesMax / 18, each: 18) { input throws(WireError) in
+          let (key, isSealed) = (try input.key(), try input.bool())
+          return FeedChange(key: key, isSealed: isSealed, wasProtected: try input.bool())
         })
     case 71: return .pools(try input.list(max: poolsMax, each: 40, terms))
     case 72: return .beat

@@ -4,7 +4,7 @@
 /// `welcome` or `refused`, then the blocks that were asked for, or its feed.
 public enum StreamMessage: Equatable, Sendable {
   /// Of this protocol; a node refuses another by name.
-  public static let version: UInt32 = 1
+  public static let version: UInt32 = 2
 
   // MARK: From who connects
 
@@ -103,9 +103,12 @@ public struct FeedChange: Equatable, Sendable {
   public var key: BlockKey
   /// Otherwise it was evicted.
   public var isSealed: Bool
+  /// Of what was evicted: it had been used again.
+  public var wasProtected: Bool
 
-  public init(key: BlockKey, isSealed: Bool) {
+  public init(key: BlockKey, isSealed: Bool, wasProtected: Bool = false) {
     self.key = key
     self.isSealed = isSealed
+    self.wasProtected = wasProtected
   }
 }

@@ -37,6 +37,14 @@ extension Limits {
     /// A lease that has ended still answers confirm and release for one TTL, while live and ended leases
     /// together are at most this many.
     public var leasesRememberedMax = 4096
+    /// Of the pool's slots, how many blocks that were used once are spared while others could go: at first, and within
+    /// which bounds that follows what comes back after it was evicted.
+    public var probationShare = 0.3
+    public var probationShareMin = 0.05
+    public var probationShareMax = 0.95
+    /// Evicted blocks that are remembered: so many for each block that the fleet holds, and so many at most.
+    public var evictionsRememberedPerBlock = 4
+    public var evictionsRememberedMax = 1 << 18
 
     // The local protocol.
     public var localConnectionsMax = 256
@@ -227,6 +235,15 @@ extension Limits.Values {
       (
         pinnedFractionMax > 0 && pinnedFractionMax < 1,
         "an owner must always be able to evict something"
+      ),
+      (
+        probationShareMin > 0 && probationShareMin <= probationShare
+          && probationShare <= probationShareMax && probationShareMax < 1,
+        "new blocks and old ones must both have a part of the pool"
+      ),
+      (
+        evictionsRememberedPerBlock >= 0 && evictionsRememberedMax >= 0,
+        "no fewer than none can be remembered"
       ),
       (
         blocksPerFetchMax * 64 <= messageBytesMax,
