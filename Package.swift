@@ -47,6 +47,7 @@ let package = Package(
     .package(url: "https://github.com/grpc/grpc-swift-nio-transport.git", from: "2.9.2"),
     .package(url: "https://github.com/grpc/grpc-swift-protobuf.git", from: "2.4.1"),
     .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-nio-extras.git", from: "1.35.2"),
     .package(url: "https://github.com/apple/swift-protobuf.git", from: "1.39.0", traits: []),
   ],
   targets: [
@@ -58,6 +59,8 @@ let package = Package(
     .target(name: "CLinuxShims"),
     .systemLibrary(name: "CXXHash", pkgConfig: "libxxhash", providers: [.apt(["libxxhash-dev"])]),
     .target(name: "CNIXL"),
+    // OpenSSL's headers; the library itself is loaded at run time.
+    .target(name: "CTLS"),
     module("OSThreads", on: ["CLinuxShims", "RemoteG2Core"]),
     module("ContentDigest", on: ["CXXHash", "RemoteG2Core"]),
     module("LocalStore", on: ["CLinuxShims", "ContentDigest", "OSThreads", "RemoteG2Core"]),
@@ -89,11 +92,13 @@ let package = Package(
     // The service of one host: no model, no MPI, no gRPC, no NIXL.
     module(
       "RemoteG2Node",
-      on: ["CLinuxShims", "ContentDigest", "LocalStore", "OSThreads", "RemoteG2Core"]),
+      on: ["CLinuxShims", "CTLS", "ContentDigest", "LocalStore", "OSThreads", "RemoteG2Core"]),
     // A node with engines beside it, for tests and benchmarks.
     module(
       "NodeTesting",
-      on: ["LocalStore", "OSThreads", "RemoteG2Core", "RemoteG2Library", "RemoteG2Node"]),
+      on: [
+        "LocalStore", "OSThreads", "Processes", "RemoteG2Core", "RemoteG2Library", "RemoteG2Node",
+      ]),
     // Slows down, breaks and looks into what ships. Only tools and tests link it.
     module("TransferRig", on: ["KVConnector", "KVTransfer", "OSThreads", "RemoteG2Core"]),
     module("Processes", on: ["CLinuxShims", "OSThreads", "RemoteG2Core"]),
@@ -125,6 +130,7 @@ let package = Package(
         .product(name: "GRPCCore", package: "grpc-swift-2"),
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
         .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOCertificateReloading", package: "swift-nio-extras"),
         .product(name: "GRPCProtobuf", package: "grpc-swift-protobuf"),
         .product(name: "SwiftProtobuf", package: "swift-protobuf"),
       ],

@@ -3,6 +3,7 @@ import Glibc
 import KVTransfer
 import NIXL
 import NIXLTransfer
+import NodeTesting
 import OSThreads
 import Processes
 import RemoteG2Core
@@ -34,6 +35,8 @@ enum NodeBench {
         + "\(rounds) rounds)   without digests/raw NIXL READ over UCX tcp (GB/s)"
     )
     for bytes in [64 << 10, 256 << 10, 1 << 20, 4 << 20] { try measure(bytes) }
+    print("  the same, encrypted, in turns with one that is not:")
+    for bytes in [256 << 10, 1 << 20, 4 << 20] { try encrypted(bytes) }
     try latency()
     try local()
   }
@@ -46,10 +49,12 @@ enum NodeBench {
     let (bytes, count, prefixes) = (arguments[0], arguments[1], arguments[2])
     let folder = try makeFolder()
     defer { try? FileManager.default.removeItem(atPath: folder) }
+    let certificates = ProcessInfo.processInfo.environment[certificatesKey]
     let node = try Node(
       NodeConfiguration(
         name: "a", address: StreamAddress(host: "127.0.0.1", port: 0), members: [],
-        memoryBytes: 2 * bytes * count * prefixes, directory: folder, log: { _ in }))
+        memoryBytes: 2 * bytes * count * prefixes, directory: folder,
+        tls: certificates.map { files("a", in: $0) }, log: { _ in }))
     let engine = try BenchEngine("\(folder)/a.node", blockBytes: bytes, blockCount: min(count, 32))
     for prefix in 0..<prefixes { try engine.save(keys(prefix, count)) }
     var bound: Int32 = 0
@@ -100,10 +105,12 @@ enum NodeBench {
     private let address: StreamAddress
     private let folder: String
 
-    init(_ bytes: Int, count: Int, prefixes: Int) throws {
+    /// - Parameter certificates: The folder of a's and b's; nil: nothing is encrypted.
+    init(_ bytes: Int, count: Int, prefixes: Int, certificates: String? = nil) throws {
       let output = Pipe()
       source = try ChildProcess(
         "/proc/self/exe".resolved, ["node-serve", "\(bytes)", "\(count)", "\(prefixes)"],
+        environment: certificates.map { [certificatesKey: $0] } ?? [:],
         input: input.fileHandleForReading.fileDescriptor,
         output: output.fileHandleForWriting.fileDescriptor, error: 2)
       try output.fileHandleForWriting.close()
@@ -115,7 +122,8 @@ enum NodeBench {
         NodeConfiguration(
           name: "b", address: StreamAddress(host: "127.0.0.1", port: 0),
           members: [("a", StreamAddress(host: "127.0.0.1", port: announcement.port))],
-          memoryBytes: 2 * bytes * count * prefixes, directory: folder, log: { _ in }))
+          memoryBytes: 2 * bytes * count * prefixes, directory: folder,
+          tls: certificates.map { files("b", in: $0) }, log: { _ in }))
       engine = try BenchEngine("\(folder)/b.node", blockBytes: bytes, blockCount: 1)
       let deadline = MonotonicClock.now() + .seconds(20)
       while node.look({ $0.report.members.first?.keys ?? 0 }) < count * prefixes {
@@ -128,11 +136,11 @@ enum NodeBench {
 
     /// The same answers, read into memory without digests.
     func reader(into memory: UnsafeMutableRawPointer) throws -> MemberProbe.Puller {
-      let finding = try MemberProbe.look(at: address, own: nil)
+      let finding = try MemberProbe.look(at: address, as: "a", own: nil)
       guard let terms = finding.pools.first else { throw BenchFailure("the source has no pool") }
       let hello = StreamHello(node: Incarnation(high: 3, low: 3), name: "reader", terms: terms)
       return try MemberProbe.Puller(
-        address, hello: hello, terms: terms, proves: false, into: memory)
+        address, of: "a", hello: hello, terms: terms, proves: false, into: memory)
     }
 
     func end() {
@@ -202,6 +210,43 @@ enum NodeBench {
             format: "   %6.2f (%.2f to %.2f; %.2f)", Bench.quantile(toNIXL, 0.5),
             Bench.quantile(toNIXL, 0.25), Bench.quantile(toNIXL, 0.75),
             Bench.quantile(nixls, 0.5))))
+  }
+
+  private static let certificatesKey = "REMOTE_G2_BENCH_CERTIFICATES"
+
+  private static func files(_ name: String, in folder: String) -> TLSFiles {
+    TLSFiles(
+      certificate: "\(folder)/\(name).crt", key: "\(folder)/\(name).key",
+      authority: "\(folder)/authority.crt")
+  }
+
+  /// The same question over an encrypted stream and over one that is not.
+  private static func encrypted(_ bytes: Int) throws {
+    let count = totalBytes / bytes
+    let forge = try CertificateForge()
+    let authority = try forge.make("authority", CertificateForge.authority)
+    for name in ["a", "b"] {
+      _ = try forge.make(name, CertificateForge.named(name), by: authority)
+    }
+    let open = try Pair(bytes, count: count, prefixes: rounds + 1)
+    defer { open.end() }
+    let sealed = try Pair(
+      bytes, count: count, prefixes: rounds + 1, certificates: forge.folder)
+    defer { sealed.end() }
+    var (speeds, ratios): ([Double], [Double]) = ([], [])
+    for round in 0...rounds {
+      let plain = try Bench.seconds { try open.engine.question(keys(round, count), want: count) }
+      let secret = try Bench.seconds { try sealed.engine.question(keys(round, count), want: count) }
+      guard round > 0 else { continue }
+      speeds.append(Double(totalBytes) / secret / 1e9)
+      ratios.append(plain / secret)
+    }
+    print(
+      "  " + "\(bytes >> 10) KiB".padding(toLength: 9, withPad: " ", startingAt: 0)
+        + String(
+          format: "%8.2f GB/s   to one in the open %.2f (%.2f to %.2f)",
+          Bench.quantile(speeds, 0.5), Bench.quantile(ratios, 0.5), Bench.quantile(ratios, 0.25),
+          Bench.quantile(ratios, 0.75)))
   }
 
   /// The same bytes by NIXL's own calls, from a process of its own into the same memory.

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -75,6 +76,16 @@ int clinux_tcp_error(int socket) {
   int error = 0;
   socklen_t length = sizeof error;
   return getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &length) == 0 ? error : errno;
+}
+
+void clinux_tcp_peer(int socket, char *text, size_t size) {
+  struct sockaddr_in address;
+  socklen_t length = sizeof address;
+  char host[INET_ADDRSTRLEN];
+  text[0] = 0;
+  if (getpeername(socket, (struct sockaddr *)&address, &length) != 0) return;
+  if (inet_ntop(AF_INET, &address.sin_addr, host, sizeof host) == NULL) return;
+  snprintf(text, size, "%s:%d", host, ntohs(address.sin_port));
 }
 
 ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count) {

@@ -26,6 +26,7 @@ package enum MemberProbe {
     case silent
     case senseless
     case wrongBytes
+    case notBelieved(HandshakeRefusal)
 
     package var description: String {
       switch self {
@@ -34,6 +35,7 @@ package enum MemberProbe {
       case .refused(let reason): "it refuses: \(reason)"
       case .silent: "it accepts a connection and says nothing for two seconds"
       case .senseless: "what listens there is no node of this version"
+      case .notBelieved(let refusal): "\(refusal)"
       case .wrongBytes: "a block came with bytes that are not those it announced"
       }
     }
@@ -49,19 +51,27 @@ package enum MemberProbe {
 
   /// Blocks its thread for ten seconds or so at most, whatever the member does.
   ///
-  /// - Parameter own: What this host's engines have; nil: the first of its own pools is asked for.
+  /// - Parameters:
+  ///   - member: Whose certificate it must show, if any is shown.
+  ///   - keeper: Of the certificate to show.
+  ///   - own: What this host's engines have; nil: the first of its own pools is asked for.
   package static func look(
-    at address: StreamAddress, own: PoolTerms?
+    at address: StreamAddress, as member: PeerName, keeper: TLSKeeper? = nil, own: PoolTerms?
   ) throws(Failure) -> Finding {
     var chance = SystemRandomNumberGenerator()
     let node = Incarnation(using: &chance)
-    let hello = StreamHello(node: node, name: "doctor", terms: nil)
-    let (found, keys) = try watch(address, hello)
+    let name = keeper?.ownName ?? "doctor"
+    let hello = StreamHello(node: node, name: name, terms: nil)
+    guard let socket = StreamSocket.connect(address, keeper, to: member) else {
+      throw .unreachable
+    }
+    let (found, keys) = try watch(socket, hello)
     var finding = found
     guard let terms = own.flatMap({ own in found.pools.first { $0 == own } }) ?? found.pools.first
     else { return finding }
     let puller = try Puller(
-      address, hello: StreamHello(node: node, name: "doctor", terms: terms), terms: terms)
+      address, of: member, keeper: keeper, hello: StreamHello(node: node, name: name, terms: terms),
+      terms: terms)
     var trips: [Duration] = []
     for _ in 0..<rounds {
       let began = MonotonicClock.now()
@@ -85,10 +95,13 @@ package enum MemberProbe {
 
   /// What it announces.
   private static func watch(
-    _ address: StreamAddress, _ hello: StreamHello
+    _ socket: StreamSocket, _ hello: StreamHello
   ) throws(Failure) -> (Finding, [BlockKey]) {
     let began = MonotonicClock.now()
-    guard let socket = StreamSocket.connect(address) else { throw .unreachable }
+    func ended(_ finding: Finding?) -> Failure {
+      if let refusal = socket.refusal { return .notBelieved(refusal) }
+      return finding == nil ? .unreachable : .silent
+    }
     var queue = SendQueue()
     queue.add(.hello(hello))
     queue.add(.watch)
@@ -98,7 +111,7 @@ package enum MemberProbe {
     let bell = EventBell()
     let deadline = began + patience
     while MonotonicClock.now() < deadline, keys.count < keysMax {
-      if socket.send(&queue) == .closed { throw finding == nil ? .unreachable : .silent }
+      if socket.send(&queue) == .closed { throw ended(finding) }
       var messages: [StreamMessage] = []
       var isSound = true
       let outcome = socket.receive(atMost: intake.wanted) { piece in
@@ -126,12 +139,12 @@ package enum MemberProbe {
       }
       switch outcome {
       case .bytes: continue
-      case .closed: throw finding == nil ? .unreachable : .silent
+      case .closed: throw ended(finding)
       case .nothing:
         guard MonotonicClock.now() < deadline else { throw .silent }
         _ = bell.wait(
           until: deadline, hearing: [socket.descriptor],
-          writable: queue.isEmpty ? [] : [socket.descriptor])
+          writable: socket.waitsToSend(!queue.isEmpty) ? [socket.descriptor] : [])
       }
     }
     // One that has more to tell than is needed here.
@@ -154,12 +167,15 @@ package enum MemberProbe {
 
     /// - Parameter proves: False measures what the digests cost.
     package init(
-      _ address: StreamAddress, hello: StreamHello, terms: PoolTerms, proves: Bool = true,
+      _ address: StreamAddress, of member: PeerName, keeper: TLSKeeper? = nil, hello: StreamHello,
+      terms: PoolTerms, proves: Bool = true,
       into target: UnsafeMutableRawPointer? = nil
     ) throws(Failure) {
       self.proves = proves
       self.target = target
-      guard let socket = StreamSocket.connect(address) else { throw .unreachable }
+      guard let socket = StreamSocket.connect(address, keeper, to: member) else {
+        throw .unreachable
+      }
       self.socket = socket
       self.hello = hello
       self.terms = terms
@@ -208,7 +224,7 @@ package enum MemberProbe {
         outcome = .nothing
         _ = bell.wait(
           until: machine.stallsAt, hearing: [socket.descriptor],
-          writable: machine.outgoing.isEmpty ? [] : [socket.descriptor])
+          writable: socket.waitsToSend(!machine.outgoing.isEmpty) ? [socket.descriptor] : [])
       }
     }
 

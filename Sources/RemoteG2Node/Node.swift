@@ -10,6 +10,7 @@ package enum NodeError: Error, Equatable, Sendable, CustomStringConvertible {
   case cannotLock(path: String, reason: String)
   case cannotListen(String, reason: String)
   case noMemory(String)
+  case noCertificate(TLSError)
 
   package var description: String {
     switch self {
@@ -19,6 +20,7 @@ package enum NodeError: Error, Equatable, Sendable, CustomStringConvertible {
     case .cannotListen(let address, let reason):
       "cannot listen on \(address): \(reason); choose another --listen"
     case .noMemory(let reason): reason
+    case .noCertificate(let error): "\(error)"
     }
   }
 }
@@ -40,6 +42,8 @@ package struct NodeConfiguration: Sendable {
   package var isPrivate: Bool
   /// Whether somebody carries out ``Node/takeAgentOrders()``: pools can be read by peers themselves then.
   package var hasAgents: Bool
+  /// Its certificate; nil: nothing is encrypted, and nobody proves who he is.
+  package var tls: TLSFiles?
   /// Draws the names of the node and of its pools: each is to be new.
   package var draw: @Sendable () -> Incarnation
   /// Told what an operator should know, one line each.
@@ -48,7 +52,7 @@ package struct NodeConfiguration: Sendable {
   package init(
     name: PeerName, address: StreamAddress, members: [(name: PeerName, address: StreamAddress)],
     memoryBytes: Int, directory: String, group: UInt32? = nil, limits: Limits = Limits(),
-    isPrivate: Bool = false, hasAgents: Bool = false,
+    isPrivate: Bool = false, hasAgents: Bool = false, tls: TLSFiles? = nil,
     draw: @escaping @Sendable () -> Incarnation = NodeConfiguration.random,
     log: @escaping @Sendable (String) -> Void
   ) {
@@ -61,6 +65,7 @@ package struct NodeConfiguration: Sendable {
     self.limits = limits
     self.isPrivate = isPrivate
     self.hasAgents = hasAgents
+    self.tls = tls
     self.draw = draw
     self.log = log
   }
@@ -101,6 +106,14 @@ package final class Node: Sendable {
     self.lock = lock
     self.configuration = configuration
     incarnation = configuration.draw()
+    let keeper: TLSKeeper?
+    do throws(TLSError) {
+      let tls = (configuration.tls, configuration.name, configuration.log)
+      keeper = if let files = tls.0 { try TLSKeeper(files, name: tls.1, log: tls.2) } else { nil }
+    } catch {
+      close(lock)
+      throw .noCertificate(error)
+    }
     let core = NodeCore(
       node: incarnation, name: configuration.name, members: configuration.members.map(\.name),
       memoryBytes: configuration.memoryBytes, limits: configuration.limits,
@@ -124,21 +137,25 @@ package final class Node: Sendable {
       }
       var threads: [ServeThread] = []
       for (place, listener) in listeners.enumerated() {
-        threads.append(ServeThread(place + 1, board, limits: limits, listener: listener))
+        threads.append(
+          ServeThread(
+            place + 1, board, limits: limits, listener: listener, keeper: keeper,
+            log: configuration.log))
       }
       streams = threads
     } catch {
       close(lock)
       throw error
     }
+    keeper?.onChange { [board] end in board.withCore { $0.handshakes.certificateEnd = end } }
     let addresses = Dictionary(
       uniqueKeysWithValues: configuration.members.map { ($0.name, $0.address) })
     pulls = PullThread(
       board, as: StreamIdentity(node: incarnation, name: configuration.name),
-      members: addresses, limits: configuration.limits)
+      members: addresses, limits: configuration.limits, keeper: keeper)
     watches = WatchThread(
       board, as: StreamIdentity(node: incarnation, name: configuration.name),
-      members: addresses, limits: configuration.limits, log: configuration.log)
+      members: addresses, limits: configuration.limits, keeper: keeper, log: configuration.log)
   }
 
   /// What it decides by, for reports.

@@ -12,10 +12,10 @@ final class PullThread: Sendable {
 
   init(
     _ board: NodeBoard, as identity: StreamIdentity, members: [PeerName: StreamAddress],
-    limits: Limits
+    limits: Limits, keeper: TLSKeeper?
   ) {
     thread = TurningThread("pull", bell: board.pullBell) { thread in
-      PullLoop(board, identity, members, limits).run { thread.isOver }
+      PullLoop(board, identity, members, limits, keeper).run { thread.isOver }
     }
   }
 
@@ -32,14 +32,16 @@ private final class PullLoop {
   private let identity: StreamIdentity
   private let members: [PeerName: StreamAddress]
   private let limits: Limits
+  private let keeper: TLSKeeper?
   private var pulls: [StreamID: Pull] = [:]
   private var routes: [StreamID: Route] = [:]
   private var idle: [Route: [StreamSocket]] = [:]
 
   init(
     _ board: NodeBoard, _ identity: StreamIdentity, _ members: [PeerName: StreamAddress],
-    _ limits: Limits
+    _ limits: Limits, _ keeper: TLSKeeper?
   ) {
+    self.keeper = keeper
     self.board = board
     self.identity = identity
     self.members = members
@@ -109,7 +111,7 @@ private final class PullLoop {
     _ route: Route, _ address: StreamAddress
   ) -> (StreamSocket, isNew: Bool)? {
     if let kept = idle[route]?.popLast() { return (kept, false) }
-    return StreamSocket.connect(address).map { ($0, true) }
+    return StreamSocket.connect(address, keeper, to: route.member).map { ($0, true) }
   }
 
   private func finish(_ stream: StreamID, _ end: PullEnd, keepsConnection: Bool = true) {
@@ -183,7 +185,7 @@ private final class Pull {
 
   /// Whether the connection is good for another question: nothing came that nobody asked for.
   var isDrained: Bool { aheadFirst == aheadEnd }
-  var wantsToSend: Bool { !machine.outgoing.isEmpty }
+  var wantsToSend: Bool { socket.waitsToSend(!machine.outgoing.isEmpty) }
   var stallsAt: LocalInstant { machine.stallsAt }
 
   /// Sends and receives a bounded piece of what there is.

@@ -10,13 +10,17 @@ final class ServeThread: Sendable {
   /// - Parameters:
   ///   - number: Among those of its node.
   ///   - listener: Its own.
-  init(_ number: Int, _ board: NodeBoard, limits: Limits, listener: StreamListener) {
+  ///   - keeper: Of the node's certificate; nil: nothing is encrypted.
+  init(
+    _ number: Int, _ board: NodeBoard, limits: Limits, listener: StreamListener,
+    keeper: TLSKeeper?, log: @escaping @Sendable (String) -> Void
+  ) {
     let bell = EventBell()
     board.ringWithFeed(bell)
     let name = "serve \(number)"
     nonisolated(unsafe) let listener = listener
     thread = TurningThread(name, bell: bell) { thread in
-      ServeLoop(name, board, limits, listener, bell).run { thread.isOver }
+      ServeLoop(name, board, limits, listener, bell, keeper, log).run { thread.isOver }
     }
   }
 
@@ -29,6 +33,8 @@ private final class ServeLoop {
   private let limits: Limits
   private let listener: StreamListener
   private let bell: EventBell
+  private let keeper: TLSKeeper?
+  private let log: @Sendable (String) -> Void
   private var readers: [Int32: Reader] = [:]
   /// How many had more for their reader in the last turn than they could send.
   private var answering = 0
@@ -37,8 +43,10 @@ private final class ServeLoop {
 
   init(
     _ name: String, _ board: NodeBoard, _ limits: Limits, _ listener: StreamListener,
-    _ bell: EventBell
+    _ bell: EventBell, _ keeper: TLSKeeper?, _ log: @escaping @Sendable (String) -> Void
   ) {
+    self.keeper = keeper
+    self.log = log
     self.name = name
     self.board = board
     self.limits = limits
@@ -49,7 +57,7 @@ private final class ServeLoop {
   func run(until isOver: () -> Bool) {
     while !isOver() {
       board.turned(name)
-      while let socket = listener.accept() {
+      while let socket = listener.accept(keeper) {
         // One too many is closed at once, and counted by nobody but its own side.
         guard board.admitsReader(limits) else { continue }
         readers[socket.descriptor] = Reader(socket, board, limits)
@@ -65,6 +73,7 @@ private final class ServeLoop {
           answering += 1
         case .waiting: break
         case .over:
+          tellRefusal(of: reader.socket)
           reader.close()
           readers[descriptor] = nil
           board.readerLeft()
@@ -81,6 +90,14 @@ private final class ServeLoop {
         writable: readers.values.filter(\.isBlocked).map(\.socket.descriptor))
     }
     for reader in readers.values { reader.close() }
+  }
+
+  /// Why somebody was not let in.
+  private func tellRefusal(of socket: StreamSocket) {
+    guard let refusal = socket.refusal else { return }
+    let now = MonotonicClock.now()
+    let isNew = board.withCore { $0.handshakes.note(refusal, limits: limits, at: now) }
+    if isNew { log("a connection from \(socket.peerAddress) was refused: \(refusal)") }
   }
 }
 
@@ -105,24 +122,34 @@ private final class Reader {
 
   /// Whether it may say something now; what it says before is left where it is.
   var hears: Bool { machine.wanted != nil }
-  var isBlocked: Bool { machine.isBlocked }
+  var isBlocked: Bool { socket.waitsToSend(machine.isBlocked) }
   var nextLook: LocalInstant? { machine.nextDeadline }
 
   /// - Parameter quantum: Bytes to send at most.
   func turn(_ quantum: Int) -> Turn {
     if machine.isOverdue(at: MonotonicClock.now()) { return .over }
-    while let wanted = machine.wanted {
-      var isSound = true
-      let outcome = socket.receive(atMost: wanted) { piece in
-        isSound = board.withCore { machine.took(piece, &$0) }
+    while true {
+      var heardAll = false
+      while !heardAll, let wanted = machine.wanted {
+        var isSound = true
+        let outcome = socket.receive(atMost: wanted) { piece in
+          isSound = board.withCore { machine.took(piece, from: socket.provedNames, &$0) }
+        }
+        if outcome == .closed || !isSound { return .over }
+        heardAll = outcome == .nothing
       }
-      if outcome == .closed || !isSound { return .over }
-      if outcome == .nothing { break }
+      let turn = send(min(quantum, Self.quantumMax))
+      // What came with the last question may be here already, where no wait hears it.
+      guard turn == .waiting, !heardAll, machine.wanted != nil else { return turn }
     }
-    return send(min(quantum, Self.quantumMax))
   }
 
   private func send(_ quantum: Int) -> Turn {
+    switch socket.flush() {
+    case .bytes: break
+    case .nothing: return machine.blocked(at: MonotonicClock.now()) ? .over : .waiting
+    case .closed: return .over
+    }
     var budget = quantum
     while budget > 0 {
       let outcome: StreamSocket.Outcome

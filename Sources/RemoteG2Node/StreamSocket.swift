@@ -2,7 +2,8 @@ internal import CLinuxShims
 internal import Glibc
 internal import RemoteG2Core
 
-/// One end of a stream: bytes, and nothing ever waits. One thread uses it, and the same thread closes it.
+/// One end of a stream: bytes, encrypted where both ends have certificates, and nothing ever waits. One thread uses it,
+/// and the same thread closes it.
 final class StreamSocket {
   enum Outcome: Equatable {
     case bytes(Int)
@@ -13,23 +14,81 @@ final class StreamSocket {
   }
 
   let descriptor: Int32
+  private let session: TLSSession?
 
-  init(_ descriptor: Int32) { self.descriptor = descriptor }
+  fileprivate init(_ descriptor: Int32, _ session: TLSSession? = nil) {
+    self.descriptor = descriptor
+    self.session = session
+  }
+
   deinit { close(descriptor) }
 
   /// Begins a connection; nil when it is refused at once.
-  static func connect(_ address: StreamAddress) -> StreamSocket? {
+  ///
+  /// - Parameters:
+  ///   - keeper: Of this end's certificate; nil: nothing is encrypted, and nobody proves who he is.
+  ///   - member: Whose certificate the other end must show, if any is shown.
+  static func connect(
+    _ address: StreamAddress, _ keeper: TLSKeeper?, to member: PeerName
+  ) -> StreamSocket? {
     let descriptor = clinux_tcp_connect(address.host, Int32(address.port))
-    return descriptor >= 0 ? StreamSocket(descriptor) : nil
+    guard descriptor >= 0 else { return nil }
+    guard let keeper else { return StreamSocket(descriptor) }
+    guard let session = TLSSession(keeper.current, over: descriptor, expecting: member) else {
+      close(descriptor)
+      return nil
+    }
+    return StreamSocket(descriptor, session)
+  }
+
+  /// Where the other end is, for messages.
+  var peerAddress: String {
+    withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { text in
+      clinux_tcp_peer(descriptor, text.baseAddress!, text.count)
+      return String(cString: text.baseAddress!)
+    }
+  }
+
+  /// Who the other end has proved to be, by every name that its certificate has. Nil where nothing is to be proved.
+  var provedNames: [String]? { session.map { $0.peerNames ?? [] } }
+  /// Why the two do not believe each other, once that is known.
+  var refusal: HandshakeRefusal? { session?.refusal }
+  /// Whether the handshake, if there is one, is over.
+  var isEstablished: Bool { session.map { $0.peerNames != nil } ?? true }
+  /// Of what was sent, whether some is still here.
+  var hasUnsent: Bool { session?.hasUnsent ?? false }
+
+  /// Whether it is worth waiting until it can be written.
+  ///
+  /// - Parameter hasMore: There is more to send than it took.
+  func waitsToSend(_ hasMore: Bool) -> Bool {
+    // Before the handshake is over it is the other end that is waited for.
+    hasUnsent || hasMore && isEstablished
+  }
+
+  /// Sends what is still here of what it took.
+  ///
+  /// - Returns: `bytes` when nothing is left of it.
+  func flush() -> Outcome {
+    guard let session, session.hasUnsent else { return .bytes(0) }
+    guard session.flush() else { return .closed }
+    return session.hasUnsent ? .nothing : .bytes(0)
   }
 
   func receive(into memory: UnsafeMutableRawPointer, atMost count: Int) -> Outcome {
-    Self.outcome(clinux_tcp_receive(descriptor, memory, count), zeroIsClosed: true)
+    let result =
+      session?.receive(into: memory, atMost: count) ?? clinux_tcp_receive(descriptor, memory, count)
+    return Self.outcome(result, zeroIsClosed: true)
   }
 
   func send(_ memory: UnsafeRawPointer, _ count: Int) -> Outcome {
-    Self.outcome(
-      clinux_tcp_send(descriptor, memory, count), zeroIsClosed: false)
+    guard let session else {
+      return Self.outcome(clinux_tcp_send(descriptor, memory, count), zeroIsClosed: false)
+    }
+    var part = iovec(iov_base: UnsafeMutableRawPointer(mutating: memory), iov_len: count)
+    return withUnsafePointer(to: &part) {
+      Self.outcome(session.send(UnsafeBufferPointer(start: $0, count: 1)), zeroIsClosed: true)
+    }
   }
 
   /// What does not fit `memory` goes into `rest`.
@@ -37,14 +96,23 @@ final class StreamSocket {
     into memory: UnsafeMutableRawPointer, atMost count: Int,
     then rest: UnsafeMutableRawBufferPointer
   ) -> Outcome {
-    Self.outcome(
-      clinux_tcp_receive_two(descriptor, memory, count, rest.baseAddress, rest.count),
-      zeroIsClosed: true)
+    guard let session else {
+      return Self.outcome(
+        clinux_tcp_receive_two(descriptor, memory, count, rest.baseAddress, rest.count),
+        zeroIsClosed: true)
+    }
+    let first = session.receive(into: memory, atMost: count)
+    guard first == count, let base = rest.baseAddress else {
+      return Self.outcome(first, zeroIsClosed: true)
+    }
+    // An end that comes now comes again.
+    return .bytes(count + max(0, session.receive(into: base, atMost: rest.count)))
   }
 
   /// All parts in one call, one after another.
   func send(_ parts: UnsafeBufferPointer<iovec>) -> Outcome {
-    Self.outcome(
+    if let session { return Self.outcome(session.send(parts), zeroIsClosed: true) }
+    return Self.outcome(
       clinux_tcp_send_parts(descriptor, parts.baseAddress, Int32(parts.count)), zeroIsClosed: false)
   }
 
@@ -72,6 +140,7 @@ final class StreamSocket {
   ///
   /// - Returns: `bytes` when all of it is sent.
   func send(_ queue: inout SendQueue) -> Outcome {
+    if flush() == .closed { return .closed }
     while !queue.isEmpty {
       let outcome = queue.withNext { send($0.baseAddress!, $0.count) }
       guard case .bytes(let count) = outcome else { return outcome }
@@ -116,10 +185,17 @@ final class StreamListener {
   }
 
   /// The next connection that waits, or nil.
-  func accept() -> StreamSocket? {
+  func accept(_ keeper: TLSKeeper?) -> StreamSocket? {
     let accepted = clinux_tcp_accept(descriptor)
     isExhausted = [EMFILE, ENFILE, ENOMEM, ENOBUFS].contains(-accepted)
-    return accepted >= 0 ? StreamSocket(accepted) : nil
+    guard accepted >= 0 else { return nil }
+    guard let keeper else { return StreamSocket(accepted) }
+    guard let session = TLSSession(keeper.current, over: accepted, expecting: nil) else {
+      close(accepted)
+      isExhausted = true
+      return nil
+    }
+    return StreamSocket(accepted, session)
   }
 }
 

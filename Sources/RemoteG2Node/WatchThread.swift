@@ -7,12 +7,12 @@ final class WatchThread: Sendable {
 
   init(
     _ board: NodeBoard, as identity: StreamIdentity, members: [PeerName: StreamAddress],
-    limits: Limits, log: @escaping @Sendable (String) -> Void
+    limits: Limits, keeper: TLSKeeper?, log: @escaping @Sendable (String) -> Void
   ) {
     let bell = EventBell()
     thread = TurningThread("watch", bell: bell) { thread in
       var watches = members.sorted { $0.key < $1.key }.map {
-        Watch($0.key, at: $0.value, board, identity, limits, log)
+        Watch($0.key, at: $0.value, board, identity, limits, keeper, log)
       }
       while !thread.isOver {
         board.turned("watch")
@@ -33,16 +33,20 @@ final class WatchThread: Sendable {
 private struct Watch {
   private let address: StreamAddress
   private let board: NodeBoard
+  private let keeper: TLSKeeper?
   private let log: @Sendable (String) -> Void
+  private let limits: Limits
   private var machine: WatchMachine
   private var socket: StreamSocket?
 
   init(
     _ member: PeerName, at address: StreamAddress, _ board: NodeBoard, _ identity: StreamIdentity,
-    _ limits: Limits, _ log: @escaping @Sendable (String) -> Void
+    _ limits: Limits, _ keeper: TLSKeeper?, _ log: @escaping @Sendable (String) -> Void
   ) {
     self.address = address
     self.board = board
+    self.keeper = keeper
+    self.limits = limits
     self.log = log
     machine = WatchMachine(
       member, at: address.description,
@@ -51,21 +55,29 @@ private struct Watch {
   }
 
   var readable: Int32? { socket?.descriptor }
-  var writable: Int32? { machine.outgoing.isEmpty ? nil : socket?.descriptor }
+  var writable: Int32? {
+    guard let socket, socket.waitsToSend(!machine.outgoing.isEmpty) else { return nil }
+    return socket.descriptor
+  }
   var nextLook: LocalInstant { machine.nextDeadline }
 
   mutating func turn(at now: LocalInstant) {
     advance { $0.timePassed(&$1, at: now) }
     while let current = socket {
-      if current.send(&machine.outgoing) == .closed {
-        return advance { $0.ended(nil, &$1, at: now) }
-      }
+      if current.send(&machine.outgoing) == .closed { return ended(current, at: now) }
       let outcome = current.receive(atMost: machine.wanted) { piece in
         advance { $0.took(piece, &$1, at: now) }
       }
-      if outcome == .closed { return advance { $0.ended(nil, &$1, at: now) } }
+      if outcome == .closed { return ended(current, at: now) }
       if outcome == .nothing { return }
     }
+  }
+
+  private mutating func ended(_ socket: StreamSocket, at now: LocalInstant) {
+    guard let refusal = socket.refusal else { return advance { $0.ended(nil, &$1, at: now) } }
+    // The machine tells it, once for as long as it stays the same.
+    _ = board.withCore { $0.handshakes.note(refusal, limits: limits, at: now) }
+    advance { $0.ended(refusal.description, &$1, at: now) }
   }
 
   private mutating func advance(
@@ -74,7 +86,7 @@ private struct Watch {
     for order in board.withCore({ event(&machine, &$0) }) {
       switch order {
       case .connect:
-        socket = StreamSocket.connect(address)
+        socket = StreamSocket.connect(address, keeper, to: machine.member)
         if socket == nil { advance { $0.ended(nil, &$1, at: MonotonicClock.now()) } }
       case .close: socket = nil
       case .tell(let what): log(what)

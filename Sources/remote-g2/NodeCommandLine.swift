@@ -53,9 +53,11 @@ struct NodeCommandLine: AsyncParsableCommand {
     help: "Of one worker, which starts it: other engines of this host do not look for it.")
   var isPrivate = false
   @OptionGroup var transport: TransportOptions
+  @OptionGroup var tls: TLSOptions
 
   func run() async throws {
     checkName(name)
+    let files = tls.files
     let address = Self.address(listen, flag: "--listen", mayBeAny: true)
     let reading = direct.map { direct in
       let halves = Self.halves(direct, flag: "--direct", ports: 0...65535)
@@ -63,9 +65,12 @@ struct NodeCommandLine: AsyncParsableCommand {
     }
     for (flag, host) in [("--listen", address.host), ("--direct", reading?.host)] {
       guard let host, !TransportOptions.isLoopback(host), !transport.insecure else { continue }
+      // NIXL encrypts nothing, whatever certificate the node has.
+      guard flag == "--direct" || files == nil else { continue }
       fail(
-        "\(flag) \(host) is not loopback: add --insecure if every machine on that network is "
-          + "trusted")
+        "\(flag) \(host) is not loopback: "
+          + (flag == "--direct" ? "" : "give the node a certificate (--tls-certificate), or ")
+          + "add --insecure if every machine on that network is trusted")
     }
     if let linger, !(0...86_400).contains(linger) {
       fail("--linger \(linger) is not 0 to 86400 seconds")
@@ -75,14 +80,15 @@ struct NodeCommandLine: AsyncParsableCommand {
       name: PeerName(name), address: address, members: members(),
       memoryBytes: byteCount("--memory", memory),
       directory: runDirectory(runDir, group: groupNumber), group: groupNumber,
-      isPrivate: isPrivate, hasAgents: reading != nil, log: { Self.say($0) })
+      isPrivate: isPrivate, hasAgents: reading != nil, tls: files, log: { Self.say($0) })
     // Its port is had before engines find the node.
     let direct = DirectService()
     var server: StoreServer?
     do throws(ServeError) {
       if let reading {
         server = try await StoreServer.start(
-          backend: direct, host: reading.host, port: reading.port, limits: configuration.limits)
+          backend: direct, host: reading.host, port: reading.port, limits: configuration.limits,
+          certificates: tls.ofControl)
       }
     } catch { fail("--direct \(self.direct ?? ""): \(error)") }
     let node: Node

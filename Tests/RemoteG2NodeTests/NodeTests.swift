@@ -103,16 +103,16 @@ import Testing
     let node = try TestNode("a")
     defer { node.stop() }
     #expect(throws: MemberProbe.Failure.unreachable) {
-      try MemberProbe.look(at: StreamAddress(host: "127.0.0.1", port: 1), own: nil)
+      try MemberProbe.look(at: StreamAddress(host: "127.0.0.1", port: 1), as: "a", own: nil)
     }
-    var finding = try MemberProbe.look(at: node.member.address, own: nil)
+    var finding = try MemberProbe.look(at: node.member.address, as: "a", own: nil)
     #expect(finding.name == "a" && finding.pools.isEmpty && finding.roundTrip == nil)
     let engine = try NodeEngine(node.socket)
     #expect(engine.comes { engine.engine.isAttached })
     engine.step()
     engine.save(Self.keys, Self.content)
     #expect(comes { node.sealed == Self.keys.count })
-    finding = try MemberProbe.look(at: node.member.address, own: nil)
+    finding = try MemberProbe.look(at: node.member.address, as: "a", own: nil)
     #expect(finding.keyCount == Self.keys.count && finding.provedCount == Self.keys.count)
     #expect(finding.bytes == Self.keys.count * NodeEngine.layers * NodeEngine.page)
     #expect(finding.roundTrip != nil && finding.bytesPerSecond != nil)

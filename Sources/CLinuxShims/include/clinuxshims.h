@@ -85,6 +85,9 @@ int clinux_tcp_connect(const char *host, int port);
 // 0, or the errno that a connection failed with.
 int clinux_tcp_error(int socket);
 
+// Writes who is at the other end, as ADDRESS:PORT; nothing where nobody is.
+void clinux_tcp_peer(int socket, char *text, size_t size);
+
 // Receives at most `count` bytes. Never waits. Returns how many, 0 when the other end has closed, or -errno.
 ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count);
 

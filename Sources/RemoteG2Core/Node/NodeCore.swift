@@ -76,6 +76,7 @@ package struct NodeCore: Sendable {
   var hasAgents: Bool
   var agents: [PoolNumber: PoolAgent] = [:]
   package internal(set) var agentsLost = 0
+  package var handshakes = HandshakeLog()
   var servedCount = 0
   /// Pins that streams to other members hold.
   package internal(set) var servedPins = 0
@@ -339,13 +340,6 @@ package struct NodeCore: Sendable {
   }
 
   // MARK: Within
-
-  /// Lets a pool's desk decide; what it orders is about that pool.
-  mutating func withPool(
-    _ number: PoolNumber, _ body: (inout NodePool) -> [LocalAction]
-  ) -> [NodeAction] {
-    (inPool(number, body) ?? []).map { .local($0, pool: number) }
-  }
 
   /// Carries out what is the core's own business of these.
   private mutating func carry(_ actions: [NodeAction], at now: LocalInstant) -> [NodeAction] {

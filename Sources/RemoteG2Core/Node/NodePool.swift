@@ -53,6 +53,13 @@ extension NodeCore {
     return body(&pools.values[place])
   }
 
+  /// Lets a pool's desk decide; what it orders is about that pool.
+  mutating func withPool(
+    _ number: PoolNumber, _ body: (inout NodePool) -> [LocalAction]
+  ) -> [NodeAction] {
+    (inPool(number, body) ?? []).map { .local($0, pool: number) }
+  }
+
   func terms(of number: PoolNumber) -> PoolTerms? {
     pools.index(forKey: number).map { pools.values[$0].terms }
   }

@@ -53,6 +53,16 @@ extension NodeReport {
     for (reason, count) in shortfalls.sorted(by: { $0.key < $1.key }) {
       text.value([("reason", reason)], Double(count))
     }
+    text.family(
+      "remote_g2_handshakes_refused_total", .counter,
+      "Connections on which one end did not believe the other's certificate.")
+    for (reason, count) in handshakeRefusals.sorted(by: { $0.key < $1.key }) {
+      text.value([("reason", reason)], Double(count))
+    }
+    text.family(
+      "remote_g2_certificate_end_seconds", .gauge,
+      "When this node's certificate is valid no more, since 1970.")
+    if let certificateEnd { text.value([], Double(certificateEnd)) }
     text.family("remote_g2_member_up", .gauge, "Whether a member's feed is open.")
     for member in members {
       text.value([("member", member.name)], member.standing == "connected" ? 1 : 0)

@@ -65,6 +65,10 @@ package struct NodeReport: Codable, Equatable, Sendable {
   package var bytesServed: UInt64
   /// Processes that peers read a pool from, and that ended.
   package var agentsLost: Int
+  /// Connections on which one end did not believe the other's certificate, by why.
+  package var handshakeRefusals: [String: Int]
+  /// When this node's certificate is valid no more, in seconds since 1970; nil: it has none.
+  package var certificateEnd: Int64?
 }
 
 extension NodeCore {
@@ -77,7 +81,10 @@ extension NodeCore {
       servingPins: servedPins,
       shortfalls: Dictionary(uniqueKeysWithValues: shortfalls.map { ($0.key.rawValue, $0.value) }),
       blocksAnswered: blocksAnswered, blocksPulled: blocksPulled, bytesPulled: bytesPulled,
-      bytesServed: bytesServed, agentsLost: agentsLost)
+      bytesServed: bytesServed, agentsLost: agentsLost,
+      handshakeRefusals: Dictionary(
+        uniqueKeysWithValues: handshakes.refusals.map { ($0.key.rawValue, $0.value) }),
+      certificateEnd: handshakes.certificateEnd)
   }
 
   private func report(of number: PoolNumber, _ pool: NodePool) -> NodeReport.Pool {

@@ -73,19 +73,22 @@ package struct ServeMachine: Sendable {
     isAnswering || isLast || !outgoing.isEmpty ? nil : intake.wanted
   }
 
+  /// - Parameter names: Of its certificate; nil where nobody shows one.
   /// - Returns: False for what no member says: it is cut off.
   package mutating func took(
-    _ piece: UnsafeRawBufferPointer, _ core: inout NodeCore
+    _ piece: UnsafeRawBufferPointer, from names: [String]? = nil, _ core: inout NodeCore
   ) -> Bool {
     do throws(WireError) {
       guard let message = try intake.take(piece) else { return true }
-      return received(message, &core)
+      return received(message, from: names, &core)
     } catch { return false }
   }
 
-  private mutating func received(_ message: StreamMessage, _ core: inout NodeCore) -> Bool {
+  private mutating func received(
+    _ message: StreamMessage, from names: [String]?, _ core: inout NodeCore
+  ) -> Bool {
     switch (message, role) {
-    case (.hello(let hello), .stranger): greeted(hello, &core)
+    case (.hello(let hello), .stranger): greeted(hello, from: names, &core)
     case (.watch, .forFeed): role = .watcher(FeedWatcher())
     case (.ask(let page, let isLast), .forBlocks(let terms)):
       guard keys.count + page.count <= limits.blocksPerFetchMax, !page.isEmpty else { return false }
@@ -96,7 +99,15 @@ package struct ServeMachine: Sendable {
     return true
   }
 
-  private mutating func greeted(_ hello: StreamHello, _ core: inout NodeCore) {
+  private mutating func greeted(
+    _ hello: StreamHello, from names: [String]?, _ core: inout NodeCore
+  ) {
+    // Who has some member's certificate speaks for that member alone.
+    if let names, !names.contains(hello.name.text) {
+      return refuse(
+        "it says that it is \(hello.name), and its certificate is of "
+          + (names.isEmpty ? "no DNS name" : names.joined(separator: ", ")))
+    }
     guard hello.version == StreamMessage.version else {
       return refuse(
         "stream protocol \(hello.version); this node speaks \(StreamMessage.version): run both "

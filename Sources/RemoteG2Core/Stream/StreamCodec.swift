@@ -78,7 +78,13 @@ public enum StreamCodec {
   public static func length(_ bytes: UnsafeRawBufferPointer) throws(WireError) -> Int {
     var input = ByteReader(bytes)
     let length = Int(try input.integer(UInt32.self))
-    guard length <= bytesMax else { throw .tooMany(length, max: bytesMax) }
+    guard length <= bytesMax else {
+      // As an alert or a handshake of TLS begins.
+      guard ![0x0315, 0x0316].contains(length & 0xFFFF) else {
+        throw .unknown("frame: it speaks TLS; start all nodes with --tls-certificate, or none")
+      }
+      throw .tooMany(length, max: bytesMax)
+    }
     guard length > 0 else { throw .truncated }
     return length
   }

@@ -51,7 +51,7 @@ package struct WatchMachine: Sendable {
 
   package mutating func timePassed(_ core: inout NodeCore, at now: LocalInstant) -> [Order] {
     guard nextDeadline <= now else { return [] }
-    guard !isConnected else { return ended(nil, &core, at: now) }
+    guard !isConnected else { return ended(nil, isSilent: true, &core, at: now) }
     isConnected = true
     isWelcomed = false
     connectedAt = now
@@ -103,13 +103,20 @@ package struct WatchMachine: Sendable {
 
   /// The connection has ended, or could not be made.
   ///
-  /// - Parameter reason: What is to be told of it; nil: nothing but that.
+  /// - Parameters:
+  ///   - reason: What is to be told of it; nil: nothing but that.
+  ///   - isSilent: It was not the other end that closed it.
   package mutating func ended(
-    _ reason: String?, _ core: inout NodeCore, at now: LocalInstant
+    _ reason: String?, isSilent: Bool = false, _ core: inout NodeCore, at now: LocalInstant
   ) -> [Order] {
+    let isUnwelcome = isConnected && !isWelcomed && outgoing.isEmpty && !isSilent
     let orders =
       isWelcomed || reason != nil
-      ? tell("\(member) is away: \(reason ?? "its connection ended")") : []
+      ? tell("\(member) is away: \(reason ?? "its connection ended")")
+      : isUnwelcome
+        ? tell(
+          "\(member) ends connections before it says who it is: start all nodes with "
+            + "--tls-certificate, or none") : []
     isConnected = false
     isWelcomed = false
     outgoing = SendQueue()

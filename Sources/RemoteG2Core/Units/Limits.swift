@@ -139,6 +139,8 @@ extension Limits {
     public var rateKeptFor: Duration = .seconds(10)
     /// A connection to a node that does not say who it is is closed after this time.
     public var strangerMax: Duration = .seconds(10)
+    /// Between two lines that tell of connections that were refused for one reason.
+    public var refusalTellPause: Duration = .seconds(60)
     /// A reader that takes less than `readerProgressBytes` in this time, though there is more for it, is cut off.
     public var readerStallMax: Duration = .seconds(2)
     public var readerProgressBytes = 1 << 20

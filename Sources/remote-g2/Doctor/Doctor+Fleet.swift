@@ -20,9 +20,11 @@ extension Doctor {
     return problems.isEmpty
   }
 
-  /// - Parameter own: What this host's node holds, if there is one.
+  /// - Parameters:
+  ///   - own: What this host's node holds, if there is one.
+  ///   - keeper: Of the certificate to show.
   /// - Returns: Whether blocks can be shared with it.
-  static func check(member text: String, own: NodeReport?) -> Bool {
+  static func check(member text: String, own: NodeReport?, keeper: TLSKeeper?) -> Bool {
     let parts = text.split(separator: "=", maxSplits: 1)
     guard parts.count == 2 else { fail("--member \(text) is not NAME=HOST:PORT") }
     let name = String(parts[0])
@@ -34,7 +36,8 @@ extension Doctor {
     let ours = own?.pools.map(terms) ?? []
     let finding: MemberProbe.Finding
     do throws(MemberProbe.Failure) {
-      finding = try MemberProbe.look(at: address, own: ours.first)
+      finding = try MemberProbe.look(
+        at: address, as: PeerName(name), keeper: keeper, own: ours.first)
     } catch {
       line("NOT USABLE: \(error)")
       return false
@@ -44,6 +47,11 @@ extension Doctor {
       return false
     }
     line("reachable at \(address), welcomed after \(milliseconds(finding.connectedAfter)) ms")
+    line(
+      keeper == nil
+        ? "NOT ENCRYPTED, and nobody proves who he is (--tls-certificate)"
+        : "encrypted, and its certificate is \(name)'s; what engines read over NIXL (--direct) is not"
+    )
     if let trip = finding.roundTrip {
       line("a question for a block that it lacks is answered in \(milliseconds(trip)) ms")
     }

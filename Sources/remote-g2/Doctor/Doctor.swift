@@ -22,6 +22,7 @@ struct Doctor: AsyncParsableCommand {
       come right; may be repeated.
       """, valueName: "name=host:port"))
   var member: [String] = []
+  @OptionGroup var tls: TLSOptions
   @Option(
     help: ArgumentHelp(
       "A vLLM configuration, as JSON or as a file: what would keep that server from sharing.",
@@ -111,7 +112,10 @@ struct Doctor: AsyncParsableCommand {
     if !member.isEmpty, let path = NodeSocket.find(name: node, in: runDirectoryPath(runDir)) {
       own = try? NodeQuestion.report(of: path)
     }
-    for text in member { isWell = Self.check(member: text, own: own) && isWell }
+    let keeper = tls.keeper
+    for text in member {
+      isWell = Self.check(member: text, own: own, keeper: keeper) && isWell
+    }
     if !isWell { throw ExitCode(1) }
   }
 
