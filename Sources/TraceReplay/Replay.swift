@@ -10,6 +10,25 @@ public struct Replay: Sendable {
     case sticky
   }
 
+  /// What a node keeps of what is used again.
+  public enum Policy: String, CaseIterable, Sendable {
+    /// As nodes ship: what comes back after it was evicted shifts probation's share.
+    case adaptive
+    /// That share stays as it is at first.
+    case fixed
+    /// The same, and nothing that was evicted is remembered.
+    case forgetful
+
+    var limits: Limits {
+      Limits { limits in
+        guard self != .adaptive else { return }
+        limits.probationShareMin = limits.probationShare
+        limits.probationShareMax = limits.probationShare
+        if self == .forgetful { limits.evictionsRememberedMax = 0 }
+      }
+    }
+  }
+
   /// What became of a trace's prompt blocks.
   public struct Outcome: Equatable, Sendable {
     /// Blocks that led a prompt and need not be computed.
@@ -36,9 +55,11 @@ public struct Replay: Sendable {
   ///   - announced: Is given in the end, for each node, what it knows others to hold, by member.
   public func run(
     nodes count: Int, blocks: Int, areMembers: Bool, route: Route = .roundRobin,
+    policy: Policy = .adaptive,
     announced: ([[Set<BlockKey>]]) -> Void = { _ in }
   ) -> Outcome {
-    var fleet = ReplayFleet(count: count, blocks: blocks, areMembers: areMembers)
+    var fleet = ReplayFleet(
+      count: count, blocks: blocks, areMembers: areMembers, limits: policy.limits)
     var (outcome, router) = (Outcome(), Router(route, nodes: count))
     for request in requests {
       let place = router.place(for: request.keys)

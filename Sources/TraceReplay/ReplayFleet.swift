@@ -8,12 +8,12 @@ struct ReplayFleet {
   private(set) var moved = 0
 
   /// - Parameter areMembers: Whether they know of one another.
-  init(count: Int, blocks: Int, areMembers: Bool) {
+  init(count: Int, blocks: Int, areMembers: Bool, limits: Limits) {
     self.areMembers = areMembers
     let names = (0..<count).map { ReplayNode.name($0) }
     nodes = (0..<count).map { number in
       let others = areMembers ? names.filter { $0 != names[number] } : []
-      return ReplayNode(number, of: count, blocks: blocks, members: others, limits: Limits())
+      return ReplayNode(number, of: count, blocks: blocks, members: others, limits: limits)
     }
     guard areMembers else { return }
     for place in nodes.indices {

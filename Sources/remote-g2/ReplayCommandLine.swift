@@ -25,6 +25,13 @@ struct ReplayCommandLine: ParsableCommand {
       "Which node a request comes to: \(Replay.Route.allCases.map(\.rawValue).joined(separator: ", "))."
   )
   var route = Replay.Route.roundRobin.rawValue
+  @Option(
+    help: ArgumentHelp(
+      """
+      What is kept of what is used again: adaptive (as nodes ship), fixed (the share of blocks on probation does not \
+      move), forgetful (nor is anything remembered that was evicted).
+      """))
+  var policy = Replay.Policy.adaptive.rawValue
   @Option(help: "Bytes of one block: 512 tokens of a model with 128 KiB a token, if not told.")
   var blockBytes = "64MiB"
   @Option(help: "Write what was found to this file.") var json: String?
@@ -38,15 +45,23 @@ struct ReplayCommandLine: ParsableCommand {
         "--route '\(route)' is not one of: "
           + Replay.Route.allCases.map(\.rawValue).joined(separator: ", "))
     }
+    guard let policy = Replay.Policy(rawValue: policy) else {
+      fail(
+        "--policy '\(policy)' is not one of: "
+          + Replay.Policy.allCases.map(\.rawValue).joined(separator: ", "))
+    }
     let replay = Replay(TraceFile.read(trace))
     var index = IndexCost()
-    let fleet = replay.run(nodes: nodes, blocks: blocks, areMembers: true, route: route) {
+    let fleet = replay.run(
+      nodes: nodes, blocks: blocks, areMembers: true, route: route, policy: policy
+    ) {
       index = IndexCost(of: $0.first ?? [])
     }
-    let alone = replay.run(nodes: nodes, blocks: blocks, areMembers: false, route: route)
-    let pool = replay.run(nodes: 1, blocks: nodes * blocks, areMembers: false)
+    let alone = replay.run(
+      nodes: nodes, blocks: blocks, areMembers: false, route: route, policy: policy)
+    let pool = replay.run(nodes: 1, blocks: nodes * blocks, areMembers: false, policy: policy)
     let report = ReplayReport(
-      trace: trace, nodes: nodes, blocks: blocks, route: route.rawValue,
+      trace: trace, nodes: nodes, blocks: blocks, route: route.rawValue, policy: policy.rawValue,
       requests: replay.requests.count, promptBlocks: replay.promptBlocks,
       alone: replay.share(alone.hits), fleet: replay.share(fleet.hits),
       poolLRU: replay.share(replay.leastRecentlyUsed(blocks: nodes * blocks).hits),
@@ -135,6 +150,7 @@ private struct ReplayReport: Encodable {
   let nodes: Int
   let blocks: Int
   let route: String
+  let policy: String
   let requests: Int
   let promptBlocks: Int
   let alone: Double
@@ -149,7 +165,7 @@ private struct ReplayReport: Encodable {
   let lookupMicroseconds: Double?
 
   private enum CodingKeys: String, CodingKey {
-    case trace, nodes, blocks, route, requests, alone, fleet, optimum
+    case trace, nodes, blocks, route, policy, requests, alone, fleet, optimum
     case promptBlocks = "prompt_blocks"
     case poolLRU = "pool_lru"
     case poolSame = "pool_same"

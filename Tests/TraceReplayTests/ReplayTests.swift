@@ -81,6 +81,15 @@ import TraceReplay
     #expect(fleet == replay.run(nodes: nodes, blocks: 400, areMembers: true))
   }
 
+  @Test func `what comes back moves the share of what is new only where that is wanted`() {
+    let replay = Self.conversations(60, turns: 600, seed: 3)
+    let hits = Replay.Policy.allCases.map {
+      replay.run(nodes: 1, blocks: 120, areMembers: false, policy: $0).hits
+    }
+    #expect(Set(hits).count == 3, "each decides otherwise: \(hits)")
+    #expect(hits.allSatisfy { $0 > 0 && $0 < replay.unlimited().hits })
+  }
+
   @Test func `tells what a node knows of each other one in the end`() {
     let replay = Self.trace([[1, 2, 3], [4, 5], [1, 2]])
     var known: [[Set<BlockKey>]] = []
