@@ -34,13 +34,30 @@ package final class StoreClient: Sendable {
   package let address: StoreAddress
   private let client: GRPCClient<Transport>
   private let runner: Task<Void, any Error>
+  private let reloading: Task<Void, any Error>?
 
-  package init(_ address: StoreAddress) throws(CallError) {
+  /// - Parameters:
+  ///   - name: Whose certificate must be shown there, if any is shown.
+  ///   - certificates: To show, and to judge by; nil: nothing is encrypted.
+  package init(
+    _ address: StoreAddress, of name: PeerName? = nil, certificates: ControlCertificates? = nil
+  ) throws(CallError) {
     self.address = address
     do {
+      var security = Transport.TransportSecurity.plaintext
+      var reloading: Task<Void, any Error>?
+      if let certificates {
+        let reloader = try certificates.reloader()
+        security = try .mTLS(certificateReloader: reloader) {
+          $0.trustRoots = certificates.trustRoots
+        }
+        reloading = Task { try await reloader.run() }
+      }
+      self.reloading = reloading
       let transport = try Transport(
-        target: .ipv4(address: address.host, port: address.port), transportSecurity: .plaintext,
+        target: .ipv4(address: address.host, port: address.port), transportSecurity: security,
         config: .defaults {
+          $0.http2.authority = certificates == nil ? nil : name?.text
           $0.backoff = .init(
             initial: .milliseconds(50), max: .seconds(1), multiplier: 1.6, jitter: 0.2)
           $0.connection.flushCoalescing = nil
@@ -56,6 +73,7 @@ package final class StoreClient: Sendable {
   package func stop() {
     client.beginGracefulShutdown()
     runner.cancel()
+    reloading?.cancel()
   }
 
   private var store: RemoteG2_V1_Store.Client<Transport> { .init(wrapping: client) }

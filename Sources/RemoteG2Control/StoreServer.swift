@@ -26,20 +26,40 @@ package final class StoreServer: Sendable {
   /// The TCP port that was bound.
   package let port: Int
 
-  /// - Parameter host: A numeric address. 0 as the port lets the system choose.
+  /// - Parameters:
+  ///   - host: A numeric address. 0 as the port lets the system choose.
+  ///   - certificates: With which callers are let in; nil: nothing is encrypted, and anybody is.
   package static func start(
-    backend: any StoreBackend, host: String, port: Int, limits: Limits
+    backend: any StoreBackend, host: String, port: Int, limits: Limits,
+    certificates: ControlCertificates? = nil
   ) async throws(ServeError) -> StoreServer {
     let store = StoreCalls(backend: backend, limits: limits)
+    var security = HTTP2ServerTransport.Posix.TransportSecurity.plaintext
+    var reloading: Task<Void, any Error>?
+    if let certificates {
+      do {
+        let reloader = try certificates.reloader()
+        security = try .mTLS(certificateReloader: reloader) {
+          $0.trustRoots = certificates.trustRoots
+        }
+        reloading = Task { try await reloader.run() }
+      } catch {
+        throw .cannotListen("\(host):\(port)", reason: "\(certificates.certificate): \(error)")
+      }
+    }
     let peers = Server(
-      transport: transport(.ipv4(host: host, port: port), limits), services: [store])
+      transport: transport(.ipv4(host: host, port: port), security, limits), services: [store])
     let peerTask = Task { try await peers.serve() }
     do {
       guard let bound = try await peers.listeningAddress?.ipv4?.port else {
         throw ServeError.cannotListen("\(host):\(port)", reason: "no address was bound")
       }
-      return StoreServer(tasks: [peerTask], port: bound) { peers.beginGracefulShutdown() }
+      return StoreServer(tasks: [peerTask], port: bound) { [reloading] in
+        reloading?.cancel()
+        peers.beginGracefulShutdown()
+      }
     } catch {
+      reloading?.cancel()
       // The cause comes out of serve(), not out of listeningAddress.
       peerTask.cancel()
       let cause = await failure(of: peerTask)
@@ -84,10 +104,11 @@ package final class StoreServer: Sendable {
   }
 
   private static func transport(
-    _ address: GRPCNIOTransportCore.SocketAddress, _ limits: Limits
+    _ address: GRPCNIOTransportCore.SocketAddress,
+    _ security: HTTP2ServerTransport.Posix.TransportSecurity, _ limits: Limits
   ) -> HTTP2ServerTransport.Posix {
     .http2NIOPosix(
-      address: address, transportSecurity: .plaintext,
+      address: address, transportSecurity: security,
       config: .defaults {
         $0.rpc.maxRequestPayloadSize = limits.messageBytesMax
         $0.http2.maxConcurrentStreams = limits.fetchesInFlightMax * 4

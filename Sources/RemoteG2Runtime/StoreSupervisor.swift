@@ -2,6 +2,7 @@ internal import Glibc
 internal import LocalStore
 internal import OSThreads
 internal import Processes
+package import RemoteG2Control
 internal import RemoteG2Core
 internal import Synchronization
 
@@ -17,10 +18,12 @@ package struct StoreLaunch: Sendable {
   package var linger: Duration
   package var nixlPath: String?
   package var isInsecure: Bool
+  package var certificates: ControlCertificates?
 
   package init(
     name: String, host: String, port: Int, directory: String, slotCount: Int, blockBytes: Int,
-    rankCount: Int, linger: Duration, nixlPath: String?, isInsecure: Bool
+    rankCount: Int, linger: Duration, nixlPath: String?, isInsecure: Bool,
+    certificates: ControlCertificates? = nil
   ) {
     self.name = name
     self.host = host
@@ -32,6 +35,7 @@ package struct StoreLaunch: Sendable {
     self.linger = linger
     self.nixlPath = nixlPath
     self.isInsecure = isInsecure
+    self.certificates = certificates
   }
 
   package var arguments: [String] {
@@ -42,6 +46,12 @@ package struct StoreLaunch: Sendable {
     ]
     if let nixlPath { arguments += ["--nixl-path", nixlPath] }
     if isInsecure { arguments.append("--insecure") }
+    if let certificates {
+      arguments += [
+        "--tls-certificate", certificates.certificate, "--tls-key", certificates.key,
+        "--tls-authority", certificates.authority,
+      ]
+    }
     return arguments
   }
 }

@@ -95,7 +95,7 @@ package final class Worker: @unchecked Sendable {
           directory: configuration.directory, slotCount: configuration.slotCount,
           blockBytes: model.layout.blockBytes, rankCount: model.layout.rankCount,
           linger: configuration.linger, nixlPath: configuration.nixlPath,
-          isInsecure: configuration.isInsecure)) : nil
+          isInsecure: configuration.isInsecure, certificates: configuration.certificates)) : nil
     self.supervisor = supervisor
     control = ControlClient(
       fingerprint: identity.fingerprint(), name: PeerName(configuration.name),
@@ -134,7 +134,9 @@ package final class Worker: @unchecked Sendable {
       for peer in configuration.peers {
         control.addPeer(
           peer.name,
-          through: try StoreClient(StoreAddress(host: peer.host, port: peer.port)))
+          through: try StoreClient(
+            StoreAddress(host: peer.host, port: peer.port), of: peer.name,
+            certificates: configuration.certificates))
       }
     } catch { throw .control("\(error)") }
     let started = OSThread.start("step-0") { [self] in loop() }

@@ -1,4 +1,5 @@
 package import KVConnector
+package import RemoteG2Control
 package import RemoteG2Core
 
 /// What a worker is started with.
@@ -15,6 +16,8 @@ package struct WorkerConfiguration: Sendable {
   package var linger: Duration
   package var nixlPath: String?
   package var isInsecure: Bool
+  /// For its store and for what it asks of peers' stores; nil: nothing is encrypted.
+  package var certificates: ControlCertificates?
   package var proof: ProofPolicy
   package var policy: LoadFailurePolicy
   package var pullsByCost: Bool
@@ -25,7 +28,8 @@ package struct WorkerConfiguration: Sendable {
   package init(
     name: String, modelPath: String, host: String, port: Int, directory: String,
     peers: [PeerAddress], blockCount: Int, slotCount: Int, threads: Int, linger: Duration,
-    nixlPath: String?, isInsecure: Bool, proof: ProofPolicy, policy: LoadFailurePolicy,
+    nixlPath: String?, isInsecure: Bool, certificates: ControlCertificates? = nil,
+    proof: ProofPolicy, policy: LoadFailurePolicy,
     pullsByCost: Bool = true, node: String? = nil, limits: Limits
   ) {
     self.name = name
@@ -40,6 +44,7 @@ package struct WorkerConfiguration: Sendable {
     self.linger = linger
     self.nixlPath = nixlPath
     self.isInsecure = isInsecure
+    self.certificates = certificates
     self.proof = proof
     self.policy = policy
     self.pullsByCost = pullsByCost

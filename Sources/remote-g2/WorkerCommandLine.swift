@@ -74,6 +74,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
   @Flag(help: "Obey the command `fault`, which lets transfers go wrong: for demonstrations.")
   var inject = false
   @OptionGroup var transport: TransportOptions
+  @OptionGroup var tls: TLSOptions
 
   func run() async throws {
     checkName(name)
@@ -120,7 +121,7 @@ struct WorkerCommandLine: AsyncParsableCommand {
       name: name, modelPath: ModelLocation.find(model), host: host, port: port,
       directory: runDirectory(runDir), peers: peers.map(\.address), blockCount: g1Blocks,
       slotCount: slots, threads: max(1, threads / tp), linger: .nanoseconds(Int64(linger * 1e9)),
-      nixlPath: transport.nixlPath, isInsecure: transport.insecure,
+      nixlPath: transport.nixlPath, isInsecure: transport.insecure, certificates: tls.ofControl,
       proof: digestPolicy, policy: policy, pullsByCost: pull == "byCost",
       node: node.map { "\(runDirectory(runDir))/\($0).node" }, limits: limits)
     do throws(WorkerError) {

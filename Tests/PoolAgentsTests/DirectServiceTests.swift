@@ -217,6 +217,43 @@ func same<Value: Equatable>(
     }
   }
 
+  @Test func `with certificates only who proves his name is served, and asks only who does`()
+    async throws
+  {
+    let forge = try CertificateForge()
+    let authority = try forge.make("authority", CertificateForge.authority)
+    let stranger = try forge.make("stranger", CertificateForge.authority)
+    func certificates(_ name: String, by issuer: CertificateForge.Made, as file: String? = nil)
+      throws -> ControlCertificates
+    {
+      let made = try forge.make(file ?? name, CertificateForge.named(name), by: issuer)
+      return ControlCertificates(
+        certificate: made.certificate, key: made.key, authority: authority.certificate)
+    }
+    let node = try TestNode("S", hasAgents: true)
+    defer { node.stop() }
+    let own = try certificates("S", by: authority)
+    let server = try await StoreServer.start(
+      backend: DirectService(serving: node.node), host: "127.0.0.1", port: 0, limits: Limits(),
+      certificates: own)
+    let address = StoreAddress(host: "127.0.0.1", port: server.port)
+    func isServed(_ shown: ControlCertificates?, asks name: PeerName = "S") async throws -> Bool {
+      let client = try StoreClient(address, of: name, certificates: shown)
+      defer { client.stop() }
+      do throws(CallError) {
+        _ = try await client.stats(timeout: Self.second)
+        return true
+      } catch { return error == .starting }
+    }
+    let good = try certificates("T", by: authority)
+    #expect(try await isServed(good))
+    #expect(try await !isServed(nil))
+    #expect(try await !isServed(certificates("T", by: stranger, as: "false")))
+    // What listens there is S, and not who was meant.
+    #expect(try await !isServed(good, asks: "R"))
+    await server.stop()
+  }
+
   @Test func `a port in use is named`() async throws {
     try await Self.serve { served, _ in
       let port = served.peer.address.port
