@@ -1,5 +1,6 @@
 internal import GRPCCore
 internal import GRPCNIOTransportHTTP2Posix
+internal import NIOCertificateReloading
 package import RemoteG2Core
 internal import SwiftProtobuf
 

@@ -1,6 +1,7 @@
 internal import GRPCCore
 internal import GRPCNIOTransportHTTP2Posix
 internal import Glibc
+internal import NIOCertificateReloading
 internal import NIOCore
 package import RemoteG2Core
 
