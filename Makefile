@@ -73,6 +73,7 @@ test: build
 	@scripts/build remote_g2
 	@scripts/library
 	@scripts/metrics
+	@scripts/members --if-possible
 	@$(BIN)/remote-g2 fleet --requests 32
 	@$(BIN)/remote-g2 run --if-possible --scenes $(SAVING_SCENES)
 	@$(BIN)/remote-g2 run --if-possible --tp 3 --scenes $(RANK_SCENES)

@@ -48,6 +48,7 @@ let package = Package(
     .package(url: "https://github.com/grpc/grpc-swift-protobuf.git", from: "2.4.1"),
     .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.2"),
     .package(url: "https://github.com/apple/swift-nio-extras.git", from: "1.35.2"),
+    .package(url: "https://github.com/swift-server/async-http-client.git", from: "1.37.0"),
     .package(url: "https://github.com/apple/swift-protobuf.git", from: "1.39.0", traits: []),
   ],
   targets: [
@@ -143,6 +144,15 @@ let package = Package(
         .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
       swiftSettings: strict),
+    // Members that register themselves in etcd.
+    .target(
+      name: "NodeRegistry",
+      dependencies: [
+        "OSThreads", "RemoteG2Core",
+        .product(name: "AsyncHTTPClient", package: "async-http-client"),
+        .product(name: "NIOCore", package: "swift-nio"),
+      ],
+      swiftSettings: strict),
     // What of a node serves peers that read its pools themselves, over NIXL.
     module(
       "PoolAgents",
@@ -177,8 +187,9 @@ let package = Package(
       name: "remote-g2",
       dependencies: [
         "Collectives", "KVConnector", "Linear", "LlamaModel", "LocalStore", "NIXL", "NIXLTransfer",
-        "NodeMetrics", "OSThreads", "Processes", "RankGroups", "RemoteG2Core", "RemoteG2Node",
-        "PoolAgents", "RemoteG2Control", "RemoteG2Runtime", "Simulation", "TraceReplay",
+        "NodeMetrics", "NodeRegistry", "OSThreads", "Processes", "RankGroups", "RemoteG2Core",
+        "RemoteG2Node", "PoolAgents", "RemoteG2Control", "RemoteG2Runtime", "Simulation",
+        "TraceReplay",
         "TransferRig", "WorkerConsole",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
@@ -280,6 +291,9 @@ let package = Package(
         .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
       ]),
     tests(
+      "NodeRegistryTests",
+      on: ["NodeRegistry", "NodeTesting", "OSThreads", "Processes", "RemoteG2Core", "RemoteG2Node"]),
+    tests(
       "WorkerConsoleTests",
       on: ["OSThreads", "Processes", "RemoteG2Core", "RemoteG2Runtime", "WorkerConsole"]),
     tests(
@@ -291,7 +305,8 @@ let package = Package(
 // The suites that sanitizers and mutants run need none of the heavy dependencies, nor their builds.
 if Context.environment["REMOTE_G2_SUITES"] == "pure" {
   let heavy: Set<String> = [
-    "RemoteG2Control", "NodeMetrics", "PoolAgents", "RemoteG2Runtime", "RankGroups",
+    "RemoteG2Control", "NodeMetrics", "NodeRegistry", "NodeRegistryTests", "PoolAgents",
+    "RemoteG2Runtime", "RankGroups",
     "WorkerConsole",
     "NIXLTransfer", "NIXL", "CNIXL", "remote-g2", "remote-g2-testhost", "remote-g2-bench",
     "CAllocations", "NIXLTests",

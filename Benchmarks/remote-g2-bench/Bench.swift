@@ -23,6 +23,7 @@ enum Bench {
     case "serve": try ReadBench.serve(arguments.dropFirst().compactMap { Int($0) })
     case "read": try ReadBench.run()
     case "node": try NodeBench.run()
+    case "index": IndexBench.run()
     case "node-serve": try NodeBench.serve(arguments.dropFirst().compactMap { Int($0) })
     case "pump": PumpBench.run()
     case "connector": try ConnectorBench.run()

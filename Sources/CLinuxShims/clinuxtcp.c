@@ -11,11 +11,30 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static int tcp_address(const char *host, int port, struct sockaddr_in *address) {
+typedef union {
+  struct sockaddr any;
+  struct sockaddr_in v4;
+  struct sockaddr_in6 v6;
+} tcp_address;
+
+// Numeric, of either kind. Returns its length, or -EINVAL.
+static int tcp_parse(const char *host, int port, tcp_address *address) {
   memset(address, 0, sizeof *address);
-  address->sin_family = AF_INET;
-  address->sin_port = htons((uint16_t)port);
-  return inet_pton(AF_INET, host, &address->sin_addr) == 1 ? 0 : -EINVAL;
+  if (inet_pton(AF_INET, host, &address->v4.sin_addr) == 1) {
+    address->v4.sin_family = AF_INET;
+    address->v4.sin_port = htons((uint16_t)port);
+    return sizeof address->v4;
+  }
+  if (inet_pton(AF_INET6, host, &address->v6.sin6_addr) == 1) {
+    address->v6.sin6_family = AF_INET6;
+    address->v6.sin6_port = htons((uint16_t)port);
+    return sizeof address->v6;
+  }
+  return -EINVAL;
+}
+
+static int tcp_port(const tcp_address *address) {
+  return ntohs(address->any.sa_family == AF_INET6 ? address->v6.sin6_port : address->v4.sin_port);
 }
 
 static void tcp_options(int fd) {
@@ -33,20 +52,24 @@ static void tcp_options(int fd) {
 }
 
 int clinux_tcp_listen(const char *host, int port, int *bound) {
-  struct sockaddr_in address;
-  socklen_t length = sizeof address;
-  int on = 1, error = tcp_address(host, port, &address);
-  if (error != 0) return error;
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  tcp_address address;
+  int on = 1, parsed = tcp_parse(host, port, &address);
+  if (parsed < 0) return parsed;
+  socklen_t length = (socklen_t)parsed;
+  int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return -errno;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || listen(fd, 64) != 0 ||
-      getsockname(fd, (struct sockaddr *)&address, &length) != 0) {
-    error = errno;
+  // An address of the one kind is no address of the other.
+  if (address.any.sa_family == AF_INET6) {
+    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+  }
+  if (bind(fd, &address.any, length) != 0 || listen(fd, 64) != 0 ||
+      getsockname(fd, &address.any, &length) != 0) {
+    int error = errno;
     close(fd);
     return -error;
   }
-  *bound = ntohs(address.sin_port);
+  *bound = tcp_port(&address);
   return fd;
 }
 
@@ -58,14 +81,14 @@ int clinux_tcp_accept(int listener) {
 }
 
 int clinux_tcp_connect(const char *host, int port) {
-  struct sockaddr_in address;
-  int error = tcp_address(host, port, &address);
-  if (error != 0) return error;
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  tcp_address address;
+  int length = tcp_parse(host, port, &address);
+  if (length < 0) return length;
+  int fd = socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return -errno;
   tcp_options(fd);
-  if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0 && errno != EINPROGRESS) {
-    error = errno;
+  if (connect(fd, &address.any, (socklen_t)length) != 0 && errno != EINPROGRESS) {
+    int error = errno;
     close(fd);
     return -error;
   }
@@ -79,13 +102,15 @@ int clinux_tcp_error(int socket) {
 }
 
 void clinux_tcp_peer(int socket, char *text, size_t size) {
-  struct sockaddr_in address;
+  tcp_address address;
   socklen_t length = sizeof address;
-  char host[INET_ADDRSTRLEN];
+  char host[INET6_ADDRSTRLEN];
   text[0] = 0;
-  if (getpeername(socket, (struct sockaddr *)&address, &length) != 0) return;
-  if (inet_ntop(AF_INET, &address.sin_addr, host, sizeof host) == NULL) return;
-  snprintf(text, size, "%s:%d", host, ntohs(address.sin_port));
+  if (getpeername(socket, &address.any, &length) != 0) return;
+  int is_v6 = address.any.sa_family == AF_INET6;
+  const void *bytes = is_v6 ? (const void *)&address.v6.sin6_addr : &address.v4.sin_addr;
+  if (inet_ntop(address.any.sa_family, bytes, host, sizeof host) == NULL) return;
+  snprintf(text, size, is_v6 ? "[%s]:%d" : "%s:%d", host, tcp_port(&address));
 }
 
 ssize_t clinux_tcp_receive(int socket, void *bytes, size_t count) {

@@ -70,7 +70,8 @@ static void make_method(void) {
   method = made;
 }
 
-ctls_session *ctls_session_make(ctls_credentials *credentials, int socket, const char *expected) {
+ctls_session *ctls_session_make(ctls_credentials *credentials, int socket, int connects,
+                                const char *expected) {
   const ctls_library *l = ctls_library_get();
   pthread_once(&method_once, make_method);
   ctls_session *session = calloc(1, sizeof *session);
@@ -83,11 +84,12 @@ ctls_session *ctls_session_make(ctls_credentials *credentials, int socket, const
   if (bio == NULL) goto failed;
   l->BIO_set_data_(bio, session);
   l->SSL_set_bio_(session->ssl, bio, bio);
-  if (expected == NULL) {
+  if (!connects) {
     l->SSL_set_accept_state_(session->ssl);
     return session;
   }
   l->SSL_set_connect_state_(session->ssl);
+  if (expected == NULL) return session;
   // A name is one of its DNS names, and nothing that is only like it.
   snprintf(session->expected, sizeof session->expected, "%s", expected);
   l->SSL_set_hostflags_(session->ssl, X509_CHECK_FLAG_NO_WILDCARDS |

@@ -24,7 +24,7 @@ struct ctls_session {
   unsigned char *out;
   size_t out_first, out_end, out_size;
   int has_ended;
-  // Whose certificate the listener must show; empty: this end listens.
+  // Whose certificate the listener must show; empty: any.
   char expected[ctls_name_max];
   // The socket is broken.
   int is_broken;

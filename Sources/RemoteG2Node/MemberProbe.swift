@@ -62,7 +62,7 @@ package enum MemberProbe {
     let node = Incarnation(using: &chance)
     let name = keeper?.ownName ?? "doctor"
     let hello = StreamHello(node: node, name: name, terms: nil)
-    guard let socket = StreamSocket.connect(address, keeper, to: member) else {
+    guard let socket = StreamSocket.connect(.init(name: member, address: address), keeper) else {
       throw .unreachable
     }
     let (found, keys) = try watch(socket, hello)
@@ -173,7 +173,7 @@ package enum MemberProbe {
     ) throws(Failure) {
       self.proves = proves
       self.target = target
-      guard let socket = StreamSocket.connect(address, keeper, to: member) else {
+      guard let socket = StreamSocket.connect(.init(name: member, address: address), keeper) else {
         throw .unreachable
       }
       self.socket = socket

@@ -31,6 +31,8 @@ package struct NodeConfiguration: Sendable {
   /// For other members' questions.
   package var address: StreamAddress
   package var members: [(name: PeerName, address: StreamAddress)]
+  /// What name services are asked about others.
+  package var lookups: [MemberLookup.Question]
   /// For all pools together.
   package var memoryBytes: Int
   /// Folder of the socket and the lock.
@@ -51,6 +53,7 @@ package struct NodeConfiguration: Sendable {
 
   package init(
     name: PeerName, address: StreamAddress, members: [(name: PeerName, address: StreamAddress)],
+    lookups: [MemberLookup.Question] = [],
     memoryBytes: Int, directory: String, group: UInt32? = nil, limits: Limits = Limits(),
     isPrivate: Bool = false, hasAgents: Bool = false, tls: TLSFiles? = nil,
     draw: @escaping @Sendable () -> Incarnation = NodeConfiguration.random,
@@ -59,6 +62,7 @@ package struct NodeConfiguration: Sendable {
     self.name = name
     self.address = address
     self.members = members
+    self.lookups = lookups
     self.memoryBytes = memoryBytes
     self.directory = directory
     self.group = group
@@ -89,6 +93,7 @@ package final class Node: Sendable {
   private let pulls: PullThread
   private let watches: WatchThread
   private let streams: [ServeThread]
+  private let lookup: LookupThread?
   private let lock: Int32
   /// That other members reach it at.
   package let port: Int
@@ -115,7 +120,7 @@ package final class Node: Sendable {
       throw .noCertificate(error)
     }
     let core = NodeCore(
-      node: incarnation, name: configuration.name, members: configuration.members.map(\.name),
+      node: incarnation, name: configuration.name, members: [],
       memoryBytes: configuration.memoryBytes, limits: configuration.limits,
       hasAgents: configuration.hasAgents)
     do throws(NodeError) {
@@ -148,14 +153,19 @@ package final class Node: Sendable {
       throw error
     }
     keeper?.onChange { [board] end in board.withCore { $0.handshakes.certificateEnd = end } }
-    let addresses = Dictionary(
-      uniqueKeysWithValues: configuration.members.map { ($0.name, $0.address) })
+    let told = configuration.members.map { Membership.Place(name: $0.name, address: $0.address) }
+    for line in board.found(told, by: .told) { configuration.log(line) }
+    lookup =
+      configuration.lookups.isEmpty
+      ? nil
+      : LookupThread(
+        board, MemberLookup(configuration.lookups, fixed: told), log: configuration.log)
     pulls = PullThread(
       board, as: StreamIdentity(node: incarnation, name: configuration.name),
-      members: addresses, limits: configuration.limits, keeper: keeper)
+      limits: configuration.limits, keeper: keeper)
     watches = WatchThread(
       board, as: StreamIdentity(node: incarnation, name: configuration.name),
-      members: addresses, limits: configuration.limits, keeper: keeper, log: configuration.log)
+      limits: configuration.limits, keeper: keeper, log: configuration.log)
   }
 
   /// What it decides by, for reports.
@@ -169,12 +179,24 @@ package final class Node: Sendable {
     return board.liveness.withLock { $0.hanging(at: now) }
   }
 
+  /// What one origin says of who the other members are, all of it.
+  package func found(_ places: [Membership.Place], by origin: Membership.Origin) {
+    for line in board.found(places, by: origin) { configuration.log(line) }
+  }
+
+  /// Answers no new question of other members.
+  package func leave() { board.withCore { $0.isLeaving = true } }
+
+  /// Whether it is sending nothing any more, to members or to its own engines.
+  package var isDrained: Bool { look(\.isDrained) }
+
   /// No engine finds it any more; those that are connected stay.
   package func stopListening() { unlink(configuration.socketPath) }
 
   /// Ends every thread and connection; its pools end with the last process that maps them.
   package func stop() {
     stopListening()
+    lookup?.stop()
     watches.stop()
     pulls.stop()
     for thread in streams { thread.stop() }

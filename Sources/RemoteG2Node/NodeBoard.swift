@@ -21,6 +21,9 @@ final class NodeBoard: Sendable {
   let agentBell = EventBell()
   let agentOrders: Mailbox<AgentOrder>
   let liveness = Guarded(Liveness())
+  private let membership: Guarded<Membership>
+  let watchBell = EventBell()
+  let watchOrders: Mailbox<Membership.Change>
   /// Connections from other members, of all threads that serve them.
   private let readerCount = Guarded(0)
   /// Of the threads that serve watchers.
@@ -32,6 +35,32 @@ final class NodeBoard: Sendable {
     localActions = Mailbox(ringing: localBell)
     pullOrders = Mailbox(ringing: pullBell)
     agentOrders = Mailbox(ringing: agentBell)
+    watchOrders = Mailbox(ringing: watchBell)
+    membership = Guarded(Membership(own: core.name, limits: core.limits))
+  }
+
+  /// What one origin says of who the members are, all of it.
+  ///
+  /// - Returns: What an operator should know.
+  func found(_ places: [Membership.Place], by origin: Membership.Origin) -> [String] {
+    // In one order for all who ask, because what changes is carried out under the lock.
+    membership.withLock { membership in
+      let (changes, complaints) = membership.found(places, by: origin)
+      for change in changes {
+        withCore { core in
+          switch change {
+          case .joined(let place): core.admit(place.name, isNamed: place.isNamed)
+          case .left(let name): core.dismiss(name)
+          }
+        }
+        watchOrders.post(change)
+      }
+      return complaints
+    }
+  }
+
+  func place(of member: PeerName) -> Membership.Place? {
+    membership.withLock { $0.places[member] }
   }
 
   /// Each thread says so in every turn.

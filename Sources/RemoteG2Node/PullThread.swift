@@ -11,11 +11,10 @@ final class PullThread: Sendable {
   private let thread: TurningThread
 
   init(
-    _ board: NodeBoard, as identity: StreamIdentity, members: [PeerName: StreamAddress],
-    limits: Limits, keeper: TLSKeeper?
+    _ board: NodeBoard, as identity: StreamIdentity, limits: Limits, keeper: TLSKeeper?
   ) {
     thread = TurningThread("pull", bell: board.pullBell) { thread in
-      PullLoop(board, identity, members, limits, keeper).run { thread.isOver }
+      PullLoop(board, identity, limits, keeper).run { thread.isOver }
     }
   }
 
@@ -25,12 +24,12 @@ final class PullThread: Sendable {
 private final class PullLoop {
   private struct Route: Hashable {
     let member: PeerName
+    let address: StreamAddress
     let terms: PoolTerms
   }
 
   private let board: NodeBoard
   private let identity: StreamIdentity
-  private let members: [PeerName: StreamAddress]
   private let limits: Limits
   private let keeper: TLSKeeper?
   private var pulls: [StreamID: Pull] = [:]
@@ -38,13 +37,11 @@ private final class PullLoop {
   private var idle: [Route: [StreamSocket]] = [:]
 
   init(
-    _ board: NodeBoard, _ identity: StreamIdentity, _ members: [PeerName: StreamAddress],
-    _ limits: Limits, _ keeper: TLSKeeper?
+    _ board: NodeBoard, _ identity: StreamIdentity, _ limits: Limits, _ keeper: TLSKeeper?
   ) {
     self.keeper = keeper
     self.board = board
     self.identity = identity
-    self.members = members
     self.limits = limits
   }
 
@@ -87,14 +84,14 @@ private final class PullLoop {
       guard pulls[stream] != nil else { return }
       finish(stream, .broken, keepsConnection: false)
     case .pull(let stream, let member, let number, let terms, let keys, let patience):
-      let route = Route(member: member, terms: terms)
-      guard let address = members[member], let pools = board.pools(number),
-        let (socket, isNew) = connection(route, address)
+      // It may have left as it was asked.
+      guard let place = board.place(of: member), let pools = board.pools(number),
+        let (socket, isNew) = connection(place, terms)
       else {
         board.advance { core, now in core.ended(stream, .broken, at: now) }
         return
       }
-      routes[stream] = route
+      routes[stream] = Route(member: member, address: place.address, terms: terms)
       pulls[stream] = Pull(
         stream, board, socket: socket, pools: pools,
         machine: PullMachine(
@@ -108,10 +105,11 @@ private final class PullLoop {
   }
 
   private func connection(
-    _ route: Route, _ address: StreamAddress
+    _ place: Membership.Place, _ terms: PoolTerms
   ) -> (StreamSocket, isNew: Bool)? {
+    let route = Route(member: place.name, address: place.address, terms: terms)
     if let kept = idle[route]?.popLast() { return (kept, false) }
-    return StreamSocket.connect(address, keeper, to: route.member).map { ($0, true) }
+    return StreamSocket.connect(place, keeper).map { ($0, true) }
   }
 
   private func finish(_ stream: StreamID, _ end: PullEnd, keepsConnection: Bool = true) {
@@ -124,7 +122,9 @@ private final class PullLoop {
     {
       idle[route, default: []].append(pull.socket)
     }
-    board.advance { core, now in core.ended(stream, end, at: now) }
+    board.advance { core, now in core.ended(stream, end, others: pull.others, at: now) }
+    // It looks again at a time of which nothing that it is told to do tells it.
+    board.localBell.ring()
   }
 
   /// An idle connection has nothing to tell but its end.
@@ -187,6 +187,7 @@ private final class Pull {
   var isDrained: Bool { aheadFirst == aheadEnd }
   var wantsToSend: Bool { socket.waitsToSend(!machine.outgoing.isEmpty) }
   var stallsAt: LocalInstant { machine.stallsAt }
+  var others: [PeerName] { machine.others }
 
   /// Sends and receives a bounded piece of what there is.
   ///

@@ -26,15 +26,14 @@ final class StreamSocket {
   /// Begins a connection; nil when it is refused at once.
   ///
   /// - Parameters:
+  ///   - place: Whose certificate the other end must show, if any is shown.
   ///   - keeper: Of this end's certificate; nil: nothing is encrypted, and nobody proves who he is.
-  ///   - member: Whose certificate the other end must show, if any is shown.
-  static func connect(
-    _ address: StreamAddress, _ keeper: TLSKeeper?, to member: PeerName
-  ) -> StreamSocket? {
-    let descriptor = clinux_tcp_connect(address.host, Int32(address.port))
+  static func connect(_ place: Membership.Place, _ keeper: TLSKeeper?) -> StreamSocket? {
+    let descriptor = clinux_tcp_connect(place.address.host, Int32(place.address.port))
     guard descriptor >= 0 else { return nil }
     guard let keeper else { return StreamSocket(descriptor) }
-    guard let session = TLSSession(keeper.current, over: descriptor, expecting: member) else {
+    let side = TLSSession.Side.connects(to: place.isNamed ? place.name : nil)
+    guard let session = TLSSession(keeper.current, over: descriptor, side) else {
       close(descriptor)
       return nil
     }
@@ -190,24 +189,11 @@ final class StreamListener {
     isExhausted = [EMFILE, ENFILE, ENOMEM, ENOBUFS].contains(-accepted)
     guard accepted >= 0 else { return nil }
     guard let keeper else { return StreamSocket(accepted) }
-    guard let session = TLSSession(keeper.current, over: accepted, expecting: nil) else {
+    guard let session = TLSSession(keeper.current, over: accepted, .listens) else {
       close(accepted)
       isExhausted = true
       return nil
     }
     return StreamSocket(accepted, session)
   }
-}
-
-/// A numeric IPv4 address with a port.
-package struct StreamAddress: Equatable, Sendable, CustomStringConvertible {
-  package let host: String
-  package let port: Int
-
-  package init(host: String, port: Int) {
-    self.host = host
-    self.port = port
-  }
-
-  package var description: String { "\(host):\(port)" }
 }

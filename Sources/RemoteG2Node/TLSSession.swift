@@ -9,11 +9,19 @@ final class TLSSession {
   private let credentials: TLSCredentials
   private var knownNames: [String]?
 
-  /// - Parameter expected: Whose certificate the listener must show; nil: this end listens.
-  init?(_ credentials: TLSCredentials, over descriptor: Int32, expecting expected: PeerName?) {
-    guard let made = ctls_session_make(credentials.pointer, descriptor, expected?.text) else {
-      return nil
-    }
+  enum Side {
+    case listens
+    /// Whose certificate the listener must show; nil: any member's.
+    case connects(to: PeerName?)
+  }
+
+  init?(_ credentials: TLSCredentials, over descriptor: Int32, _ side: Side) {
+    let made =
+      switch side {
+      case .listens: ctls_session_make(credentials.pointer, descriptor, 0, nil)
+      case .connects(let name): ctls_session_make(credentials.pointer, descriptor, 1, name?.text)
+      }
+    guard let made else { return nil }
     pointer = made
     self.credentials = credentials
   }

@@ -6,20 +6,24 @@ final class WatchThread: Sendable {
   private let thread: TurningThread
 
   init(
-    _ board: NodeBoard, as identity: StreamIdentity, members: [PeerName: StreamAddress],
-    limits: Limits, keeper: TLSKeeper?, log: @escaping @Sendable (String) -> Void
+    _ board: NodeBoard, as identity: StreamIdentity, limits: Limits, keeper: TLSKeeper?,
+    log: @escaping @Sendable (String) -> Void
   ) {
-    let bell = EventBell()
-    thread = TurningThread("watch", bell: bell) { thread in
-      var watches = members.sorted { $0.key < $1.key }.map {
-        Watch($0.key, at: $0.value, board, identity, limits, keeper, log)
-      }
+    thread = TurningThread("watch", bell: board.watchBell) { thread in
+      var watches: [Watch] = []
       while !thread.isOver {
         board.turned("watch")
         let now = MonotonicClock.now()
+        for change in board.watchOrders.drain() {
+          switch change {
+          case .joined(let place):
+            watches.append(Watch(place, board, identity, limits, keeper, log))
+          case .left(let name): watches.removeAll { $0.member == name }
+          }
+        }
         for index in watches.indices { watches[index].turn(at: now) }
         let due = watches.map(\.nextLook).min() ?? now + .seconds(1)
-        _ = bell.wait(
+        _ = board.watchBell.wait(
           until: min(due, now + .seconds(1)),
           hearing: watches.compactMap(\.readable), writable: watches.compactMap(\.writable))
       }
@@ -31,7 +35,7 @@ final class WatchThread: Sendable {
 
 /// One member's feed: the shell of a ``WatchMachine``.
 private struct Watch {
-  private let address: StreamAddress
+  private let place: Membership.Place
   private let board: NodeBoard
   private let keeper: TLSKeeper?
   private let log: @Sendable (String) -> Void
@@ -40,20 +44,21 @@ private struct Watch {
   private var socket: StreamSocket?
 
   init(
-    _ member: PeerName, at address: StreamAddress, _ board: NodeBoard, _ identity: StreamIdentity,
-    _ limits: Limits, _ keeper: TLSKeeper?, _ log: @escaping @Sendable (String) -> Void
+    _ place: Membership.Place, _ board: NodeBoard, _ identity: StreamIdentity, _ limits: Limits,
+    _ keeper: TLSKeeper?, _ log: @escaping @Sendable (String) -> Void
   ) {
-    self.address = address
+    self.place = place
     self.board = board
     self.keeper = keeper
     self.limits = limits
     self.log = log
     machine = WatchMachine(
-      member, at: address.description,
+      place.name, isNamed: place.isNamed, at: place.address.description,
       as: StreamHello(node: identity.node, name: identity.name, terms: nil), limits: limits,
       from: MonotonicClock.now())
   }
 
+  var member: PeerName { place.name }
   var readable: Int32? { socket?.descriptor }
   var writable: Int32? {
     guard let socket, socket.waitsToSend(!machine.outgoing.isEmpty) else { return nil }
@@ -66,7 +71,7 @@ private struct Watch {
     while let current = socket {
       if current.send(&machine.outgoing) == .closed { return ended(current, at: now) }
       let outcome = current.receive(atMost: machine.wanted) { piece in
-        advance { $0.took(piece, &$1, at: now) }
+        advance { $0.took(piece, from: current.provedNames, &$1, at: now) }
       }
       if outcome == .closed { return ended(current, at: now) }
       if outcome == .nothing { return }
@@ -86,7 +91,7 @@ private struct Watch {
     for order in board.withCore({ event(&machine, &$0) }) {
       switch order {
       case .connect:
-        socket = StreamSocket.connect(address, keeper, to: machine.member)
+        socket = StreamSocket.connect(place, keeper)
         if socket == nil { advance { $0.ended(nil, &$1, at: MonotonicClock.now()) } }
       case .close: socket = nil
       case .tell(let what): log(what)

@@ -62,7 +62,8 @@ struct ReplayFleet {
     to place: Int, now: LocalInstant
   ) -> [NodeAction] {
     guard let source = nodes.firstIndex(where: { $0.name == member }),
-      let pool = nodes[source].core.poolNumber(of: terms), nodes[source].core.serves()
+      let pool = nodes[source].core.poolNumber(of: terms), let last = keys.last,
+      case .begins = nodes[source].core.serves(last, to: nodes[place].name, at: now)
     else { return nodes[place].core.ended(stream, .busy, at: now) }
     var (position, end, actions) = (0, PullEnd.served, [NodeAction]())
     while position < keys.count, end == .served {
@@ -84,7 +85,7 @@ struct ReplayFleet {
       nodes[source].core.sent(window, count: sent, in: pool)
       position += sent
     }
-    nodes[source].core.served()
+    nodes[source].core.served(last, to: nodes[place].name)
     return actions + nodes[place].core.ended(stream, end, at: now)
   }
 

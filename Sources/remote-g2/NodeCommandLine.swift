@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import NodeMetrics
+import NodeRegistry
 import OSThreads
 import PoolAgents
 import RemoteG2Control
@@ -40,6 +41,14 @@ struct NodeCommandLine: AsyncParsableCommand {
       "Another member, by its name and what it was given as --listen; may be repeated.",
       valueName: "name=host:port"))
   var member: [String] = []
+  @Option(
+    help: ArgumentHelp(
+      """
+      Where members are found out, again and again: dns:HOST:PORT, every address of HOST is a member's that listens on \
+      PORT; srv:NAME, the records of that service name members by the first part of their hosts' names; \
+      etcd:http://HOST:PORT, or several of them with commas, where members register themselves. May be repeated.
+      """, valueName: "source"))
+  var members: [String] = []
   @Option(help: "Bytes for all pools together, e.g. 512MiB or 4GiB.") var memory = "1GiB"
   @Option(help: "Folder for socket and lock.") var runDir: String?
   @Option(
@@ -76,6 +85,8 @@ struct NodeCommandLine: AsyncParsableCommand {
       fail("--linger \(linger) is not 0 to 86400 seconds")
     }
     transport.prepare(host: reading?.host ?? address.host)
+    let told = toldMembers()
+    let registered = registries()
     let configuration = NodeConfiguration(
       name: PeerName(name), address: address, members: members(),
       memoryBytes: byteCount("--memory", memory),
@@ -94,6 +105,14 @@ struct NodeCommandLine: AsyncParsableCommand {
     let node: Node
     do throws(NodeError) { node = try Node(configuration) } catch { fail("\(error)") }
     direct.serve(node)
+    let registry = registered.map { endpoints in
+      EtcdRegistry(
+        .init(
+          endpoints: endpoints, name: configuration.name,
+          listen: HostAndPort(host: address.host, port: max(0, node.port - 1)).description),
+        limits: configuration.limits, found: { node.found($0, by: .registry) },
+        log: { Self.say($0) })
+    }
     let metrics: MetricsServer
     do throws(MetricsServer.Failure) {
       metrics = try MetricsServer(
@@ -115,10 +134,21 @@ struct NodeCommandLine: AsyncParsableCommand {
     await Interruption.comes(orWhen: lingering(node))
     // Gone from the file system first, so that a new worker starts its own.
     node.stopListening()
+    // Who is being sent something gets it, for a while; nobody else begins.
+    node.leave()
+    await registry?.stop()
+    await Self.waits(atMost: configuration.limits.drainMax) { node.isDrained }
     agents?.stop()
     await server?.stop()
     metrics.stop()
     node.stop()
+  }
+
+  private static func waits(atMost most: Duration, _ isOver: () -> Bool) async {
+    let deadline = MonotonicClock.now() + most
+    while !isOver(), MonotonicClock.now() < deadline {
+      try? await Task.sleep(for: .milliseconds(5))
+    }
   }
 
   private func agentLaunch(_ configuration: NodeConfiguration) -> AgentLaunch {
@@ -150,41 +180,81 @@ struct NodeCommandLine: AsyncParsableCommand {
   ///
   /// - Parameter mayBeAny: Port 0 is possible, and stays 0.
   static func address(_ text: String, flag: String, mayBeAny: Bool = false) -> StreamAddress {
-    let (host, port) = halves(text, flag: flag, ports: (mayBeAny ? 0 : 1)...65534)
-    return StreamAddress(host: host, port: port == 0 ? 0 : port + 1)
+    let place = halves(text, flag: flag, ports: (mayBeAny ? 0 : 1)...65534)
+    return StreamAddress(host: place.host, port: place.port == 0 ? 0 : place.port + 1)
   }
 
   private static func halves(
     _ text: String, flag: String, ports: ClosedRange<Int>
-  ) -> (host: String, port: Int) {
-    let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
-    guard parts.count == 2, let port = Int(parts[1]), ports.contains(port) else {
-      fail("\(flag) \(text) is not HOST:PORT, e.g. 127.0.0.1:7001")
-    }
-    TransportOptions.check(host: String(parts[0]), port: port, flag: flag)
-    return (String(parts[0]), port)
+  ) -> HostAndPort {
+    let place = hostAndPort(text, flag: flag, ports: ports)
+    TransportOptions.check(
+      host: place.host, port: place.port, flag: flag, mayBeIPv6: flag != "--direct")
+    return place
   }
 
-  private func members() -> [(name: PeerName, address: StreamAddress)] {
-    var found: [(name: PeerName, address: StreamAddress)] = []
+  private static func hostAndPort(
+    _ text: String, flag: String, ports: ClosedRange<Int>
+  ) -> HostAndPort {
+    guard let place = HostAndPort(text), ports.contains(place.port) else {
+      fail("\(flag) \(text) is not HOST:PORT, e.g. 127.0.0.1:7001 or [::1]:7001")
+    }
+    return place
+  }
+
+  /// Members whose addresses are written, and what is to be asked about others.
+  private func toldMembers() -> (
+    fixed: [(name: PeerName, address: StreamAddress)], asked: [MemberLookup.Question]
+  ) {
+    var fixed: [(name: PeerName, address: StreamAddress)] = []
+    var asked: [MemberLookup.Question] = []
+    var names: Set<PeerName> = []
     for text in member {
       let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
       guard parts.count == 2 else { fail("--member \(text) is not NAME=HOST:PORT") }
       checkName(String(parts[0]))
       let other = PeerName(String(parts[0]))
-      guard other.text != name, !found.contains(where: { $0.name == other }) else {
+      guard other.text != name, names.insert(other).inserted else {
         fail("--member \(text): the name \(other) is taken, and names are unique in a fleet")
       }
+      let place = Self.hostAndPort(String(parts[1]), flag: "--member", ports: 1...65534)
+      guard TransportOptions.isNumeric(place.host) else {
+        asked.append(.member(other, place))
+        continue
+      }
       let address = Self.address(String(parts[1]), flag: "--member")
-      guard !found.contains(where: { $0.address == address }) else {
+      guard !fixed.contains(where: { $0.address == address }) else {
         fail("--member \(text): another member has that address")
       }
-      found.append((other, address))
+      fixed.append((other, address))
     }
-    guard found.count <= Limits().peersMax else {
-      fail("\(found.count) members: at most \(Limits().peersMax) are possible")
+    guard names.count <= Limits().peersMax else {
+      fail("\(names.count) members: at most \(Limits().peersMax) are possible")
     }
-    return found
+    for text in members where !text.hasPrefix(Self.etcd) {
+      guard let question = MemberLookup.Question(text) else {
+        fail("--members \(text) is neither dns:HOST:PORT nor srv:NAME nor etcd:http://HOST:PORT")
+      }
+      asked.append(question)
+    }
+    return (fixed, asked)
+  }
+
+  private static let etcd = "etcd:"
+
+  /// Of the registry that members are found in; nil: in none.
+  private func registries() -> [String]? {
+    let told = members.filter { $0.hasPrefix(Self.etcd) }
+    guard told.count < 2 else { fail("--members \(told[1]): one registry is possible") }
+    return told.first.map { text in
+      text.dropFirst(Self.etcd.count).split(separator: ",", omittingEmptySubsequences: false).map {
+        let place = HostAndPort(String($0.dropFirst("http://".count)))
+        guard $0.hasPrefix("http://"), let place, place.port > 0 else {
+          fail("--members \(text): \($0) is not http://HOST:PORT")
+        }
+        return String($0)
+      }
+    }
   }
 
   private var groupNumber: UInt32? {

@@ -68,16 +68,24 @@ struct TransportOptions: ParsableArguments {
 
   static func isLoopback(_ host: String) -> Bool {
     var address = in_addr()
-    guard inet_pton(AF_INET, host, &address) == 1 else { return false }
+    guard inet_pton(AF_INET, host, &address) == 1 else { return isNumeric(host) && host == "::1" }
     return UInt32(bigEndian: address.s_addr) >> 24 == 127
   }
 
-  static func check(host: String, port: Int, flag: String = "--host") {
-    var address = in_addr()
-    guard inet_pton(AF_INET, host, &address) == 1 else {
-      fail("\(flag) \(host) is not a numeric IPv4 address, e.g. 127.0.0.1")
+  /// Whether it is an address, of IPv4 or IPv6, and no name.
+  static func isNumeric(_ host: String) -> Bool {
+    var (four, six) = (in_addr(), in6_addr())
+    return inet_pton(AF_INET, host, &four) == 1 || inet_pton(AF_INET6, host, &six) == 1
+  }
+
+  /// - Parameter mayBeIPv6: Control services of stores and what NIXL reads over are IPv4.
+  static func check(host: String, port: Int, flag: String = "--host", mayBeIPv6: Bool = false) {
+    guard isNumeric(host), mayBeIPv6 || !host.contains(":") else {
+      fail(
+        "\(flag) \(host) is not a numeric \(mayBeIPv6 ? "address" : "IPv4 address"), e.g. 127.0.0.1"
+          + (mayBeIPv6 ? " or ::1" : ""))
     }
-    guard address.s_addr != 0 else {
+    guard !["0.0.0.0", "::"].contains(host) else {
       fail("\(flag) \(host) is a wildcard: peers need the address they can reach")
     }
     guard (0...65535).contains(port) else { fail("--port \(port) is not a port: 0 to 65535") }

@@ -53,7 +53,9 @@ struct StatusCommandLine: ParsableCommand {
     if report.pools.isEmpty { print("  no engine has attached yet") }
     for member in report.members {
       let speed = member.bytesPerSecond.map { String(format: ", %.2f GB/s", $0 / 1e9) } ?? ""
-      print("  member \(member.name): \(member.standing), announces \(member.keys) blocks\(speed)")
+      let known = member.saidName ?? member.name
+      let name = known == member.name ? known : "\(known) at \(member.name)"
+      print("  member \(name): \(member.standing), announces \(member.keys) blocks\(speed)")
       if let mismatch = member.mismatch { print("    cannot share: \(mismatch)") }
     }
     print(

@@ -184,7 +184,7 @@ import Testing
       "190000004307000000010000000c000000000000000d00000000000000"
     ),
     (.end(.served), "020000004400"), (.end(.lacking), "020000004401"),
-    (.end(.busy), "020000004402"),
+    (.busy(others: ["b"]), "0a00000049010000000100000062"),
     (.snapshot([], isLast: true), "06000000450100000000"),
     (
       .changes(number: 9, [FeedChange(key: key, isSealed: true)]),

@@ -25,9 +25,13 @@ import Testing
     var patience: [Duration] = []
     var cancelled: [StreamID] = []
 
-    init(memoryBytes: Int = 64 * 8192, _ change: (inout Limits.Values) -> Void = { _ in }) {
+    init(
+      named name: PeerName = "a", members: [PeerName] = ["b", "c"], memoryBytes: Int = 64 * 8192,
+      _ change: (inout Limits.Values) -> Void = { _ in }
+    ) {
+      let number = name.text.utf8.reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
       core = NodeCore(
-        node: Incarnation(high: 1, low: 1), name: "a", members: ["b", "c"],
+        node: Incarnation(high: 1, low: name == "a" ? 1 : number), name: name, members: members,
         memoryBytes: memoryBytes, limits: Limits(change))
       leader = core.joined(at: LocalInstant(nanoseconds: 0))!
       take(core.received(.hello(hello), from: leader, at: at(0)))
@@ -172,6 +176,70 @@ import Testing
     bench.take(bench.core.ended(bench.pulls[1].stream, .served, at: Self.at(102)))
     #expect(bench.found == 5)
     #expect(bench.core.shortfalls == [.failed: 1])
+  }
+
+  @Test func `sends a prefix that many want at once to a few, and tells the others to whom`() {
+    var bench = Bench()
+    let (hot, other) = (Self.keys[5], Self.keys[3])
+    let readers = (0..<6).map { PeerName("n\($0)") }
+    let decided = readers.map { bench.core.serves(hot, to: $0, at: Self.at(0)) }
+    let told = ServeDecision.busy(others: Array(readers[..<4]))
+    #expect(decided == [.begins, .begins, .begins, .begins, told, told])
+    #expect(bench.core.serves(other, to: "n5", at: Self.at(0)) == .begins)
+    bench.core.served(hot, to: "n1")
+    #expect(bench.core.serves(hot, to: "n4", at: Self.at(0)) == .begins)
+    // Four that are slow keep nobody from it for long.
+    #expect(bench.core.serves(hot, to: "n5", at: Self.at(99)) != .begins)
+    #expect(bench.core.serves(hot, to: "n5", at: Self.at(100)) == .begins)
+    for (key, reader) in [
+      (hot, "n0"), (hot, "n2"), (hot, "n3"), (hot, "n4"), (hot, "n5"), (other, "n5"),
+    ] {
+      bench.core.served(key, to: PeerName(reader))
+    }
+    #expect(bench.core.report.serving == 0)
+  }
+
+  @Test func `waits a moment for whoever is being sent what it wants, and takes it from there`() {
+    var bench = Bench()
+    bench.announce("b", Self.keys)
+    bench.announce("c", [])
+    bench.want(Self.keys, at: Self.at(1))
+    bench.take(
+      bench.core.ended(bench.pulls[0].stream, .busy, others: ["c"], at: Self.at(5)))
+    #expect(!bench.isRefused && bench.core.nextDeadline == Self.at(15))
+    // Some of it is there by then.
+    #expect(
+      bench.core.heard(
+        .changes(number: 1, Self.keys[..<2].map { FeedChange(key: $0, isSealed: true) }), from: "c")
+        == true)
+    bench.take(bench.core.timePassed(at: Self.at(15)))
+    #expect(
+      bench.pulls.map(\.member) == ["b", "c"] && bench.pulls[1].keys == Array(Self.keys[..<2]))
+    for position in 0..<2 { bench.land(bench.pulls[1].stream, position, at: Self.at(16)) }
+    bench.take(bench.core.ended(bench.pulls[1].stream, .served, at: Self.at(17)))
+    // Nobody but who was busy has the rest: it is asked again.
+    #expect(bench.pulls.map(\.member) == ["b", "c", "b"])
+    #expect(bench.pulls[2].keys == Array(Self.keys[2...]))
+  }
+
+  @Test func `does not wait for longer than a moment, nor where nobody is being sent it`() {
+    var bench = Bench()
+    bench.announce("b", Self.keys)
+    bench.want(Self.keys, at: Self.at(1))
+    var now = 1
+    while !bench.isRefused, now < 1000 {
+      bench.take(
+        bench.core.ended(bench.pulls.last!.stream, .busy, others: ["c"], at: Self.at(now)))
+      now += 10
+      bench.take(bench.core.timePassed(at: Self.at(now)))
+    }
+    #expect(bench.isRefused && (150...220).contains(now), "\(now)")
+    #expect(bench.stats.pinned == 0 && bench.core.report.waiting == 0)
+    var other = Bench()
+    other.announce("b", Self.keys)
+    other.want(Self.keys, at: Self.at(1))
+    other.take(other.core.ended(other.pulls[0].stream, .busy, at: Self.at(2)))
+    #expect(other.isRefused)
   }
 
   @Test func `leaves a member alone that did not answer, until its feed is heard again`() {

@@ -14,7 +14,7 @@ import Testing
     .ask(keys: keys, isLast: false), .ask(keys: keys, isLast: true), .watch,
     .welcome(StreamWelcome(node: node, name: "b")), .refused("because"),
     .block(position: 7, digests: [Digest128(high: 1, low: 2), Digest128(high: 3, low: 4)]),
-    .end(.served), .end(.lacking), .end(.busy),
+    .end(.served), .end(.lacking), .busy(others: ["b", "c"]),
     .snapshot(keys, isLast: false), .snapshot([], isLast: true),
     .changes(
       number: 9,

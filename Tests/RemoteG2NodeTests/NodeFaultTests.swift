@@ -187,6 +187,8 @@ import Testing
     let limits = Limits {
       $0.readerStallMax = .seconds(8)
       $0.streamWindowBytes = 1
+      // All want one prefix, and none comes again.
+      $0.answersPerPrefixMax = 40
     }
     let (node, engine) = try Self.filled(8 * Self.terms.blockBytes, limits: limits)
     defer { node.stop() }

@@ -160,7 +160,7 @@ def source_pairs(stage):
 
         before = stage.nodes["b"].report()["blocksPulled"]
         # In the first block, so that nearly all of it is to be computed.
-        stage.relay.arm(8 << 20, fault)
+        stage.relay.arm(4 << 20, fault)
         result = stage.scene("source pairs", "b", number + 1, loaded=lambda count: count < PREFIX)
         stage.relay.disarm()
         identical = identical and result["tokens_identical"]

@@ -72,13 +72,17 @@ int clinux_event_wait(int event, const int *others, int other_count, int64_t nan
 int clinux_event_wait_both(int event, const int *readers, int reader_count, const int *writers,
                            int writer_count, int64_t nanoseconds);
 
-// A listening TCP socket at a numeric IPv4 address. Returns it, or -errno; `bound` gets its port.
+// Asks the name services that the system is set up with for a service's records (SRV). Waits for them. Returns the
+// length of the answer, 0 when there is no such service, or -EAGAIN when none of them could be asked.
+int clinux_dns_services(const char *name, unsigned char *answer, int size);
+
+// A listening TCP socket at a numeric address, IPv4 or IPv6. Returns it, or -errno; `bound` gets its port.
 int clinux_tcp_listen(const char *host, int port, int *bound);
 
 // The next connection of a listening TCP socket, or -errno (-EAGAIN: none waits).
 int clinux_tcp_accept(int listener);
 
-// Begins a connection to a numeric IPv4 address. Returns it, or -errno; it can be written to once it is made,
+// Begins a connection to a numeric address. Returns it, or -errno; it can be written to once it is made,
 // and clinux_tcp_error tells what became of it.
 int clinux_tcp_connect(const char *host, int port);
 

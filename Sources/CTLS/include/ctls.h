@@ -57,9 +57,10 @@ const char *ctls_credentials_name(const ctls_credentials *credentials, int place
 // Seconds since 1970 after which the certificate is valid no more.
 int64_t ctls_credentials_end(const ctls_credentials *credentials);
 
-// `expected`: the name that the listener's certificate must have; NULL: this end listens. The socket stays its
-// owner's. NULL for want of memory.
-ctls_session *ctls_session_make(ctls_credentials *credentials, int socket, const char *expected);
+// `connects`: this end does not listen. `expected`: the name that the listener's certificate must have; NULL: any. The
+// socket stays its owner's. NULL for want of memory.
+ctls_session *ctls_session_make(ctls_credentials *credentials, int socket, int connects,
+                                const char *expected);
 void ctls_session_free(ctls_session *session);
 
 // Bytes received, 0 at the end, -EAGAIN when none is here, -EPROTO when the connection is broken.

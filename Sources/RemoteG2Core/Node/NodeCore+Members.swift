@@ -1,5 +1,31 @@
 /// What members announce, and what they are told.
 extension NodeCore {
+  // MARK: Who they are
+
+  /// One more member.
+  ///
+  /// - Parameter isNamed: It must have that name; otherwise whoever answers at its address is meant.
+  package mutating func admit(_ member: PeerName, isNamed: Bool = true) {
+    guard members[member] == nil else { return }
+    members[member] = MemberState(isNamed: isNamed)
+  }
+
+  /// It is a member no more: what it announced counts no more. What it is sending now may still come.
+  package mutating func dismiss(_ member: PeerName) {
+    forget(member)
+    members[member] = nil
+  }
+
+  /// Another member that is there and says that it is this one, or has its name.
+  private func namesake(of member: PeerName, _ welcome: StreamWelcome) -> MemberRefusal? {
+    for (name, other) in members.sorted(by: { $0.key < $1.key })
+    where name != member && [.watched, .doubted].contains(other.standing) {
+      if other.node == welcome.node { return .twice(name) }
+      if other.saidName == welcome.name { return .sharesName(welcome.name, with: name) }
+    }
+    return nil
+  }
+
   // MARK: Their feeds
 
   /// A member's feed is open: what it announced before is forgotten.
@@ -8,18 +34,21 @@ extension NodeCore {
   package mutating func watched(
     _ member: PeerName, as welcome: StreamWelcome, after: Duration
   ) -> MemberRefusal? {
-    guard members[member] != nil else { return .unknown }
+    guard let state = members[member] else { return .unknown }
     forget(member)
-    guard welcome.name == member else {
-      let reason = "the node at its address is named \(welcome.name)"
-      members[member]?.standing = .refused(reason)
-      return .named(welcome.name)
-    }
-    guard welcome.node != node else {
-      members[member]?.standing = .refused("its address is this node's own")
-      return .itself
+    let refusal: MemberRefusal? =
+      welcome.node == node
+      ? .itself
+      : state.isNamed && welcome.name != member
+        ? .named(welcome.name)
+        : welcome.name == name
+          ? .sharesName(name, with: "this node") : namesake(of: member, welcome)
+    if let refusal {
+      members[member]?.standing = .refused(refusal.reason(at: "its address"))
+      return refusal
     }
     members[member]?.node = welcome.node
+    members[member]?.saidName = welcome.name
     members[member]?.standing = .watched
     members[member]?.pools = []
     // A later one may have waited until a stopped node went on; once it has answered, its answers say more.
@@ -124,13 +153,33 @@ extension NodeCore {
     pools.first { $0.value.terms == terms }?.key
   }
 
-  /// An answer begins: whether there is room for it.
-  package mutating func serves() -> Bool {
-    guard servedCount < limits.streamsMax else { return false }
+  /// An answer begins, if there is room for it. A prefix that many want at once is sent to a few, who then have it
+  /// for others.
+  ///
+  /// - Parameter last: The last key of the question.
+  package mutating func serves(
+    _ last: BlockKey, to reader: PeerName, at now: LocalInstant
+  ) -> ServeDecision {
+    let all = servedTo[last] ?? []
+    // One that takes long counts no more: nobody is to be kept from a prefix by who is slow.
+    let others = all.filter { now - $0.since < limits.spreadAge }.map(\.reader)
+    guard servedCount < limits.streamsMax, !isLeaving, others.count < limits.answersPerPrefixMax
+    else { return .busy(others: others) }
     servedCount += 1
-    return true
+    servedTo[last] = all + [(reader, now)]
+    return .begins
   }
-  package mutating func served() { servedCount -= 1 }
+
+  package mutating func served(_ last: BlockKey, to reader: PeerName) {
+    servedCount -= 1
+    guard var others = servedTo[last],
+      let place = others.firstIndex(where: { $0.reader == reader })
+    else {
+      preconditionFailure("an answer ends that did not begin")
+    }
+    others.remove(at: place)
+    servedTo[last] = others.isEmpty ? nil : others
+  }
 
   /// The next blocks of an answer, as many as fit a window, pinned until ``sent(_:count:in:)``.
   ///
@@ -162,6 +211,29 @@ package enum MemberRefusal: Equatable, Sendable {
   case unknown
   case named(PeerName)
   case itself
+  /// It is another member too.
+  case twice(PeerName)
+  /// Names are unique in a fleet.
+  case sharesName(PeerName, with: PeerName)
+
+  /// - Parameter address: Where it listens.
+  package func reason(at address: String) -> String {
+    switch self {
+    case .unknown: "it is no member"
+    case .named(let name): "the node at \(address) is named \(name): correct --member"
+    case .itself: "\(address) is this node itself: correct --member"
+    case .twice(let other): "the node at \(address) is \(other) too: name it once"
+    case .sharesName(let name, let other):
+      "the node at \(address) is named \(name), as \(other) is: names are unique in a fleet"
+    }
+  }
+}
+
+/// Whether another member is sent what it asks for.
+package enum ServeDecision: Equatable, Sendable {
+  case begins
+  /// Not now; these are being sent the same.
+  case busy(others: [PeerName])
 }
 
 /// Why another member is sent nothing.

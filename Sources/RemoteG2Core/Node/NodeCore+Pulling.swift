@@ -34,7 +34,9 @@ extension NodeCore {
     }
     guard spans.count < limits.pullsMax else { return answer(id, .overBudget, at: now) }
     let (chosen, shortfall) = holder(of: keys[have...], for: waiter, at: now)
-    guard let chosen else { return answer(id, shortfall, at: now) }
+    guard let chosen else {
+      return waitForSpread(id, at: now) ?? answer(id, shortfall, at: now)
+    }
     let stream = nextStream()
     let span = Array(keys[have..<have + chosen.run])
     guard let terms = terms(of: waiter.pool) else { preconditionFailure("a waiter has a pool") }
@@ -53,6 +55,33 @@ extension NodeCore {
     waiters[id]?.waitsFor = stream
     let pinned = waiters[id]?.pinned.count ?? 0
     waiters[id]?.pinnedBefore = pinned
+    return tellPending(id)
+  }
+
+  /// Whoever has it is busy sending it to others, who will have it for us: it is worth a moment.
+  ///
+  /// - Returns: Nil when it is not, or not any more.
+  private mutating func waitForSpread(_ id: Waiter.ID, at now: LocalInstant) -> [NodeAction]? {
+    guard let waiter = waiters[id], waiter.isSpreading, let again = waiter.busy.values.min(),
+      again > now, again < min(waiter.deadline, waiter.startedAt + limits.spreadWaitMax)
+    else { return nil }
+    waiters[id]?.looksAgainAt = again
+    return tellPending(id)
+  }
+
+  /// Those that wait for nobody look whether somebody has it by now.
+  mutating func lookAgain(at now: LocalInstant) -> [NodeAction] {
+    var actions: [NodeAction] = []
+    for id in waiters.values.filter({ $0.looksAgainAt.map { $0 <= now } ?? false }).map(\.id)
+      .sorted()
+    {
+      waiters[id]?.looksAgainAt = nil
+      actions += advance(id, at: now)
+    }
+    return actions
+  }
+
+  private mutating func tellPending(_ id: Waiter.ID) -> [NodeAction] {
     guard let waiter = waiters[id], !waiter.isToldPending else { return [] }
     waiters[id]?.isToldPending = true
     return [
@@ -65,19 +94,20 @@ extension NodeCore {
     span.pool == pool && !span.isCancelled && span.keys[span.next...].contains(key)
   }
 
-  /// The member that announces the most of it, among those that are not known to be of no use.
+  /// The member that announces the most of it, among those that are not known to be of no use. One that was busy is
+  /// asked again only when nobody else has any of it.
   private func holder(
     of keys: ArraySlice<BlockKey>, for waiter: Waiter, at now: LocalInstant
   ) -> ((member: PeerName, run: Int)?, NodeShortfall) {
     guard let terms = terms(of: waiter.pool) else { return (nil, .noHolder) }
     var best: (member: PeerName, run: Int)?
     var shortfall = waiter.tried.isEmpty ? NodeShortfall.noHolder : .failed
+    let runs = index.runs(of: keys)
     for (name, member) in members.sorted(by: { $0.key < $1.key })
     where member.standing == .watched && !waiter.tried.contains(name)
-      && member.pools.contains(terms)
+      && waiter.busy[name].map({ $0 <= now }) ?? true && member.pools.contains(terms)
     {
-      let run = index.run(of: keys, at: name)
-      guard run > 0 else { continue }
+      guard let run = runs[name] else { continue }
       let bytes = Double(run * terms.bytesOfAllRanks)
       if let rate = member.rate(limits, at: now), waiter.wanted.pace > .zero,
         bytes / rate * Double(1 + member.pullCount) > (waiter.wanted.pace * run).inSeconds
@@ -85,8 +115,12 @@ extension NodeCore {
         shortfall = .cost
         continue
       }
+      let wasBusy = waiter.busy[name] != nil
       let isBetter =
-        best.map { run > $0.run || (run == $0.run && member.pullCount < pulls($0.member)) } ?? true
+        best.map { other in
+          guard (waiter.busy[other.member] != nil) == wasBusy else { return !wasBusy }
+          return run > other.run || (run == other.run && member.pullCount < pulls(other.member))
+        } ?? true
       if isBetter { best = (name, run) }
     }
     return (best, shortfall)
@@ -219,8 +253,10 @@ extension NodeCore {
   }
 
   /// Nothing more comes, and nothing more is written.
+  ///
+  /// - Parameter others: Who is being sent the same, where the member was busy with that.
   package mutating func ended(
-    _ stream: StreamID, _ end: PullEnd, at now: LocalInstant
+    _ stream: StreamID, _ end: PullEnd, others: [PeerName] = [], at now: LocalInstant
   ) -> [NodeAction] {
     guard let span = spans.removeValue(forKey: stream) else { return [] }
     if let (slot, generation) = span.writing {
@@ -233,7 +269,10 @@ extension NodeCore {
       _ = pinPrefix(id)
       let gained = waiters[id].map { $0.pinned.count > $0.pinnedBefore } ?? false
       // Whoever says that it has sent all, and has not, is not asked again.
-      if end != .served || span.next < span.keys.count || !gained {
+      if end == .busy, !others.isEmpty {
+        waiters[id]?.busy[span.member] = now + limits.spreadPause
+        waiters[id]?.isSpreading = true
+      } else if end != .served || span.next < span.keys.count || !gained {
         waiters[id]?.tried.insert(span.member)
       }
       actions += advance(id, at: now)

@@ -4,52 +4,9 @@
 /// Pure. The shells own sockets, memory and the clock; several threads give their events, under one lock, and
 /// carry out the actions. Bytes are moved outside the lock, into slots that only one thread knows.
 package struct NodeCore: Sendable {
-  /// An engine's question that is not answered yet. What is sealed of it so far is pinned.
-  struct Waiter: Sendable {
-    struct ID: Hashable, Comparable, Sendable {
-      let engine: Incarnation
-      let serial: UInt64
-      static func < (a: Self, b: Self) -> Bool {
-        (a.engine.high, a.engine.low, a.serial) < (b.engine.high, b.engine.low, b.serial)
-      }
-    }
-    let wanted: WantedPrefix
-    let pool: PoolNumber
-    let startedAt: LocalInstant
-    /// Then it is answered with what is there.
-    let deadline: LocalInstant
-    /// Blocks that were lacking when it was asked.
-    let missing: Int
-    var pinned: [SlotIndex] = []
-    /// Members that could not help.
-    var tried: Set<PeerName> = []
-    var waitsFor: StreamID?
-    /// How much of it was pinned when it began to wait for that.
-    var pinnedBefore = 0
-    var isToldPending = false
-    var id: ID { ID(engine: wanted.engine, serial: wanted.serial) }
-  }
-
-  /// A pull that is under way.
-  struct Span: Sendable {
-    let pool: PoolNumber
-    let member: PeerName
-    let keys: [BlockKey]
-    /// The key before its first.
-    let parent: BlockKey?
-    /// Of one block on all ranks.
-    let bytesOfBlock: Int
-    let startedAt: LocalInstant
-    /// Of the next block to arrive.
-    var next = 0
-    var writing: (slot: SlotIndex, generation: UInt32)?
-    var isCancelled = false
-  }
-
   package let node: Incarnation
   package let name: PeerName
   package let limits: Limits
-  /// For all pools together.
   let memoryBytes: Int
   var pools: [PoolNumber: NodePool] = [:]
   /// Pools whose memory is being made, with the greetings that wait for it.
@@ -77,7 +34,13 @@ package struct NodeCore: Sendable {
   var agents: [PoolNumber: PoolAgent] = [:]
   package internal(set) var agentsLost = 0
   package var handshakes = HandshakeLog()
+  /// It answers no new question of a member, and ends once those are answered that there are.
+  package var isLeaving = false
+  /// Nobody is being sent anything, and nobody waits.
+  package var isDrained: Bool { servedCount == 0 && waiters.isEmpty }
   var servedCount = 0
+  /// To whom and since when, by the last key of what was asked for.
+  var servedTo: [BlockKey: [(reader: PeerName, since: LocalInstant)]] = [:]
   /// Pins that streams to other members hold.
   package internal(set) var servedPins = 0
   package internal(set) var shortfalls: [NodeShortfall: Int] = [:]
@@ -98,7 +61,7 @@ package struct NodeCore: Sendable {
     self.name = name
     self.memoryBytes = memoryBytes
     self.limits = limits
-    index = HolderIndex(keysMax: limits.indexKeysMax)
+    index = HolderIndex(keysMax: limits.indexKeysMax, seed: node)
     feed = Feed(changesMax: limits.feedChangesMax)
     for member in members { self.members[member] = MemberState() }
   }
@@ -323,6 +286,8 @@ package struct NodeCore: Sendable {
     for id in waiters.values.filter({ $0.deadline <= now }).map(\.id).sorted() {
       actions += answer(id, .outpaced, at: now)
     }
+    actions += lookAgain(at: now)
+    index.timePassed()
     // Not over the keys themselves: they would hold on to the pools, and each that changes would be copied.
     for number in pools.keys.sorted() { inPool(number) { $0.ledger.expireDue(at: now) } }
     for id in strangers.filter({ $0.value <= now }).keys.sorted() {
@@ -334,9 +299,11 @@ package struct NodeCore: Sendable {
   }
 
   package var nextDeadline: LocalInstant? {
-    let waiting = waiters.values.map(\.deadline).min()
+    let waiting = waiters.values.map { min($0.deadline, $0.looksAgainAt ?? $0.deadline) }.min()
     let leases = pools.values.compactMap(\.ledger.nextDeadline).min()
-    return [waiting, leases, strangers.values.min(), nextAgentAt].compactMap { $0 }.min()
+    // Work that is left to do is due at once.
+    let sweep = index.isSweeping ? LocalInstant(nanoseconds: 0) : nil
+    return [sweep, waiting, leases, strangers.values.min(), nextAgentAt].compactMap { $0 }.min()
   }
 
   // MARK: Within

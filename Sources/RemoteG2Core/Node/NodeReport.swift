@@ -36,6 +36,8 @@ package struct NodeReport: Codable, Equatable, Sendable {
 
   package struct Member: Codable, Equatable, Sendable {
     package var name: String
+    /// What it calls itself; nil while that is not known.
+    package var saidName: String?
     package var standing: String
     /// Why it may not share with this node's engines; nil where it may, or is not known to be kept from it.
     package var mismatch: String?
@@ -115,7 +117,8 @@ extension NodeCore {
       case .refused(let reason): "refused: \(reason)"
       }
     return NodeReport.Member(
-      name: name.text, standing: standing, mismatch: mismatch(with: name)?.description,
+      name: name.text, saidName: member.saidName?.text, standing: standing,
+      mismatch: mismatch(with: name)?.description,
       node: member.node?.description, keys: index.keyCount(of: name), pulls: member.pullCount,
       bytesPerSecond: member.bytesPerSecond,
       ends: Dictionary(uniqueKeysWithValues: member.ends.map { ($0.key.rawValue, $0.value) }))

@@ -113,6 +113,10 @@ package struct MemberState: Equatable, Sendable {
 
   package var standing = Standing.away
   package var node: Incarnation?
+  /// Whether it must have the name that it is called by here.
+  let isNamed: Bool
+  /// What it calls itself, once that is known.
+  package internal(set) var saidName: PeerName?
   package var pools: [PoolTerms] = []
   /// Answers that it is sending us.
   package var pullCount = 0
@@ -125,7 +129,7 @@ package struct MemberState: Equatable, Sendable {
   package var ends: [PullEnd: Int] = [:]
   private static let firstBytesKept = 5
 
-  package init() {}
+  package init(isNamed: Bool = true) { self.isNamed = isNamed }
 
   mutating func noteFirstByte(after sample: Duration) {
     firstBytes.append(sample)

@@ -61,6 +61,16 @@ package enum HandshakeRefusal: Equatable, Sendable, CustomStringConvertible {
     }
   }
 
+  /// Who has some member's certificate speaks for that member alone.
+  ///
+  /// - Parameter names: Of the certificate; nil where none is shown.
+  /// - Returns: What is wrong; nil: nothing.
+  package static func imposture(of name: PeerName, names: [String]?) -> String? {
+    guard let names, !names.contains(name.text) else { return nil }
+    return "it says that it is \(name), and its certificate is of "
+      + (names.isEmpty ? "no DNS name" : names.joined(separator: ", "))
+  }
+
   private static func quoted(_ name: String) -> String { name.isEmpty ? "" : " (\"\(name)\")" }
 }
 

@@ -48,6 +48,8 @@ package struct PullMachine: Sendable {
   private var isWelcomed: Bool
   /// Of the block that is arriving, or was last.
   package private(set) var position = 0
+  /// Who is being sent the same, by the word of one that was busy.
+  package private(set) var others: [PeerName] = []
   /// From the question to the first byte of its answer; nil before it.
   package private(set) var firstByteAfter: Duration?
 
@@ -106,8 +108,10 @@ package struct PullMachine: Sendable {
       switch how {
       case .served: return .ended(.served)
       case .lacking: return .ended(.lacking)
-      case .busy: return .ended(.busy)
       }
+    case .busy(let others) where isWelcomed:
+      self.others = others
+      return .ended(.busy)
     default: return .ended(.invalid)
     }
   }

@@ -44,6 +44,10 @@ package struct ServeMachine: Sendable {
   /// The question that is being asked, or answered.
   private var keys: [BlockKey] = []
   package private(set) var isAnswering = false
+  /// Of that question: it names the prefix.
+  private var lastKey: BlockKey?
+  /// What it calls itself.
+  private var reader: PeerName = ""
   private var window: SendWindow?
   /// Of the block after the window.
   private var position = 0
@@ -102,17 +106,15 @@ package struct ServeMachine: Sendable {
   private mutating func greeted(
     _ hello: StreamHello, from names: [String]?, _ core: inout NodeCore
   ) {
-    // Who has some member's certificate speaks for that member alone.
-    if let names, !names.contains(hello.name.text) {
-      return refuse(
-        "it says that it is \(hello.name), and its certificate is of "
-          + (names.isEmpty ? "no DNS name" : names.joined(separator: ", ")))
+    if let reason = HandshakeRefusal.imposture(of: hello.name, names: names) {
+      return refuse(reason)
     }
     guard hello.version == StreamMessage.version else {
       return refuse(
         "stream protocol \(hello.version); this node speaks \(StreamMessage.version): run both "
           + "from one release")
     }
+    reader = hello.name
     switch core.serveBegins(hello) {
     case .success:
       guard let terms = hello.terms else { preconditionFailure("blocks are of some pool") }
@@ -129,14 +131,24 @@ package struct ServeMachine: Sendable {
   }
 
   private mutating func begin(_ terms: PoolTerms, _ core: inout NodeCore) {
-    guard core.serves() else {
-      outgoing.add(.end(.busy))
-      keys = []
-      return
-    }
     isAnswering = true
     position = 0
     pool = core.poolNumber(of: terms)
+  }
+
+  /// - Returns: Whether the question is answered: there may be too many.
+  private mutating func mayBegin(_ core: inout NodeCore, at now: LocalInstant) -> Bool {
+    guard lastKey == nil else { return true }
+    guard let last = keys.last else { preconditionFailure("a question is for some key") }
+    if case .busy(let others) = core.serves(last, to: reader, at: now) {
+      outgoing.add(.busy(others: others))
+      keys = []
+      pool = nil
+      isAnswering = false
+      return false
+    }
+    lastKey = last
+    return true
   }
 
   // MARK: What it is sent
@@ -202,6 +214,7 @@ package struct ServeMachine: Sendable {
     switch role {
     case .forBlocks:
       guard isAnswering else { return false }
+      guard mayBegin(&core, at: now) else { return true }
       drop(&core)
       if let pool, case .forBlocks(let terms) = role {
         let blocks = core.serve(keys, from: position, in: pool)
@@ -214,8 +227,7 @@ package struct ServeMachine: Sendable {
       outgoing.add(.end(position == keys.count ? .served : .lacking))
       keys = []
       pool = nil
-      isAnswering = false
-      core.served()
+      endAnswer(&core)
     case .watcher(var watcher):
       let answer = core.next(for: &watcher)
       role = .watcher(watcher)
@@ -234,8 +246,14 @@ package struct ServeMachine: Sendable {
   /// Lets go of all that it holds.
   package mutating func close(_ core: inout NodeCore) {
     drop(&core)
-    if isAnswering { core.served() }
+    endAnswer(&core)
+  }
+
+  private mutating func endAnswer(_ core: inout NodeCore) {
     isAnswering = false
+    guard let lastKey else { return }
+    self.lastKey = nil
+    core.served(lastKey, to: reader)
   }
 
   private mutating func drop(_ core: inout NodeCore) {

@@ -8,6 +8,7 @@ public enum StreamCodec {
   public static let keysPerPage = 2048
   private static let ranksMax = 64
   private static let poolsMax = 64
+  private static let othersMax = 64
   /// Of one block on one rank; what no pool has is refused before anything is allocated for it.
   private static let blockBytesMax = 1 << 30
 
@@ -64,6 +65,9 @@ public enum StreamCodec {
       out.integer(UInt8(71))
       out.list(pools.prefix(poolsMax)) { write($1, to: &$0) }
     case .beat: out.integer(UInt8(72))
+    case .busy(let others):
+      out.integer(UInt8(73))
+      out.list(others.prefix(othersMax)) { $0.text($1.text) }
     }
   }
 
@@ -137,6 +141,7 @@ public enum StreamCodec {
         })
     case 71: return .pools(try input.list(max: poolsMax, each: 40, terms))
     case 72: return .beat
+    case 73: return .busy(others: try input.list(max: othersMax, each: 4, name))
     case let tag: throw .unknown("message \(tag)")
     }
   }

@@ -24,6 +24,8 @@ public enum StreamMessage: Equatable, Sendable {
   case block(position: Int, digests: [Digest128])
   /// The answer is over.
   case end(StreamEnd)
+  /// There is none: too many are under way, of all or of this prefix. These are being sent it, and announce what they have.
+  case busy(others: [PeerName])
   /// Keys that are sealed. The pages of all of them come first.
   case snapshot([BlockKey], isLast: Bool)
   /// Numbered without a gap from the snapshot on.
@@ -94,8 +96,6 @@ public enum StreamEnd: UInt8, Equatable, Sendable, CaseIterable {
   case served
   /// The next block is not here, or no longer.
   case lacking
-  /// Too many answers are under way.
-  case busy
 }
 
 /// One change of what a node holds.

@@ -12,6 +12,8 @@ package struct WatchMachine: Sendable {
   }
 
   package let member: PeerName
+  /// Whether it must have that name.
+  private let isNamed: Bool
   /// For what is told.
   private let address: String
   private let hello: StreamHello
@@ -29,10 +31,11 @@ package struct WatchMachine: Sendable {
   private var told = ""
 
   package init(
-    _ member: PeerName, at address: String, as hello: StreamHello, limits: Limits,
-    from now: LocalInstant
+    _ member: PeerName, isNamed: Bool = true, at address: String, as hello: StreamHello,
+    limits: Limits, from now: LocalInstant
   ) {
     self.member = member
+    self.isNamed = isNamed
     self.address = address
     self.hello = hello
     self.limits = limits
@@ -63,33 +66,41 @@ package struct WatchMachine: Sendable {
     return [.connect]
   }
 
-  /// - Parameter piece: At most ``wanted`` bytes.
+  /// - Parameters:
+  ///   - piece: At most ``wanted`` bytes.
+  ///   - names: Of its certificate; nil where none is shown.
   package mutating func took(
-    _ piece: UnsafeRawBufferPointer, _ core: inout NodeCore, at now: LocalInstant
+    _ piece: UnsafeRawBufferPointer, from names: [String]? = nil, _ core: inout NodeCore,
+    at now: LocalInstant
   ) -> [Order] {
     do throws(WireError) {
       guard let message = try intake.take(piece) else { return [] }
       heardAt = now
-      return said(message, &core, at: now)
+      return said(message, from: names, &core, at: now)
     } catch { return ended("it says what no node says: \(error)", &core, at: now) }
   }
 
   private mutating func said(
-    _ message: StreamMessage, _ core: inout NodeCore, at now: LocalInstant
+    _ message: StreamMessage, from names: [String]?, _ core: inout NodeCore, at now: LocalInstant
   ) -> [Order] {
     switch message {
     case .welcome(let welcome) where !isWelcomed:
       isWelcomed = true
-      switch core.watched(member, as: welcome, after: now - connectedAt) {
-      case nil:
-        pause = limits.ownRetryMin
-        return tell("\(member) is connected")
-      case .named(let name)?:
-        return ended("the node at \(address) is named \(name): correct --member", &core, at: now)
-      case .itself?:
-        return ended("\(address) is this node itself: correct --member", &core, at: now)
-      case .unknown?: return ended("it is no member", &core, at: now)
+      if let reason = HandshakeRefusal.imposture(of: welcome.name, names: names) {
+        return ended(reason, &core, at: now)
       }
+      guard let refusal = core.watched(member, as: welcome, after: now - connectedAt) else {
+        pause = limits.ownRetryMin
+        return tell(
+          welcome.name == member
+            ? "\(member) is connected" : "\(welcome.name) at \(member) is connected")
+      }
+      // A name service tells all of a fleet's addresses, ours with them.
+      guard refusal != .itself || isNamed else {
+        pause = limits.ownAddressPause
+        return ended(nil, isSilent: true, isKnown: false, &core, at: now)
+      }
+      return ended(refusal.reason(at: address), &core, at: now)
     case .refused(let reason): return ended(reason, &core, at: now)
     case _ where isWelcomed:
       guard core.heard(message, from: member) else {
@@ -106,17 +117,21 @@ package struct WatchMachine: Sendable {
   /// - Parameters:
   ///   - reason: What is to be told of it; nil: nothing but that.
   ///   - isSilent: It was not the other end that closed it.
+  ///   - isKnown: An operator should know that it is away.
   package mutating func ended(
-    _ reason: String?, isSilent: Bool = false, _ core: inout NodeCore, at now: LocalInstant
+    _ reason: String?, isSilent: Bool = false, isKnown: Bool = true, _ core: inout NodeCore,
+    at now: LocalInstant
   ) -> [Order] {
     let isUnwelcome = isConnected && !isWelcomed && outgoing.isEmpty && !isSilent
     let orders =
-      isWelcomed || reason != nil
-      ? tell("\(member) is away: \(reason ?? "its connection ended")")
-      : isUnwelcome
-        ? tell(
-          "\(member) ends connections before it says who it is: start all nodes with "
-            + "--tls-certificate, or none") : []
+      !isKnown
+      ? []
+      : isWelcomed || reason != nil
+        ? tell("\(member) is away: \(reason ?? "its connection ended")")
+        : isUnwelcome
+          ? tell(
+            "\(member) ends connections before it says who it is: start all nodes with "
+              + "--tls-certificate, or none") : []
     isConnected = false
     isWelcomed = false
     outgoing = SendQueue()

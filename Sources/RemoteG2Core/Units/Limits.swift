@@ -129,6 +129,12 @@ extension Limits {
     public var pullsMax = 32
     /// Answers that are being sent to other members at once.
     public var streamsMax = 64
+    /// Of these, so many of one prefix that began so short a time ago: who wants it too takes it from those that are
+    /// being sent it, looking for them again and again for a while.
+    public var answersPerPrefixMax = 4
+    public var spreadAge: Duration = .milliseconds(100)
+    public var spreadPause: Duration = .milliseconds(10)
+    public var spreadWaitMax: Duration = .milliseconds(200)
     /// Bytes of blocks that one answer pins at once; one block at least.
     public var streamWindowBytes = 8 << 20
     /// A member that is asked for blocks and sends no byte for this long is given up, or for three times as long
@@ -139,6 +145,20 @@ extension Limits {
     public var rateKeptFor: Duration = .seconds(10)
     /// A connection to a node that does not say who it is is closed after this time.
     public var strangerMax: Duration = .seconds(10)
+    /// An address that turned out to be a node's own is tried again after this time.
+    public var ownAddressPause: Duration = .seconds(30)
+    /// Between two questions to a name service about the same members.
+    public var lookUpEvery: Duration = .seconds(5)
+    /// How long a node's entry in a registry outlives it, the longest pause between two attempts to reach one, and how
+    /// many entries are looked at.
+    public var registryLease: Duration = .seconds(10)
+    public var registryRetryMax: Duration = .seconds(3)
+    public var registryEntriesMax = 256
+    /// A registry answers within this time, and is looked at as a whole at least so often.
+    public var registryCallMax: Duration = .seconds(2)
+    public var registryWatchMax: Duration = .seconds(30)
+    /// A node that is told to leave waits for so long for what it is sending, at most.
+    public var drainMax: Duration = .seconds(10)
     /// Between two lines that tell of connections that were refused for one reason.
     public var refusalTellPause: Duration = .seconds(60)
     /// A reader that takes less than `readerProgressBytes` in this time, though there is more for it, is cut off.

@@ -1,0 +1,215 @@
+internal import AsyncHTTPClient
+internal import Foundation
+internal import NIOCore
+package import RemoteG2Core
+
+/// etcd's calls that are needed, by its JSON gateway (`/v3/…`): keys and values travel in base 64, and numbers as text.
+struct EtcdClient: Sendable {
+  struct Failure: Error, CustomStringConvertible {
+    let description: String
+  }
+
+  struct Header: Decodable { let revision: String? }
+  struct KeyValue: Decodable {
+    let key: Data
+    let value: Data?
+  }
+
+  private struct Granted: Decodable {
+    let ID: String
+    let TTL: String
+  }
+  private struct Renewed: Decodable {
+    struct Result: Decodable { let TTL: String? }
+    let result: Result
+  }
+  private struct Range: Decodable {
+    let header: Header
+    let kvs: [KeyValue]?
+  }
+  private struct Inner: Decodable {
+    struct Response: Decodable { let response_range: Found? }
+    struct Found: Decodable { let kvs: [KeyValue]? }
+    let succeeded: Bool?
+    let responses: [Response]?
+  }
+  private struct Outer: Decodable {
+    struct Response: Decodable { let response_txn: Inner? }
+    let succeeded: Bool?
+    let responses: [Response]?
+  }
+  private struct Watched: Decodable {
+    struct Event: Decodable {
+      let type: String?
+      let kv: KeyValue
+    }
+    struct Result: Decodable {
+      let canceled: Bool?
+      let events: [Event]?
+    }
+    let result: Result?
+  }
+
+  private let http: HTTPClient
+  private let limits: Limits
+  /// Every entry's key begins so.
+  private let prefix: String
+  private static let bytesMax = 4 << 20
+
+  init(_ http: HTTPClient, prefix: String, limits: Limits) {
+    self.http = http
+    self.prefix = prefix
+    self.limits = limits
+  }
+
+  private func call<Reply: Decodable>(
+    _ endpoint: String, _ path: String, _ body: Data, as: Reply.Type
+  ) async throws -> Reply {
+    let response = try await http.execute(
+      request(endpoint, path, body), timeout: .nanoseconds(limits.registryCallMax.nanoseconds))
+    let data = Data(buffer: try await response.body.collect(upTo: Self.bytesMax))
+    guard response.status == .ok else {
+      throw Failure(
+        description: "\(endpoint)\(path) answers \(response.status.code): "
+          + String(decoding: data.prefix(200), as: UTF8.self))
+    }
+    do { return try JSONDecoder().decode(Reply.self, from: data) } catch {
+      throw Failure(description: "\(endpoint)\(path) answers what etcd does not")
+    }
+  }
+
+  private static func json(_ object: [String: Any]) throws -> Data {
+    try JSONSerialization.data(withJSONObject: object)
+  }
+
+  private func request(_ endpoint: String, _ path: String, _ body: Data) -> HTTPClientRequest {
+    var request = HTTPClientRequest(url: endpoint + path)
+    request.method = .POST
+    request.headers.add(name: "content-type", value: "application/json")
+    request.body = .bytes(ByteBuffer(data: body))
+    return request
+  }
+
+  private static func encoded(_ text: String) -> String { Data(text.utf8).base64EncodedString() }
+  private func key(_ name: String) -> String { Self.encoded(prefix + name) }
+  /// The first key after all that begin with the prefix.
+  private var rangeEnd: String {
+    var bytes = Array(prefix.utf8)
+    bytes[bytes.count - 1] += 1
+    return Data(bytes).base64EncodedString()
+  }
+
+  private func name(of key: Data) -> String {
+    String(String(decoding: key, as: UTF8.self).dropFirst(prefix.count))
+  }
+
+  // MARK: Calls
+
+  func grant(_ endpoint: String, lasts: Duration) async throws -> (Int64, Duration) {
+    let reply = try await call(
+      endpoint, "/v3/lease/grant", Self.json(["TTL": "\(lasts.components.seconds)"]),
+      as: Granted.self)
+    guard let id = Int64(reply.ID), let seconds = Int64(reply.TTL), seconds > 0 else {
+      throw Failure(description: "\(endpoint) grants no lease")
+    }
+    return (id, .seconds(seconds))
+  }
+
+  /// - Returns: How long it lasts; nil when it has ended.
+  func renew(_ endpoint: String, _ lease: Int64) async throws -> Duration? {
+    let reply = try await call(
+      endpoint, "/v3/lease/keepalive", Self.json(["ID": "\(lease)"]), as: Renewed.self)
+    guard let seconds = reply.result.TTL.flatMap({ Int64($0) }), seconds > 0 else { return nil }
+    return .seconds(seconds)
+  }
+
+  func revoke(_ endpoint: String, _ lease: Int64) async throws {
+    struct Nothing: Decodable {}
+    _ = try await call(
+      endpoint, "/v3/lease/revoke", Self.json(["ID": "\(lease)"]), as: Nothing.self)
+  }
+
+  /// Writes the entry where there is none, or the same one of an earlier lease.
+  func enter(_ endpoint: String, _ name: String, _ text: String, _ lease: Int64) async throws
+    -> RegistryMachine.Entry
+  {
+    let key = key(name)
+    let put: [String: Any] = [
+      "request_put": ["key": key, "value": Self.encoded(text), "lease": "\(lease)"]
+    ]
+    let unless: [String: Any] = [
+      "compare": [["key": key, "target": "CREATE", "result": "EQUAL", "create_revision": "0"]],
+      "success": [put], "failure": [["request_range": ["key": key]]],
+    ]
+    let reply = try await call(
+      endpoint, "/v3/kv/txn",
+      Self.json([
+        "compare": [
+          ["key": key, "target": "VALUE", "result": "EQUAL", "value": Self.encoded(text)]
+        ],
+        "success": [put], "failure": [["request_txn": unless]],
+      ]), as: Outer.self)
+    if reply.succeeded == true { return .there }
+    guard let inner = reply.responses?.first?.response_txn else {
+      throw Failure(description: "\(endpoint) answers a transaction by halves")
+    }
+    if inner.succeeded == true { return .there }
+    let other = inner.responses?.first?.response_range?.kvs?.first?.value ?? Data()
+    return .taken(by: String(decoding: other.prefix(100), as: UTF8.self))
+  }
+
+  func list(_ endpoint: String) async throws -> ([RegistryMachine.Change], Int64) {
+    let reply = try await call(
+      endpoint, "/v3/kv/range", Self.json(["key": Self.encoded(prefix), "range_end": rangeEnd]),
+      as: Range.self)
+    guard let revision = reply.header.revision.flatMap({ Int64($0) }) else {
+      throw Failure(description: "\(endpoint) tells no revision")
+    }
+    return (
+      (reply.kvs ?? []).map {
+        .init(name: name(of: $0.key), text: String(decoding: $0.value ?? Data(), as: UTF8.self))
+      }, revision
+    )
+  }
+
+  /// Tells changes as they come, until the registry ends it.
+  func watch(
+    _ endpoint: String, after revision: Int64, _ tell: ([RegistryMachine.Change]) -> Void
+  ) async throws {
+    let response = try await http.execute(
+      request(
+        endpoint, "/v3/watch",
+        Self.json([
+          "create_request": [
+            "key": Self.encoded(prefix), "range_end": rangeEnd,
+            "start_revision": "\(revision + 1)",
+          ]
+        ])), timeout: .nanoseconds(limits.registryWatchMax.nanoseconds * 2))
+    guard response.status == .ok else {
+      throw Failure(description: "\(endpoint)/v3/watch answers \(response.status.code)")
+    }
+    var rest = Data()
+    for try await piece in response.body {
+      rest.append(contentsOf: piece.readableBytesView)
+      guard rest.count <= Self.bytesMax else {
+        throw Failure(description: "\(endpoint)/v3/watch says too much at once")
+      }
+      while let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
+        let line = rest[rest.startIndex..<end]
+        rest.removeSubrange(rest.startIndex...end)
+        let watched = try JSONDecoder().decode(Watched.self, from: Data(line))
+        guard let result = watched.result, result.canceled != true else {
+          throw Failure(description: "\(endpoint) ends the watch")
+        }
+        let changes = (result.events ?? []).map { event in
+          RegistryMachine.Change(
+            name: name(of: event.kv.key),
+            text: event.type == "DELETE"
+              ? nil : String(decoding: event.kv.value ?? Data(), as: UTF8.self))
+        }
+        if !changes.isEmpty { tell(changes) }
+      }
+    }
+    throw Failure(description: "\(endpoint) has closed the watch")
+  }
+}

@@ -1,0 +1,211 @@
+/// Which of up to 64 holders have which keys: a bit for each. Twenty-four bytes for a key, and a quarter more.
+///
+/// Many small tables with open addressing, so that one that grows holds up nobody for long. A holder can be let go at
+/// once: its bit counts no more, and what it leaves is swept up little by little.
+struct HolderTable: Sendable {
+  static let holdersMax = 64
+
+  private struct Entry: Sendable {
+    var key: BlockKey
+    /// None: there is no entry here.
+    var holders: UInt64
+  }
+
+  private static let shardBits = 10
+  private static let shardCount = 1 << shardBits
+
+  private struct Shard: Sendable {
+    var entries: [Entry] = []
+    var count = 0
+  }
+
+  private var shards = [Shard](repeating: Shard(), count: HolderTable.shardCount)
+  /// Drawn, so that no member can choose keys that all want one place.
+  private let seed: (UInt64, UInt64)
+  private var counts = [Int](repeating: 0, count: HolderTable.holdersMax)
+  /// Holders that were let go, and the shard that is swept next.
+  private var gone: UInt64 = 0
+  private var swept = 0
+  /// Those of them that were let go after the sweep had begun.
+  private var goneLate: UInt64 = 0
+
+  init(seed: (UInt64, UInt64)) { self.seed = seed }
+
+  // MARK: Places
+
+  private func hash(_ key: BlockKey) -> UInt64 {
+    let product = (key.high ^ seed.0).multipliedFullWidth(by: (key.low ^ seed.1) | 1)
+    return product.high ^ product.low ^ key.low
+  }
+
+  private static func shard(of hash: UInt64) -> Int { Int(hash >> (64 - UInt64(shardBits))) }
+
+  /// Where it belongs in a shard of so many places. In the order of hashes.
+  private static func home(_ hash: UInt64, _ places: Int) -> Int {
+    Int((hash << UInt64(shardBits)).multipliedFullWidth(by: UInt64(places)).high)
+  }
+
+  /// - Returns: Where the key is, or where it would be put. The shard has a free place.
+  private static func place(
+    of key: BlockKey, _ hash: UInt64, in entries: [Entry]
+  ) -> Int {
+    entries.withUnsafeBufferPointer { entries in
+      var place = home(hash, entries.count)
+      while entries[place].holders != 0, entries[place].key != key {
+        place += 1
+        if place == entries.count { place = 0 }
+      }
+      return place
+    }
+  }
+
+  // MARK: Looking up
+
+  /// Who has it.
+  func holders(of key: BlockKey) -> UInt64 {
+    let hash = hash(key)
+    let shard = Self.shard(of: hash)
+    guard shards[shard].count > 0 else { return 0 }
+    let place = Self.place(of: key, hash, in: shards[shard].entries)
+    return shards[shard].entries[place].holders & ~gone
+  }
+
+  /// Who has each of them.
+  func holders(of keys: ArraySlice<BlockKey>) -> [UInt64] {
+    shards.withUnsafeBufferPointer { shards in
+      // Each key's own place is read before any is looked at, so that the processor waits for many at a time. Most keys
+      // are there, or nowhere.
+      let first = keys.map { key -> Entry? in
+        let hash = hash(key)
+        let shard = Self.shard(of: hash)
+        guard shards[shard].count > 0 else { return nil }
+        return shards[shard].entries.withUnsafeBufferPointer {
+          $0[Self.home(hash, $0.count)]
+        }
+      }
+      return zip(keys, first).map { key, entry in
+        guard let entry, entry.holders != 0 else { return 0 }
+        return entry.key == key ? entry.holders & ~gone : holders(of: key)
+      }
+    }
+  }
+
+  func count(of holder: Int) -> Int { counts[holder] }
+
+  /// Every key that a holder has.
+  func keys(of holder: Int) -> [BlockKey] {
+    let bit = UInt64(1) << UInt64(holder)
+    return shards.flatMap { $0.entries.lazy.filter { $0.holders & bit != 0 }.map(\.key) }
+  }
+
+  var keyCount: Int { shards.reduce(0) { $0 + $1.count } }
+
+  // MARK: Changing
+
+  /// - Returns: Whether it did not have it.
+  mutating func insert(_ key: BlockKey, holder: Int) -> Bool {
+    let hash = hash(key)
+    let shard = Self.shard(of: hash)
+    if shards[shard].count * 5 >= shards[shard].entries.count * 4 { grow(shard) }
+    let place = Self.place(of: key, hash, in: shards[shard].entries)
+    let bit = UInt64(1) << UInt64(holder)
+    let before = shards[shard].entries[place].holders
+    guard before & bit == 0 else { return false }
+    if before == 0 { shards[shard].count += 1 }
+    shards[shard].entries[place] = Entry(key: key, holders: before | bit)
+    counts[holder] += 1
+    return true
+  }
+
+  /// - Returns: Whether it had it.
+  mutating func remove(_ key: BlockKey, holder: Int) -> Bool {
+    let hash = hash(key)
+    let shard = Self.shard(of: hash)
+    guard shards[shard].count > 0 else { return false }
+    let place = Self.place(of: key, hash, in: shards[shard].entries)
+    let bit = UInt64(1) << UInt64(holder)
+    guard shards[shard].entries[place].holders & bit != 0 else { return false }
+    counts[holder] -= 1
+    shards[shard].entries[place].holders &= ~bit
+    if shards[shard].entries[place].holders == 0 { close(place, shard) }
+    return true
+  }
+
+  /// An entry has gone: what stands behind it because of it moves up.
+  private mutating func close(_ hole: Int, _ shard: Int) {
+    shards[shard].count -= 1
+    let places = shards[shard].entries.count
+    var (hole, next) = (hole, hole + 1 == places ? 0 : hole + 1)
+    while shards[shard].entries[next].holders != 0 {
+      let home = Self.home(hash(shards[shard].entries[next].key), places)
+      // How far each is from where this entry belongs, going forwards.
+      let (now, then) = ((next - home + places) % places, (hole - home + places) % places)
+      if then < now {
+        shards[shard].entries[hole] = shards[shard].entries[next]
+        shards[shard].entries[next].holders = 0
+        hole = next
+      }
+      next = next + 1 == places ? 0 : next + 1
+    }
+  }
+
+  private mutating func grow(_ shard: Int) {
+    let old = shards[shard].entries
+    let places = max(8, old.count + old.count / 4)
+    var entries = [Entry](
+      repeating: Entry(key: BlockKey(high: 0, low: 0), holders: 0), count: places)
+    for entry in old where entry.holders != 0 {
+      entries[Self.place(of: entry.key, hash(entry.key), in: entries)] = entry
+    }
+    shards[shard].entries = entries
+  }
+
+  // MARK: Letting a holder go
+
+  /// Nothing that it has counts from now on. Its number may be given to another once ``isSwept(_:)``.
+  mutating func release(_ holder: Int) {
+    let bit = UInt64(1) << UInt64(holder)
+    if gone == 0 { swept = 0 } else { goneLate |= bit }
+    gone |= bit
+    counts[holder] = 0
+  }
+
+  func isSwept(_ holder: Int) -> Bool { gone & UInt64(1) << UInt64(holder) == 0 }
+  var isSweeping: Bool { gone != 0 }
+
+  /// Sweeps shards until it has looked at so many places.
+  ///
+  /// - Parameter tell: Told each key that a holder that was let go had, once for each such holder.
+  mutating func sweep(places most: Int, _ tell: (BlockKey) -> Void) {
+    var left = most
+    while gone != 0, left > 0 {
+      left -= shards[swept].entries.count
+      sweep(swept, tell)
+      swept += 1
+      guard swept == Self.shardCount else { continue }
+      // Those that went in the middle have left something in what was swept before.
+      gone = goneLate
+      goneLate = 0
+      swept = 0
+    }
+  }
+
+  private mutating func sweep(_ shard: Int, _ tell: (BlockKey) -> Void) {
+    var place = 0
+    while place < shards[shard].entries.count {
+      let left = shards[shard].entries[place].holders & gone
+      guard left != 0 else {
+        place += 1
+        continue
+      }
+      for _ in 0..<left.nonzeroBitCount { tell(shards[shard].entries[place].key) }
+      shards[shard].entries[place].holders &= ~gone
+      guard shards[shard].entries[place].holders == 0 else {
+        place += 1
+        continue
+      }
+      // Another may have moved here.
+      close(place, shard)
+    }
+  }
+}
