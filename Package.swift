@@ -151,6 +151,7 @@ let package = Package(
         "OSThreads", "RemoteG2Core",
         .product(name: "AsyncHTTPClient", package: "async-http-client"),
         .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
       ],
       swiftSettings: strict),
     // What of a node serves peers that read its pools themselves, over NIXL.

@@ -1,7 +1,8 @@
 internal import AsyncHTTPClient
 internal import Foundation
 internal import NIOCore
-package import RemoteG2Core
+internal import NIOHTTP1
+internal import RemoteG2Core
 
 /// etcd's calls that are needed, by its JSON gateway (`/v3/…`): keys and values travel in base 64, and numbers as text.
 struct EtcdClient: Sendable {
@@ -67,7 +68,7 @@ struct EtcdClient: Sendable {
   ) async throws -> Reply {
     let response = try await http.execute(
       request(endpoint, path, body), timeout: .nanoseconds(limits.registryCallMax.nanoseconds))
-    let data = Data(buffer: try await response.body.collect(upTo: Self.bytesMax))
+    let data = Data(try await response.body.collect(upTo: Self.bytesMax).readableBytesView)
     guard response.status == .ok else {
       throw Failure(
         description: "\(endpoint)\(path) answers \(response.status.code): "
@@ -86,7 +87,7 @@ struct EtcdClient: Sendable {
     var request = HTTPClientRequest(url: endpoint + path)
     request.method = .POST
     request.headers.add(name: "content-type", value: "application/json")
-    request.body = .bytes(ByteBuffer(data: body))
+    request.body = .bytes(ByteBuffer(bytes: body))
     return request
   }
 

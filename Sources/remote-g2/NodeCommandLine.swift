@@ -88,7 +88,7 @@ struct NodeCommandLine: AsyncParsableCommand {
     let told = toldMembers()
     let registered = registries()
     let configuration = NodeConfiguration(
-      name: PeerName(name), address: address, members: members(),
+      name: PeerName(name), address: address, members: told.fixed, lookups: told.asked,
       memoryBytes: byteCount("--memory", memory),
       directory: runDirectory(runDir, group: groupNumber), group: groupNumber,
       isPrivate: isPrivate, hasAgents: reading != nil, tls: files, log: { Self.say($0) })
