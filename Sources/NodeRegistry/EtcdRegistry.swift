@@ -75,14 +75,13 @@ package final class EtcdRegistry: Sendable {
     running?.cancel()
     post.finish()
     await running?.value
-    if leaves, let lease = state.withLock({ $0.lease }) {
-      try? await client.revoke(endpoint, lease)
-    }
+    let (lease, number) = state.withLock { ($0.lease, $0.endpoint) }
+    if leaves, let lease { try? await client.revoke(endpoint(number), lease) }
     try? await http.shutdown()
   }
 
-  private var endpoint: String {
-    state.withLock { configuration.endpoints[$0.endpoint % configuration.endpoints.count] }
+  private func endpoint(_ number: Int) -> String {
+    configuration.endpoints[number % configuration.endpoints.count]
   }
 
   private func run(
@@ -121,7 +120,6 @@ package final class EtcdRegistry: Sendable {
         case .changed(let changes): carryOut(machine.changed(changes))
         case .watchEnded: carryOut(machine.watchEnded(at: now))
         case .failed(let call, let reason):
-          state.withLock { $0.endpoint += 1 }
           carryOut(machine.failed(call, because: reason, at: now))
         }
       }
@@ -132,7 +130,8 @@ package final class EtcdRegistry: Sendable {
 
   /// One call; what comes of it is posted.
   private func call(_ order: RegistryMachine.Order) async {
-    let endpoint = endpoint
+    let number = state.withLock { $0.endpoint }
+    let endpoint = endpoint(number)
     do {
       switch order {
       case .grant(let lasts):
@@ -152,6 +151,8 @@ package final class EtcdRegistry: Sendable {
       case .found, .tell: break
       }
     } catch {
+      // The next one, unless another call that failed with this one has gone on to it.
+      state.withLock { if $0.endpoint == number { $0.endpoint += 1 } }
       post.yield(.failed(order.call, "\(error)"))
     }
   }
