@@ -120,6 +120,7 @@ int ctls_flush(ctls_session *session) {
       session->is_broken = 1;
       return -EPROTO;
     }
+    session->has_sent = 1;
     session->out_first += (size_t)sent;
   }
   session->out_first = session->out_end = 0;
@@ -149,7 +150,8 @@ static ssize_t broken(ctls_session *session) {
     } else if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE) {
       note(session, ctls_not_believed, 0, "it shows no certificate");
     } else if (session->has_ended) {
-      note(session, ctls_ended, 0, "it ended the connection");
+      // Where nobody listens nobody refuses.
+      if (session->has_sent) note(session, ctls_ended, 0, "it ended the connection");
     } else {
       note(session, ctls_senseless, 0, text);
     }

@@ -24,6 +24,8 @@ struct ctls_session {
   unsigned char *out;
   size_t out_first, out_end, out_size;
   int has_ended;
+  // A connection there was: something of ours went over it.
+  int has_sent;
   // Whose certificate the listener must show; empty: any.
   char expected[ctls_name_max];
   // The socket is broken.

@@ -152,6 +152,29 @@ import Testing
     #expect(refusal { $0.key = "\(folder)/locked" }.contains("without a password"))
   }
 
+  @Test func `a member that is not there yet refuses nobody`() throws {
+    let fleet = try Fleet()
+    let files = try fleet.files("b")
+    let first = try TestNode("b", tls: files)
+    let place = first.member
+    first.node.stop()
+    let a = try TestNode("a", members: [place], tls: fleet.files("a"))
+    // It knocks again and again, at a port where nobody listens.
+    let until = MonotonicClock.now() + .milliseconds(300)
+    #expect(comes { MonotonicClock.now() >= until })
+    #expect(a.report.handshakeRefusals.isEmpty && a.log.withLock { $0.isEmpty })
+    var configuration = first.configuration
+    configuration.address = place.address
+    let second = try Node(configuration)
+    defer {
+      a.stop()
+      second.stop()
+      first.stop()
+    }
+    #expect(comes { a.report.members.first?.standing == "connected" })
+    #expect(a.log.withLock { $0 } == ["b is connected"])
+  }
+
   @Test func `a node with a certificate and one without do not share, and both say why`() throws {
     let fleet = try Fleet()
     let a = try TestNode("a", tls: fleet.files("a"))
