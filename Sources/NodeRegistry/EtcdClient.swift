@@ -66,16 +66,36 @@ struct EtcdClient: Sendable {
   private func call<Reply: Decodable>(
     _ endpoint: String, _ path: String, _ body: Data, as: Reply.Type
   ) async throws -> Reply {
-    let response = try await http.execute(
-      request(endpoint, path, body), timeout: .nanoseconds(limits.registryCallMax.nanoseconds))
-    let data = Data(try await response.body.collect(upTo: Self.bytesMax).readableBytesView)
-    guard response.status == .ok else {
+    let (code, data) = try await exchange(request(endpoint, path, body))
+    guard code == 200 else {
       throw Failure(
-        description: "\(endpoint)\(path) answers \(response.status.code): "
+        description: "\(endpoint)\(path) answers \(code): "
           + String(decoding: data.prefix(200), as: UTF8.self))
     }
     do { return try JSONDecoder().decode(Reply.self, from: data) } catch {
       throw Failure(description: "\(endpoint)\(path) answers what etcd does not")
+    }
+  }
+
+  /// The client's own timeout ends with the head of an answer; this is for all of it.
+  private func exchange(_ request: HTTPClientRequest) async throws -> (UInt, Data) {
+    let (http, most) = (http, limits.registryCallMax)
+    return try await withThrowingTaskGroup(of: (UInt, Data)?.self) { group in
+      group.addTask {
+        let response = try await http.execute(
+          request, timeout: .nanoseconds(most.nanoseconds))
+        let body = try await response.body.collect(upTo: Self.bytesMax)
+        return (response.status.code, Data(body.readableBytesView))
+      }
+      group.addTask {
+        try await Task.sleep(for: most)
+        return nil
+      }
+      defer { group.cancelAll() }
+      guard let answer = try await group.next() ?? nil else {
+        throw Failure(description: "\(request.url) does not answer in time")
+      }
+      return answer
     }
   }
 

@@ -122,7 +122,7 @@ package final class Node: Sendable {
     let core = NodeCore(
       node: incarnation, name: configuration.name, members: [],
       memoryBytes: configuration.memoryBytes, limits: configuration.limits,
-      hasAgents: configuration.hasAgents)
+      hasAgents: configuration.hasAgents, secret: NodeConfiguration.random())
     do throws(NodeError) {
       do throws(PoolError) { board = try NodeBoard(core) } catch {
         throw NodeError.noMemory("\(error)")

@@ -89,6 +89,7 @@ private final class PullLoop {
         let (socket, isNew) = connection(place, terms)
       else {
         board.advance { core, now in core.ended(stream, .broken, at: now) }
+        board.localBell.ring()
         return
       }
       routes[stream] = Route(member: member, address: place.address, terms: terms)

@@ -209,6 +209,24 @@ import Testing
     #expect(core.watched("b", as: Self.welcome("b", 1), after: .zero) == .unknown)
   }
 
+  @Test func `what one that has left still says counts for nothing, however many have left`() {
+    var core = Self.node()
+    for round in 0..<200 {
+      let name = PeerName("10.0.1.\(round):7002")
+      core.admit(name, isNamed: false)
+      #expect(
+        core.watched(name, as: Self.welcome(PeerName("n\(round)"), UInt64(round)), after: .zero)
+          == nil)
+      core.dismiss(name)
+      let key = BlockKey(high: UInt64(round), low: 1)
+      #expect(core.heard(.snapshot([key], isLast: true), from: name) == false)
+    }
+    core.admit("b")
+    #expect(core.watched("b", as: Self.welcome("b", 999), after: .zero) == nil)
+    #expect(core.heard(.snapshot([BlockKey(high: 1, low: 1)], isLast: true), from: "b") == true)
+    #expect(core.report.members.map(\.keys) == [1])
+  }
+
   @Test func `an address's node may have any name that nobody else has`() {
     var core = Self.node()
     core.admit("10.0.0.2:7002", isNamed: false)

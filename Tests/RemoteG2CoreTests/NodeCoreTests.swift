@@ -234,6 +234,19 @@ import Testing
       bench.take(bench.core.timePassed(at: Self.at(now)))
     }
     #expect(bench.isRefused && (150...220).contains(now), "\(now)")
+    // Nor where two that are busy take turns.
+    var two = Bench()
+    two.announce("b", Self.keys)
+    two.announce("c", Self.keys)
+    two.want(Self.keys, pace: .zero, at: Self.at(1))
+    var later = 1
+    while !two.isRefused, later < 1000 {
+      later += 12
+      two.take(
+        two.core.ended(two.pulls.last!.stream, .busy, others: ["d"], at: Self.at(later)))
+      two.take(two.core.timePassed(at: Self.at(later)))
+    }
+    #expect(two.isRefused && later < 300, "\(later)")
     #expect(bench.stats.pinned == 0 && bench.core.report.waiting == 0)
     var other = Bench()
     other.announce("b", Self.keys)

@@ -91,16 +91,18 @@ package struct HolderIndex: Sendable {
   }
 
   private mutating func insert(_ key: BlockKey, of member: PeerName) {
-    let number = number(of: member)
-    guard table.count(of: number) < keysMax, table.insert(key, holder: number) else { return }
+    guard let number = number(of: member), table.count(of: number) < keysMax,
+      table.insert(key, holder: number)
+    else { return }
     changes.append(FeedChange(key: key, isSealed: true))
   }
 
-  private mutating func number(of member: PeerName) -> Int {
+  /// - Returns: Nil when there are more members than numbers.
+  private mutating func number(of member: PeerName) -> Int? {
     if let number = numbers[member] { return number }
-    // More members that come and go than there are numbers wait for the sweep.
-    while free.isEmpty { sweep() }
-    let number = free.removeLast()
+    // Members that come and go wait for the sweep.
+    while free.isEmpty, table.isSweeping { sweep() }
+    guard let number = free.popLast() else { return nil }
     numbers[member] = number
     return number
   }

@@ -20,7 +20,7 @@ struct HolderTable: Sendable {
   }
 
   private var shards = [Shard](repeating: Shard(), count: HolderTable.shardCount)
-  /// Drawn, so that no member can choose keys that all want one place.
+  /// Drawn, and told to nobody, so that no member can choose keys that all want one place.
   private let seed: (UInt64, UInt64)
   private var counts = [Int](repeating: 0, count: HolderTable.holdersMax)
   /// Holders that were let go, and the shard that is swept next.
@@ -34,8 +34,12 @@ struct HolderTable: Sendable {
   // MARK: Places
 
   private func hash(_ key: BlockKey) -> UInt64 {
-    let product = (key.high ^ seed.0).multipliedFullWidth(by: (key.low ^ seed.1) | 1)
-    return product.high ^ product.low ^ key.low
+    // Each half by itself, so that neither can be chosen to take the other out.
+    let high = (key.high ^ seed.0).multipliedFullWidth(by: 0x9E37_79B9_7F4A_7C15 ^ seed.1)
+    let low = (key.low ^ seed.1).multipliedFullWidth(by: 0xBF58_476D_1CE4_E5B9 ^ seed.0)
+    let product = (high.high ^ high.low ^ seed.1).multipliedFullWidth(
+      by: low.high ^ low.low ^ seed.0)
+    return product.high ^ product.low
   }
 
   private static func shard(of hash: UInt64) -> Int { Int(hash >> (64 - UInt64(shardBits))) }

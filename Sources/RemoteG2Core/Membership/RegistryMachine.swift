@@ -178,7 +178,9 @@ package struct RegistryMachine: Sendable {
   private mutating func note(_ changes: [Change]) {
     for change in changes {
       // A registry that others fill, too, has its limit like everything.
-      guard let text = change.text, entries.count < limits.registryEntriesMax else {
+      guard let text = change.text,
+        entries[change.name] != nil || entries.count < limits.registryEntriesMax
+      else {
         entries[change.name] = nil
         continue
       }

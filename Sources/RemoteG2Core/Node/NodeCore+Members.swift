@@ -58,6 +58,8 @@ extension NodeCore {
 
   /// - Returns: False when its feed makes no sense and must begin anew.
   package mutating func heard(_ message: StreamMessage, from member: PeerName) -> Bool {
+    // One that has just left may still be saying something.
+    guard members[member] != nil else { return false }
     if members[member]?.standing == .doubted { members[member]?.standing = .watched }
     switch message {
     case .snapshot(let keys, _): index.snapshot(keys, of: member)

@@ -62,8 +62,9 @@ extension NodeCore {
   ///
   /// - Returns: Nil when it is not, or not any more.
   private mutating func waitForSpread(_ id: Waiter.ID, at now: LocalInstant) -> [NodeAction]? {
-    guard let waiter = waiters[id], waiter.isSpreading, let again = waiter.busy.values.min(),
-      again > now, again < min(waiter.deadline, waiter.startedAt + limits.spreadWaitMax)
+    guard let waiter = waiters[id], waiter.isSpreading,
+      let again = waiter.busy.values.filter({ $0 > now }).min(),
+      again < min(waiter.deadline, waiter.startedAt + limits.spreadWaitMax)
     else { return nil }
     waiters[id]?.looksAgainAt = again
     return tellPending(id)
@@ -269,7 +270,8 @@ extension NodeCore {
       _ = pinPrefix(id)
       let gained = waiters[id].map { $0.pinned.count > $0.pinnedBefore } ?? false
       // Whoever says that it has sent all, and has not, is not asked again.
-      if end == .busy, !others.isEmpty {
+      let since = waiters[id].map { now - $0.startedAt } ?? .zero
+      if end == .busy, !others.isEmpty, since < limits.spreadWaitMax {
         waiters[id]?.busy[span.member] = now + limits.spreadPause
         waiters[id]?.isSpreading = true
       } else if end != .served || span.next < span.keys.count || !gained {
@@ -281,7 +283,10 @@ extension NodeCore {
   }
 
   private mutating func noteEnd(_ span: Span, _ end: PullEnd, at now: LocalInstant) {
-    members[span.member]?.pullCount -= 1
+    // It may have left and come again meanwhile.
+    if let count = members[span.member]?.pullCount, count > 0 {
+      members[span.member]?.pullCount = count - 1
+    }
     members[span.member]?.ends[end, default: 0] += 1
     let elapsed = (now - span.startedAt).inSeconds
     let bytes = span.next * span.bytesOfBlock

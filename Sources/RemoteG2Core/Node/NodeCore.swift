@@ -54,14 +54,14 @@ package struct NodeCore: Sendable {
 
   package init(
     node: Incarnation, name: PeerName, members: [PeerName], memoryBytes: Int, limits: Limits,
-    hasAgents: Bool = false
+    hasAgents: Bool = false, secret: Incarnation = Incarnation(high: 0, low: 0)
   ) {
     self.hasAgents = hasAgents
     self.node = node
     self.name = name
     self.memoryBytes = memoryBytes
     self.limits = limits
-    index = HolderIndex(keysMax: limits.indexKeysMax, seed: node)
+    index = HolderIndex(keysMax: limits.indexKeysMax, seed: secret)
     feed = Feed(changesMax: limits.feedChangesMax)
     for member in members { self.members[member] = MemberState() }
   }

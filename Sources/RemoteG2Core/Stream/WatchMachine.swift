@@ -100,6 +100,7 @@ package struct WatchMachine: Sendable {
         pause = limits.ownAddressPause
         return ended(nil, isSilent: true, isKnown: false, &core, at: now)
       }
+      if case .twice = refusal, !isNamed { pause = limits.ownAddressPause }
       return ended(refusal.reason(at: address), &core, at: now)
     case .refused(let reason): return ended(reason, &core, at: now)
     case _ where isWelcomed:
