@@ -68,6 +68,8 @@ unit: setup
 # All tests, in the same configuration and folder as run and bench: first the pure suites, then those that
 # need the model, NIXL or processes, then faults and scenes with real workers.
 test: build
+	@scripts/unpack etcd-server ./usr/bin/etcd .deps/etcd/etcd
+	@scripts/setup tests
 	@swift test -c release --skip-build --no-parallel --filter '$(PURE_SUITES)'
 	@swift test -c release --skip-build --no-parallel --skip '$(PURE_SUITES)'
 	@scripts/build remote_g2

@@ -6,7 +6,7 @@ import Testing
 
 /// A registry of its own: the real one, on ports that are free.
 final class Etcd {
-  static let program = FileManager.default.currentDirectoryPath + "/.deps/etcd/usr/bin/etcd"
+  static let program = FileManager.default.currentDirectoryPath + "/.deps/etcd/etcd"
 
   private let folder: String
   private let peerPort: Int
