@@ -21,7 +21,9 @@ final class WatchThread: Sendable {
           case .left(let name): watches.removeAll { $0.member == name }
           }
         }
-        for index in watches.indices { watches[index].turn(at: now) }
+        var hasMore = false
+        for index in watches.indices { hasMore = watches[index].turn(at: now) || hasMore }
+        guard !hasMore else { continue }
         let due = watches.map(\.nextLook).min() ?? now + .seconds(1)
         _ = board.watchBell.wait(
           until: min(due, now + .seconds(1)),
@@ -66,16 +68,31 @@ private struct Watch {
   }
   var nextLook: LocalInstant { machine.nextDeadline }
 
-  mutating func turn(at now: LocalInstant) {
+  /// Heard before others have their turn: one that never ends holds up nobody.
+  private static let bytesPerTurn = 1 << 20
+
+  /// - Returns: Whether it has more to say now.
+  mutating func turn(at now: LocalInstant) -> Bool {
     advance { $0.timePassed(&$1, at: now) }
+    var left = Self.bytesPerTurn
     while let current = socket {
-      if current.send(&machine.outgoing) == .closed { return ended(current, at: now) }
+      guard left > 0 else { return true }
+      if current.send(&machine.outgoing) == .closed {
+        ended(current, at: now)
+        return false
+      }
       let outcome = current.receive(atMost: machine.wanted) { piece in
         advance { $0.took(piece, from: current.provedNames, &$1, at: now) }
       }
-      if outcome == .closed { return ended(current, at: now) }
-      if outcome == .nothing { return }
+      switch outcome {
+      case .bytes(let count): left -= count
+      case .nothing: return false
+      case .closed:
+        ended(current, at: now)
+        return false
+      }
     }
+    return false
   }
 
   private mutating func ended(_ socket: StreamSocket, at now: LocalInstant) {
