@@ -3,7 +3,6 @@ import Glibc
 import KVTransfer
 import NIXL
 import NIXLTransfer
-import NodeTesting
 import OSThreads
 import Processes
 import RemoteG2Core
@@ -14,8 +13,8 @@ import RemoteG2Runtime
 /// (h) Blocks over a stream, from one process's node into another's pool, beside a plain socket that copies as
 /// many bytes between memories of the same processes. (i) What a question to the own node costs.
 enum NodeBench {
-  private static let totalBytes = 64 << 20
-  private static let rounds = 9
+  static let totalBytes = 64 << 20
+  static let rounds = 9
   private static let tokensPerBlock = 16
   /// Of SmolLM2 in fp32: sixteen tokens.
   private static let smallBlock = 737_280
@@ -96,7 +95,7 @@ enum NodeBench {
   // MARK: The target's process
 
   /// A source's process, a node that knows it, and an engine beside that node.
-  private final class Pair {
+  final class Pair {
     let source: ChildProcess
     let input = Pipe()
     let node: Node
@@ -210,43 +209,6 @@ enum NodeBench {
             format: "   %6.2f (%.2f to %.2f; %.2f)", Bench.quantile(toNIXL, 0.5),
             Bench.quantile(toNIXL, 0.25), Bench.quantile(toNIXL, 0.75),
             Bench.quantile(nixls, 0.5))))
-  }
-
-  private static let certificatesKey = "REMOTE_G2_BENCH_CERTIFICATES"
-
-  private static func files(_ name: String, in folder: String) -> TLSFiles {
-    TLSFiles(
-      certificate: "\(folder)/\(name).crt", key: "\(folder)/\(name).key",
-      authority: "\(folder)/authority.crt")
-  }
-
-  /// The same question over an encrypted stream and over one that is not.
-  private static func encrypted(_ bytes: Int) throws {
-    let count = totalBytes / bytes
-    let forge = try CertificateForge()
-    let authority = try forge.make("authority", CertificateForge.authority)
-    for name in ["a", "b"] {
-      _ = try forge.make(name, CertificateForge.named(name), by: authority)
-    }
-    let open = try Pair(bytes, count: count, prefixes: rounds + 1)
-    defer { open.end() }
-    let sealed = try Pair(
-      bytes, count: count, prefixes: rounds + 1, certificates: forge.folder)
-    defer { sealed.end() }
-    var (speeds, ratios): ([Double], [Double]) = ([], [])
-    for round in 0...rounds {
-      let plain = try Bench.seconds { try open.engine.question(keys(round, count), want: count) }
-      let secret = try Bench.seconds { try sealed.engine.question(keys(round, count), want: count) }
-      guard round > 0 else { continue }
-      speeds.append(Double(totalBytes) / secret / 1e9)
-      ratios.append(plain / secret)
-    }
-    print(
-      "  " + "\(bytes >> 10) KiB".padding(toLength: 9, withPad: " ", startingAt: 0)
-        + String(
-          format: "%8.2f GB/s   to one in the open %.2f (%.2f to %.2f)",
-          Bench.quantile(speeds, 0.5), Bench.quantile(ratios, 0.5), Bench.quantile(ratios, 0.25),
-          Bench.quantile(ratios, 0.75)))
   }
 
   /// The same bytes by NIXL's own calls, from a process of its own into the same memory.

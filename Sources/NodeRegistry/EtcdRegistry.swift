@@ -89,7 +89,7 @@ package final class EtcdRegistry: Sendable {
   ) async {
     var machine = RegistryMachine(
       name: configuration.name, limits: limits, from: MonotonicClock.now())
-    await withTaskGroup(of: Void.self) { group in
+    await withDiscardingTaskGroup { group in
       var timer: Task<Void, Never>?
       func carryOut(_ orders: [RegistryMachine.Order]) {
         for order in orders {

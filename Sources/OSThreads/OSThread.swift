@@ -52,5 +52,8 @@ public struct OSThread: @unchecked Sendable {
   /// Sleeps the calling thread.
   public static func nap(_ duration: Duration) { clinux_nap(max(0, duration.nanoseconds)) }
 
+  /// Nobody will join it: what it takes goes with it.
+  public func detach() { pthread_detach(thread) }
+
   public func join() { pthread_join(thread, nil) }
 }

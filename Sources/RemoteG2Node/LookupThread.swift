@@ -11,7 +11,7 @@ final class LookupThread: Sendable {
 
   init(_ board: NodeBoard, _ lookup: MemberLookup, log: @escaping @Sendable (String) -> Void) {
     let pause = board.withCore { $0.limits.lookUpEvery }
-    _ = OSThread.start("lookup") { [isOver, bell] in
+    let thread = OSThread.start("lookup") { [isOver, bell] in
       var lookup = lookup
       while !isOver.withLock({ $0 }) {
         lookup.ask(addresses: Self.addresses, records: Self.services)
@@ -21,6 +21,7 @@ final class LookupThread: Sendable {
         _ = bell.wait(until: MonotonicClock.now() + pause, hearing: [])
       }
     }
+    thread.detach()
   }
 
   func stop() {

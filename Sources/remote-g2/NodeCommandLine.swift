@@ -67,6 +67,7 @@ struct NodeCommandLine: AsyncParsableCommand {
   func run() async throws {
     checkName(name)
     let files = tls.files
+    let ofControl = direct == nil ? nil : tls.ofControl
     let address = Self.address(listen, flag: "--listen", mayBeAny: true)
     let reading = direct.map { direct in
       let halves = Self.halves(direct, flag: "--direct", ports: 0...65535)
@@ -99,7 +100,7 @@ struct NodeCommandLine: AsyncParsableCommand {
       if let reading {
         server = try await StoreServer.start(
           backend: direct, host: reading.host, port: reading.port, limits: configuration.limits,
-          certificates: tls.ofControl)
+          certificates: ofControl)
       }
     } catch { fail("--direct \(self.direct ?? ""): \(error)") }
     let node: Node

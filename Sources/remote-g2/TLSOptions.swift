@@ -42,9 +42,14 @@ struct TLSOptions: ParsableArguments {
       certificate: certificate, key: key, authority: authority, revoked: tlsRevoked)
   }
 
-  /// The same for control services, which read them by a library of their own.
+  /// The same for control services, which read them by a library of their own; that knows no lists of revoked ones.
   var ofControl: ControlCertificates? {
-    files.map {
+    guard tlsRevoked == nil else {
+      fail(
+        "--tls-revoked is not possible with --direct, nor for a worker: their control service cannot look at it, and "
+          + "would let in whom the stream refuses")
+    }
+    return files.map {
       ControlCertificates(certificate: $0.certificate, key: $0.key, authority: $0.authority)
     }
   }

@@ -36,6 +36,7 @@ import Testing
 
   static let limits = Limits {
     $0.registryLease = .seconds(2)
+    $0.registryCallMax = .milliseconds(600)
     $0.registryRetryMax = .milliseconds(200)
   }
 

@@ -101,6 +101,19 @@ import Testing
     Edge("no fewer than none can be remembered", { $0.evictionsRememberedPerBlock = 0 }) {
       $0.evictionsRememberedPerBlock = -1
     },
+    Edge("the index has a bit for each member of 64", { $0.peersMax = 64 }) { $0.peersMax = 65 },
+    Edge(
+      "a prefix that many want must reach the first, and others must look for it more than once",
+      { $0.answersPerPrefixMax = 1 }
+    ) { $0.answersPerPrefixMax = 0 },
+    Edge(
+      "a prefix that many want must reach the first, and others must look for it more than once",
+      { $0.spreadPause = .milliseconds(199) }
+    ) { $0.spreadPause = .milliseconds(200) },
+    Edge(
+      "a call to a registry must be able to fail before the lease has ended",
+      { $0.registryLease = .milliseconds(6001) }
+    ) { $0.registryLease = .seconds(6) },
     Edge("a grant for the longest fetch must fit a message", { $0.messageBytesMax = 4096 * 64 }) {
       $0.messageBytesMax = 4096 * 64 - 1
     },

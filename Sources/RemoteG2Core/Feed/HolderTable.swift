@@ -3,7 +3,7 @@
 /// Many small tables with open addressing, so that one that grows holds up nobody for long. A holder can be let go at
 /// once: its bit counts no more, and what it leaves is swept up little by little.
 struct HolderTable: Sendable {
-  static let holdersMax = 64
+  static let holdersMax = UInt64.bitWidth
 
   private struct Entry: Sendable {
     var key: BlockKey

@@ -296,6 +296,18 @@ extension Limits.Values {
         agentPauseMin > .zero && agentPauseMin <= agentPauseMax,
         "an agent that ended must be followed by another, and not at once for ever"
       ),
+      (
+        peersMax <= HolderTable.holdersMax,
+        "the index has a bit for each member of \(HolderTable.holdersMax)"
+      ),
+      (
+        answersPerPrefixMax >= 1 && spreadPause > .zero && spreadPause < spreadWaitMax,
+        "a prefix that many want must reach the first, and others must look for it more than once"
+      ),
+      (
+        registryCallMax * 3 < registryLease,
+        "a call to a registry must be able to fail before the lease has ended"
+      ),
       (feedBeat * 2 < feedSilenceMax, "a feed that lives must not be taken for a silent one"),
       (streamStallMin <= streamStallMax, "a slow member must be given as long as a fast one"),
       (stepTokensBesideLoads >= 1, "a prefill must go on beside a load"),
