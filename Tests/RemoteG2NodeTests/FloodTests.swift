@@ -9,7 +9,7 @@ import Testing
 private final class Flood: Sendable {
   let port: Int
   private let listener: Int32
-  private let state = Guarded((sent: 0, isOver: false))
+  private let state = Guarded((sent: 0, isOver: false, connection: Int32(-1)))
   private let thread = Guarded<OSThread?>(nil)
 
   init(_ name: PeerName) throws {
@@ -34,6 +34,7 @@ private final class Flood: Sendable {
       while !state.withLock({ $0.isOver }) {
         let connection = accept(descriptor, nil, nil)
         guard connection >= 0 else { return }
+        state.withLock { $0.connection = connection }
         var next = welcome
         while !state.withLock({ $0.isOver }) {
           let sent = next.withUnsafeBytes {
@@ -43,7 +44,10 @@ private final class Flood: Sendable {
           state.withLock { $0.sent += sent }
           next = beats
         }
-        close(connection)
+        state.withLock { state in
+          state.connection = -1
+          close(connection)
+        }
       }
     }
     thread.withLock { $0 = started }
@@ -51,9 +55,12 @@ private final class Flood: Sendable {
 
   var bytesSent: Int { state.withLock { $0.sent } }
 
-  /// Once nobody listens to it any more.
+  /// Whoever listens to it hears its end: first of all, because a node that it holds up would not end.
   func stop() {
-    state.withLock { $0.isOver = true }
+    state.withLock { state in
+      state.isOver = true
+      if state.connection >= 0 { shutdown(state.connection, Int32(SHUT_RDWR)) }
+    }
     shutdown(listener, Int32(SHUT_RDWR))
     thread.withLock { $0 }?.join()
     close(listener)
@@ -70,9 +77,9 @@ private final class Flood: Sendable {
         ("a-first", StreamAddress(host: "127.0.0.1", port: flood.port)), other.member,
       ])
     defer {
+      flood.stop()
       node.stop()
       other.stop()
-      flood.stop()
     }
     func isConnected(_ name: String) -> Bool {
       node.report.members.contains { $0.name == name && $0.standing == "connected" }
