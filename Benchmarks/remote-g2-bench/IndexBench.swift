@@ -1,4 +1,5 @@
 import Foundation
+import NodeTesting
 import OSThreads
 import Processes
 import RemoteG2Core
@@ -10,16 +11,8 @@ enum IndexBench {
   private static let asked = 256
   private static let rounds = 2001
 
-  /// As evenly spread as digests, and not kept anywhere.
   private static func key(_ member: Int, _ number: Int) -> BlockKey {
-    func mixed(_ value: UInt64) -> UInt64 {
-      var value = value &+ 0x9E37_79B9_7F4A_7C15
-      value = (value ^ (value >> 30)) &* 0xBF58_476D_1CE4_E5B9
-      value = (value ^ (value >> 27)) &* 0x94D0_49BB_1331_11EB
-      return value ^ (value >> 31)
-    }
-    let place = UInt64(member * keysOfEach + number)
-    return BlockKey(high: mixed(place), low: mixed(~place))
+    FeedFlock.key(member, number)
   }
 
   static func run() {

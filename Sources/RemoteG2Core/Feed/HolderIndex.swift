@@ -87,7 +87,9 @@ package struct HolderIndex: Sendable {
         bits &= bits - 1
       }
     }
-    return numbers.mapValues { runs[$0] }.filter { $0.value > 0 }
+    var found: [PeerName: Int] = [:]
+    for (member, number) in numbers where runs[number] > 0 { found[member] = runs[number] }
+    return found
   }
 
   private mutating func insert(_ key: BlockKey, of member: PeerName) {

@@ -1,3 +1,9 @@
+private struct Entry {
+  var key: BlockKey
+  /// None: there is no entry here.
+  var holders: UInt64
+}
+
 /// Which of up to 64 holders have which keys: a bit for each. Twenty-four bytes for a key, and a quarter more.
 ///
 /// Many small tables with open addressing, so that one that grows holds up nobody for long. A holder can be let go at
@@ -5,21 +11,51 @@
 struct HolderTable: Sendable {
   static let holdersMax = UInt64.bitWidth
 
-  private struct Entry: Sendable {
-    var key: BlockKey
-    /// None: there is no entry here.
-    var holders: UInt64
-  }
-
   private static let shardBits = 10
   private static let shardCount = 1 << shardBits
 
-  private struct Shard: Sendable {
-    var entries: [Entry] = []
+  /// One of the small tables: where its entries are, and how many there are and could be.
+  private struct Shard {
+    var entries: UnsafeMutablePointer<Entry>
+    var places = 0
     var count = 0
   }
 
-  private var shards = [Shard](repeating: Shard(), count: HolderTable.shardCount)
+  /// The entries of all shards. Copied when two tables share it and one of them changes.
+  private final class Storage: @unchecked Sendable {
+    // @unchecked: only a table that nobody shares it with changes it.
+    let shards = UnsafeMutablePointer<Shard>.allocate(capacity: HolderTable.shardCount)
+
+    init() {
+      for shard in 0..<HolderTable.shardCount {
+        (shards + shard).initialize(to: Shard(entries: Self.entries(0)))
+      }
+    }
+
+    init(copying other: Storage) {
+      for shard in 0..<HolderTable.shardCount {
+        var copy = other.shards[shard]
+        copy.entries = Self.entries(copy.places)
+        copy.entries.update(from: other.shards[shard].entries, count: copy.places)
+        (shards + shard).initialize(to: copy)
+      }
+    }
+
+    deinit {
+      for shard in 0..<HolderTable.shardCount { shards[shard].entries.deallocate() }
+      shards.deallocate()
+    }
+
+    static func entries(_ places: Int) -> UnsafeMutablePointer<Entry> {
+      let entries = UnsafeMutablePointer<Entry>.allocate(capacity: places)
+      entries.initialize(
+        repeating: Entry(key: BlockKey(high: 0, low: 0), holders: 0), count: places)
+      return entries
+    }
+  }
+
+  private var storage = Storage()
+  private var shards: UnsafeMutablePointer<Shard> { storage.shards }
   /// Drawn, and told to nobody, so that no member can choose keys that all want one place.
   private let seed: (UInt64, UInt64)
   private var counts = [Int](repeating: 0, count: HolderTable.holdersMax)
@@ -50,17 +86,22 @@ struct HolderTable: Sendable {
   }
 
   /// - Returns: Where the key is, or where it would be put. The shard has a free place.
-  private static func place(
-    of key: BlockKey, _ hash: UInt64, in entries: [Entry]
-  ) -> Int {
-    entries.withUnsafeBufferPointer { entries in
-      var place = home(hash, entries.count)
-      while entries[place].holders != 0, entries[place].key != key {
-        place += 1
-        if place == entries.count { place = 0 }
-      }
-      return place
+  private static func place(of key: BlockKey, _ hash: UInt64, in shard: Shard) -> Int {
+    place(of: key, from: home(hash, shard.places), in: shard)
+  }
+
+  private static func place(of key: BlockKey, from home: Int, in shard: Shard) -> Int {
+    var place = home
+    while shard.entries[place].holders != 0, shard.entries[place].key != key {
+      place += 1
+      if place == shard.places { place = 0 }
     }
+    return place
+  }
+
+  /// Before anything is changed.
+  private mutating func makeOwn() {
+    if !isKnownUniquelyReferenced(&storage) { storage = Storage(copying: storage) }
   }
 
   // MARK: Looking up
@@ -68,30 +109,49 @@ struct HolderTable: Sendable {
   /// Who has it.
   func holders(of key: BlockKey) -> UInt64 {
     let hash = hash(key)
-    let shard = Self.shard(of: hash)
-    guard shards[shard].count > 0 else { return 0 }
-    let place = Self.place(of: key, hash, in: shards[shard].entries)
-    return shards[shard].entries[place].holders & ~gone
+    let shard = shards[Self.shard(of: hash)]
+    guard shard.count > 0 else { return 0 }
+    defer { withExtendedLifetime(storage) {} }
+    return shard.entries[Self.place(of: key, hash, in: shard)].holders & ~gone
   }
 
   /// Who has each of them.
   func holders(of keys: ArraySlice<BlockKey>) -> [UInt64] {
-    shards.withUnsafeBufferPointer { shards in
-      // Each key's own place is read before any is looked at, so that the processor waits for many at a time. Most keys
-      // are there, or nowhere.
-      let first = keys.map { key -> Entry? in
+    defer { withExtendedLifetime(storage) {} }
+    let shards = shards
+    return withUnsafeTemporaryAllocation(of: Probe.self, capacity: keys.count) { probes in
+      // Each key's own place, and what comes after it, is read before any is looked at, so that the processor waits for
+      // many at a time.
+      for (number, key) in keys.enumerated() {
         let hash = hash(key)
-        let shard = Self.shard(of: hash)
-        guard shards[shard].count > 0 else { return nil }
-        return shards[shard].entries.withUnsafeBufferPointer {
-          $0[Self.home(hash, $0.count)]
+        let shard = shards[Self.shard(of: hash)]
+        guard shard.count > 0 else {
+          probes.initializeElement(at: number, to: Probe(shard: shard, home: 0, near: (0, 0)))
+          continue
         }
+        let home = Self.home(hash, shard.places)
+        let near = shard.entries[min(home + Probe.reach, shard.places - 1)].holders
+        probes.initializeElement(
+          at: number,
+          to: Probe(shard: shard, home: home, near: (shard.entries[home].holders, near)))
       }
-      return zip(keys, first).map { key, entry in
-        guard let entry, entry.holders != 0 else { return 0 }
-        return entry.key == key ? entry.holders & ~gone : holders(of: key)
+      return keys.enumerated().map { number, key in
+        let probe = probes[number]
+        guard probe.near.0 != 0 else { return 0 }
+        let place = Self.place(of: key, from: probe.home, in: probe.shard)
+        return probe.shard.entries[place].holders & ~gone
       }
     }
+  }
+
+  /// Where one key is looked for.
+  private struct Probe {
+    /// So many places fit what a processor reads at once.
+    static let reach = 2
+    let shard: Shard
+    let home: Int
+    /// Who has what is there, and a little further on.
+    let near: (UInt64, UInt64)
   }
 
   func count(of holder: Int) -> Int { counts[holder] }
@@ -99,19 +159,26 @@ struct HolderTable: Sendable {
   /// Every key that a holder has.
   func keys(of holder: Int) -> [BlockKey] {
     let bit = UInt64(1) << UInt64(holder)
-    return shards.flatMap { $0.entries.lazy.filter { $0.holders & bit != 0 }.map(\.key) }
+    var keys: [BlockKey] = []
+    for shard in 0..<Self.shardCount {
+      for place in 0..<shards[shard].places where shards[shard].entries[place].holders & bit != 0 {
+        keys.append(shards[shard].entries[place].key)
+      }
+    }
+    return keys
   }
 
-  var keyCount: Int { shards.reduce(0) { $0 + $1.count } }
+  var keyCount: Int { (0..<Self.shardCount).reduce(0) { $0 + shards[$1].count } }
 
   // MARK: Changing
 
   /// - Returns: Whether it did not have it.
   mutating func insert(_ key: BlockKey, holder: Int) -> Bool {
+    makeOwn()
     let hash = hash(key)
     let shard = Self.shard(of: hash)
-    if shards[shard].count * 5 >= shards[shard].entries.count * 4 { grow(shard) }
-    let place = Self.place(of: key, hash, in: shards[shard].entries)
+    if shards[shard].count * 5 >= shards[shard].places * 4 { grow(shard) }
+    let place = Self.place(of: key, hash, in: shards[shard])
     let bit = UInt64(1) << UInt64(holder)
     let before = shards[shard].entries[place].holders
     guard before & bit == 0 else { return false }
@@ -123,10 +190,11 @@ struct HolderTable: Sendable {
 
   /// - Returns: Whether it had it.
   mutating func remove(_ key: BlockKey, holder: Int) -> Bool {
+    makeOwn()
     let hash = hash(key)
     let shard = Self.shard(of: hash)
     guard shards[shard].count > 0 else { return false }
-    let place = Self.place(of: key, hash, in: shards[shard].entries)
+    let place = Self.place(of: key, hash, in: shards[shard])
     let bit = UInt64(1) << UInt64(holder)
     guard shards[shard].entries[place].holders & bit != 0 else { return false }
     counts[holder] -= 1
@@ -138,7 +206,7 @@ struct HolderTable: Sendable {
   /// An entry has gone: what stands behind it because of it moves up.
   private mutating func close(_ hole: Int, _ shard: Int) {
     shards[shard].count -= 1
-    let places = shards[shard].entries.count
+    let places = shards[shard].places
     var (hole, next) = (hole, hole + 1 == places ? 0 : hole + 1)
     while shards[shard].entries[next].holders != 0 {
       let home = Self.home(hash(shards[shard].entries[next].key), places)
@@ -154,14 +222,15 @@ struct HolderTable: Sendable {
   }
 
   private mutating func grow(_ shard: Int) {
-    let old = shards[shard].entries
-    let places = max(8, old.count + old.count / 4)
-    var entries = [Entry](
-      repeating: Entry(key: BlockKey(high: 0, low: 0), holders: 0), count: places)
-    for entry in old where entry.holders != 0 {
-      entries[Self.place(of: entry.key, hash(entry.key), in: entries)] = entry
+    let old = shards[shard]
+    let places = max(8, old.places + old.places / 4)
+    let new = Shard(entries: Storage.entries(places), places: places, count: old.count)
+    for place in 0..<old.places where old.entries[place].holders != 0 {
+      let key = old.entries[place].key
+      new.entries[Self.place(of: key, hash(key), in: new)] = old.entries[place]
     }
-    shards[shard].entries = entries
+    old.entries.deallocate()
+    shards[shard] = new
   }
 
   // MARK: Letting a holder go
@@ -181,9 +250,10 @@ struct HolderTable: Sendable {
   ///
   /// - Parameter tell: Told each key that a holder that was let go had, once for each such holder.
   mutating func sweep(places most: Int, _ tell: (BlockKey) -> Void) {
+    makeOwn()
     var left = most
     while gone != 0, left > 0 {
-      left -= shards[swept].entries.count
+      left -= shards[swept].places
       sweep(swept, tell)
       swept += 1
       guard swept == Self.shardCount else { continue }
@@ -196,7 +266,7 @@ struct HolderTable: Sendable {
 
   private mutating func sweep(_ shard: Int, _ tell: (BlockKey) -> Void) {
     var place = 0
-    while place < shards[shard].entries.count {
+    while place < shards[shard].places {
       let left = shards[shard].entries[place].holders & gone
       guard left != 0 else {
         place += 1
