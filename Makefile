@@ -10,7 +10,7 @@ RANK_SCENES = 'pull,one rank hangs,two of three fail,rank killed'
 SAVING_SCENES = 'right after ready,saved again'
 LOAD_SCENES = 'fifty pulls,twenty stops,six at once,beside a prefill'
 
-.PHONY: all setup build program library fleet vllm chaos-vllm run unit test check bench format reference sim chaos load sanitize mutants clean
+.PHONY: all setup build program library fleet vllm chaos-vllm run unit test check bench format reference sim chaos load sanitize fuzz networks mutants clean
 
 all: build
 
@@ -95,6 +95,14 @@ bench: setup
 # The unit and simulation suites under the thread and address sanitizers.
 sanitize: setup
 	@scripts/sanitize
+
+# Any bytes at all for whatever reads bytes of others, guided by coverage; FUZZ_FLAGS="SECONDS TARGET...".
+fuzz: setup
+	@scripts/fuzz $(FUZZ_FLAGS)
+
+# Six nodes over networks that are slow, lossy, far, cut, half-open and deaf, and a rolling restart. Needs root.
+networks: build
+	@scripts/networks $(NETWORKS_FLAGS)
 
 # Ten one-line changes of the code, each of which the tests must notice.
 mutants: setup

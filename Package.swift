@@ -94,6 +94,8 @@ let package = Package(
     module(
       "RemoteG2Node",
       on: ["CLinuxShims", "CTLS", "ContentDigest", "LocalStore", "OSThreads", "RemoteG2Core"]),
+    // Keeps a node's memory while the processes that serve from it come and go.
+    module("NodeKeeper", on: ["LocalStore", "OSThreads", "Processes", "RemoteG2Core"]),
     // A node with engines beside it, for tests and benchmarks.
     module(
       "NodeTesting",
@@ -115,6 +117,8 @@ let package = Package(
         "Collectives", "ContentDigest", "KVConnector", "KVLayout", "KVTransfer", "KVWorker",
         "LocalStore", "RemoteG2Core", "RemoteG2Engine", "TransferRig",
       ]),
+    // What any bytes at all are given to. Only tests and scripts/fuzz link it.
+    module("FuzzTargets", on: ["RemoteG2Core"]),
     // A production's prompts, dealt to nodes that decide as those that ship.
     module("TraceReplay", on: ["RemoteG2Core"]),
     module(
@@ -188,7 +192,8 @@ let package = Package(
       name: "remote-g2",
       dependencies: [
         "Collectives", "KVConnector", "Linear", "LlamaModel", "LocalStore", "NIXL", "NIXLTransfer",
-        "NodeMetrics", "NodeRegistry", "OSThreads", "Processes", "RankGroups", "RemoteG2Core",
+        "NodeKeeper", "NodeMetrics", "NodeRegistry", "OSThreads", "Processes", "RankGroups",
+        "RemoteG2Core",
         "RemoteG2Node", "PoolAgents", "RemoteG2Control", "RemoteG2Runtime", "Simulation",
         "TraceReplay",
         "TransferRig", "WorkerConsole",
@@ -222,7 +227,7 @@ let package = Package(
       path: "Benchmarks/remote-g2-bench", swiftSettings: strict),
 
     tests("TidyTests"),
-    tests("RemoteG2CoreTests", on: ["RemoteG2Core"], exclude: ["Snapshots"]),
+    tests("RemoteG2CoreTests", on: ["FuzzTargets", "RemoteG2Core"], exclude: ["Snapshots"]),
     tests("ContentDigestTests", on: ["ContentDigest", "RemoteG2Core"]),
     tests("OSThreadsTests", on: ["OSThreads", "RemoteG2Core"]),
     tests(
@@ -250,9 +255,8 @@ let package = Package(
     tests(
       "RemoteG2NodeTests",
       on: [
-        "ContentDigest", "LocalStore", "NodeTesting", "OSThreads", "RemoteG2Core",
-        "RemoteG2Library",
-        "RemoteG2Node", "Simulation",
+        "ContentDigest", "LocalStore", "NodeKeeper", "NodeTesting", "OSThreads", "RemoteG2Core",
+        "RemoteG2Library", "RemoteG2Node", "Simulation",
       ]),
     tests("SimulationTests", on: ["RemoteG2Core", "Simulation"]),
     tests("TraceReplayTests", on: ["RemoteG2Core", "TraceReplay"]),
@@ -298,7 +302,11 @@ let package = Package(
       "WorkerConsoleTests",
       on: ["OSThreads", "Processes", "RemoteG2Core", "RemoteG2Runtime", "WorkerConsole"]),
     tests(
-      "CommandLineTests", on: ["Processes", "RemoteG2Runtime", "WorkerConsole", "remote-g2"]),
+      "CommandLineTests",
+      on: [
+        "NodeTesting", "OSThreads", "Processes", "RemoteG2Core", "RemoteG2Node", "RemoteG2Runtime",
+        "WorkerConsole", "remote-g2",
+      ]),
   ],
   cLanguageStandard: .c11
 )

@@ -24,6 +24,9 @@ enum Bench {
     case "read": try ReadBench.run()
     case "node": try NodeBench.run()
     case "index": IndexBench.run()
+    case "feeds": try FeedsBench.run()
+    case "adoption":
+      try AdoptionBench.run(kills: arguments.dropFirst().first.flatMap { Int($0) } ?? 20)
     case "node-serve": try NodeBench.serve(arguments.dropFirst().compactMap { Int($0) })
     case "pump": PumpBench.run()
     case "connector": try ConnectorBench.run()
@@ -36,7 +39,7 @@ enum Bench {
     default:
       FileHandle.standardError.write(
         Data(
-          "usage: remote-g2-bench read | node | connector | pump | group | control MODEL | engine MODEL\n"
+          "usage: remote-g2-bench read | node | index | feeds | adoption [KILLS] | connector | pump | group | control MODEL | engine MODEL\n"
             .utf8))
       exit(64)
     }
@@ -54,6 +57,13 @@ enum Bench {
     var time = timespec()
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time)
     return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+  }
+
+  /// What this process takes of it while it sleeps here.
+  static func processorSeconds(over time: Duration) -> Double {
+    let before = processorSeconds()
+    OSThread.nap(time)
+    return processorSeconds() - before
   }
 
   static func quantile(_ values: [Double], _ share: Double) -> Double {

@@ -13,6 +13,11 @@ public struct GenerationWords: @unchecked Sendable {
     self.count = count
   }
 
+  /// What stands there now.
+  package func word(of slot: SlotIndex) -> UInt64 {
+    base[slot.index].load(ordering: .acquiring)
+  }
+
   /// Before any byte of the slot may change. Nothing written after this can be seen before it.
   package func beginWriting(_ slot: SlotIndex, _ generation: UInt32) {
     base[slot.index].store(SlotWord.writing(generation), ordering: .sequentiallyConsistent)

@@ -99,6 +99,32 @@ package final class LocalSocket: @unchecked Sendable {
     }
   }
 
+  /// What comes over a connection whose messages are others than an engine's.
+  package enum Packet {
+    case bytes([UInt8], ReceivedDescriptors)
+    case nothing
+    case closed
+  }
+
+  /// - Returns: false when it cannot be sent now, or ever.
+  package func sendPacket(_ bytes: [UInt8], descriptors: [Int32] = []) -> Bool {
+    clinux_local_send(descriptor, bytes, bytes.count, descriptors, Int32(descriptors.count)) == 0
+  }
+
+  /// - Parameter most: A longer packet ends the connection.
+  package func receivePacket(atMost most: Int) -> Packet {
+    withUnsafeTemporaryAllocation(byteCount: most, alignment: 16) { buffer in
+      var descriptors: [Int32] = [-1, -1, -1, -1]
+      var count: Int32 = 0
+      let length = clinux_local_receive(
+        descriptor, buffer.baseAddress, buffer.count, &descriptors, 4, &count)
+      let received = ReceivedDescriptors(Array(descriptors.prefix(Int(count))))
+      if length == -Int(EAGAIN) { return .nothing }
+      guard length > 0 else { return .closed }
+      return .bytes(Array(buffer[..<length]), received)
+    }
+  }
+
   /// The process at the other end when the connection was made, and its user.
   package var peer: (process: Int32, user: UInt32)? {
     var (pid, uid) = (pid_t(0), uid_t(0))

@@ -58,9 +58,12 @@ package final class PoolMemory: @unchecked Sendable {
   package let words: GenerationWords
   /// What its header names.
   package let owner: Incarnation
+  /// Drawn when the file was made; other than its owner, it stays.
+  package let files: Incarnation
   /// Can be mapped for reading only. Given to engines.
   package let readOnlyDescriptor: Int32
-  private let descriptor: Int32
+  /// Can be mapped for writing. Given to the node's keeper.
+  package let descriptor: Int32
   private let mapping: UnsafeMutableRawPointer
 
   package var slotCount: Int { shape.slotCount }
@@ -76,6 +79,7 @@ package final class PoolMemory: @unchecked Sendable {
   package init(slotCount: Int, blockBytes: Int, owner: Incarnation) throws(PoolError) {
     shape = try PoolShape(slotCount: slotCount, blockBytes: blockBytes)
     self.owner = owner
+    files = owner
     var readOnly: Int32 = -1
     let descriptor = clinux_memfd("remote-g2-pool", shape.byteCount, &readOnly)
     guard descriptor >= 0 else {
@@ -94,10 +98,63 @@ package final class PoolMemory: @unchecked Sendable {
     mapping.storeBytes(of: PoolShape.magic, as: UInt64.self)
     mapping.storeBytes(of: owner.high, toByteOffset: 8, as: UInt64.self)
     mapping.storeBytes(of: owner.low, toByteOffset: 16, as: UInt64.self)
+    mapping.storeBytes(of: files.high, toByteOffset: 24, as: UInt64.self)
+    mapping.storeBytes(of: files.low, toByteOffset: 32, as: UInt64.self)
     words = GenerationWords(mapping + shape.wordsOffset, count: slotCount)
     self.descriptor = descriptor
     readOnlyDescriptor = readOnly
     self.mapping = mapping
+  }
+
+  /// Takes over a pool that another process made, which has ended.
+  ///
+  /// - Parameters:
+  ///   - descriptor, readOnlyDescriptor: Its files. They are this pool's to close from now on.
+  ///   - files: What it was called when it was made.
+  ///   - owner: What it is called from now on.
+  package init(
+    adopting descriptor: Int32, readOnlyDescriptor: Int32, slotCount: Int, blockBytes: Int,
+    files: Incarnation, owner: Incarnation
+  ) throws(PoolError) {
+    func closeBoth() {
+      close(descriptor)
+      close(readOnlyDescriptor)
+    }
+    do throws(PoolError) {
+      shape = try PoolShape(slotCount: slotCount, blockBytes: blockBytes)
+      mapping = try Self.map(descriptor, shape.byteCount)
+    } catch {
+      closeBoth()
+      throw error
+    }
+    let made = Incarnation(
+      high: mapping.load(fromByteOffset: 24, as: UInt64.self),
+      low: mapping.load(fromByteOffset: 32, as: UInt64.self))
+    guard mapping.load(as: UInt64.self) == PoolShape.magic, made == files else {
+      munmap(mapping, shape.byteCount)
+      closeBoth()
+      throw .notThePool("it was made as \(made)")
+    }
+    self.owner = owner
+    self.files = files
+    self.descriptor = descriptor
+    self.readOnlyDescriptor = readOnlyDescriptor
+    mapping.storeBytes(of: owner.high, toByteOffset: 8, as: UInt64.self)
+    mapping.storeBytes(of: owner.low, toByteOffset: 16, as: UInt64.self)
+    words = GenerationWords(mapping + shape.wordsOffset, count: slotCount)
+  }
+
+  private static func map(
+    _ descriptor: Int32, _ bytes: Int
+  ) throws(PoolError) -> UnsafeMutableRawPointer {
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, Int(status.st_size) == bytes else {
+      throw .notThePool("it has \(status.st_size) bytes, not \(bytes)")
+    }
+    guard let mapping = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0),
+      mapping != MAP_FAILED
+    else { throw .cannotMap(reason: String(cString: strerror(errno))) }
+    return mapping
   }
 
   /// Has the system find all of its pages, which changes nothing that is in them: who writes a slot for the

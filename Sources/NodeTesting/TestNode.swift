@@ -13,7 +13,8 @@ package final class TestNode {
   package init(
     _ name: PeerName, members: [(name: PeerName, address: StreamAddress)] = [],
     memoryBytes: Int = 1 << 20, limits: Limits = Limits(),
-    hasAgents: Bool = false, directory: String? = nil, tls: TLSFiles? = nil
+    hasAgents: Bool = false, directory: String? = nil, tls: TLSFiles? = nil,
+    keeper: KeeperLink? = nil
   ) throws {
     let folder =
       directory
@@ -22,7 +23,7 @@ package final class TestNode {
     configuration = NodeConfiguration(
       name: name, address: StreamAddress(host: "127.0.0.1", port: 0), members: members,
       memoryBytes: memoryBytes, directory: folder, limits: limits, hasAgents: hasAgents,
-      tls: tls, log: { [log] line in log.withLock { $0.append(line) } })
+      tls: tls, keeper: keeper, log: { [log] line in log.withLock { $0.append(line) } })
     node = try Node(configuration)
   }
 

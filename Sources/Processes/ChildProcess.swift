@@ -64,9 +64,13 @@ package final class ChildProcess: @unchecked Sendable {
   /// Whether it has ended, waiting at most `milliseconds`. A child is reaped.
   package func hasEnded(waiting milliseconds: Int32 = 0) -> Bool {
     var entry = pollfd(fd: pidfd, events: Int16(POLLIN), revents: 0)
-    guard poll(&entry, 1, milliseconds) == 1 else { return false }
+    let count = poll(&entry, 1, milliseconds)
+    // Without a descriptor, for want of one, a child can still be waited for.
+    guard count == 1 || pidfd < 0 else { return false }
     var raw: Int32 = 0
-    if waitpid(pid, &raw, WNOHANG) == pid {
+    let ended = waitpid(pid, &raw, WNOHANG)
+    if pidfd < 0, ended == 0 { return false }
+    if ended == pid {
       let code = Self.exitStatus(of: raw)
       status.withLock { $0 = code }
     }

@@ -25,6 +25,19 @@ package enum ProcFile {
   }
 }
 
+extension ProcFile {
+  /// Processes that `parent` started and that have not ended.
+  package static func children(of parent: Int32) -> [Int32] {
+    names(in: "/proc").compactMap { Int32($0) }.filter { pid in
+      guard let stat = text("/proc/\(pid)/stat"), let end = stat.lastIndex(of: ")") else {
+        return false
+      }
+      let fields = stat[stat.index(after: end)...].split(separator: " ")
+      return fields.count > 1 && fields[0] != "Z" && Int32(fields[1]) == parent
+    }
+  }
+}
+
 extension String {
   /// Where a symbolic link points, or the path itself.
   package var resolved: String {

@@ -46,6 +46,8 @@ package struct NodeConfiguration: Sendable {
   package var hasAgents: Bool
   /// Its certificate; nil: nothing is encrypted, and nobody proves who he is.
   package var tls: TLSFiles?
+  /// Of the process that keeps its pools' files; nil: they end with this one.
+  package var keeper: KeeperLink?
   /// Draws the names of the node and of its pools: each is to be new.
   package var draw: @Sendable () -> Incarnation
   /// Told what an operator should know, one line each.
@@ -56,6 +58,7 @@ package struct NodeConfiguration: Sendable {
     lookups: [MemberLookup.Question] = [],
     memoryBytes: Int, directory: String, group: UInt32? = nil, limits: Limits = Limits(),
     isPrivate: Bool = false, hasAgents: Bool = false, tls: TLSFiles? = nil,
+    keeper: KeeperLink? = nil,
     draw: @escaping @Sendable () -> Incarnation = NodeConfiguration.random,
     log: @escaping @Sendable (String) -> Void
   ) {
@@ -70,6 +73,7 @@ package struct NodeConfiguration: Sendable {
     self.isPrivate = isPrivate
     self.hasAgents = hasAgents
     self.tls = tls
+    self.keeper = keeper
     self.draw = draw
     self.log = log
   }
@@ -94,6 +98,7 @@ package final class Node: Sendable {
   private let watches: WatchThread
   private let streams: [ServeThread]
   private let lookup: LookupThread?
+  private let adoption: AdoptionThread
   private let lock: Int32
   /// That other members reach it at.
   package let port: Int
@@ -119,24 +124,26 @@ package final class Node: Sendable {
       close(lock)
       throw .noCertificate(error)
     }
-    let core = NodeCore(
+    var core = NodeCore(
       node: incarnation, name: configuration.name, members: [],
       memoryBytes: configuration.memoryBytes, limits: configuration.limits,
-      hasAgents: configuration.hasAgents, secret: NodeConfiguration.random())
+      hasAgents: configuration.hasAgents, hasKeeper: configuration.keeper != nil,
+      secret: NodeConfiguration.random())
+    core.adopting = configuration.keeper.map { AdoptionReport(life: $0.life) }
+    let taken: [AdoptionThread.Taken]
     do throws(NodeError) {
       do throws(PoolError) { board = try NodeBoard(core) } catch {
         throw NodeError.noMemory("\(error)")
       }
-      let listener = try StreamListener(configuration.address)
+      let listener = try Self.listener(configuration)
       port = listener.port
       let limits = configuration.limits
+      taken = Self.adopt(configuration, board)
       // All that can fail comes before the first thread is started.
       var listeners: [StreamListener] = []
       for _ in 0..<limits.streamThreads { listeners.append(try listener.shared()) }
       do throws(PoolError) {
-        local = try NodeLocalThread(
-          board, at: configuration.socketPath, group: configuration.group,
-          draw: configuration.draw)
+        local = try NodeLocalThread(board, configuration)
       } catch {
         throw NodeError.cannotListen(configuration.socketPath, reason: "\(error)")
       }
@@ -152,6 +159,7 @@ package final class Node: Sendable {
       close(lock)
       throw error
     }
+    adoption = AdoptionThread(board, taken, configuration.keeper, log: configuration.log)
     keeper?.onChange { [board] end in board.withCore { $0.handshakes.certificateEnd = end } }
     let told = configuration.members.map { Membership.Place(name: $0.name, address: $0.address) }
     for line in board.found(told, by: .told) { configuration.log(line) }
@@ -166,6 +174,53 @@ package final class Node: Sendable {
     watches = WatchThread(
       board, as: StreamIdentity(node: incarnation, name: configuration.name),
       limits: configuration.limits, keeper: keeper, log: configuration.log)
+  }
+
+  /// Where the process before it listened, if the system chose that; there or elsewhere.
+  private static func listener(
+    _ configuration: NodeConfiguration
+  ) throws(NodeError) -> StreamListener {
+    if configuration.address.port == 0, let before = configuration.keeper?.port, before > 0,
+      let listener = try? StreamListener(
+        StreamAddress(host: configuration.address.host, port: before))
+    {
+      return listener
+    }
+    return try StreamListener(configuration.address)
+  }
+
+  /// Takes over what its keeper has of the process before.
+  private static func adopt(
+    _ configuration: NodeConfiguration, _ board: NodeBoard
+  ) -> [AdoptionThread.Taken] {
+    guard let keeper = configuration.keeper else { return [] }
+    var taken: [AdoptionThread.Taken] = []
+    for files in keeper.takeHanded() {
+      let id = configuration.draw()
+      let refusal: TableHeader.Unusable
+      switch KeptPool.adopt(files, as: id) {
+      case .success(let (pool, header, adoption)):
+        var number: PoolNumber?
+        board.advance { core, now in
+          guard let entered = core.adopt(header, adoption, as: id, at: now) else { return [] }
+          number = entered.number
+          // Its table is told of what changes from the first change on.
+          board.memory.withLock { $0[entered.number] = pool }
+          return entered.actions
+        }
+        guard let number else {
+          refusal = .tooLarge
+          break
+        }
+        taken.append(.init(number: number, pool: pool, kept: adoption.kept))
+        continue
+      case .failure(let unusable): refusal = unusable
+      }
+      configuration.log(
+        "what the process before it held is not taken over: \(refusal); its memory is given back")
+      keeper.drop(files.files)
+    }
+    return taken
   }
 
   /// What it decides by, for reports.
@@ -196,6 +251,7 @@ package final class Node: Sendable {
   /// Ends every thread and connection; its pools end with the last process that maps them.
   package func stop() {
     stopListening()
+    adoption.stop()
     lookup?.stop()
     watches.stop()
     pulls.stop()

@@ -13,7 +13,7 @@ final class NodeBoard: Sendable {
   private let core: Guarded<NodeCore>
   /// What engines look up before they ask. Written under the core's lock.
   let known: KnownKeysMemory
-  let memory = Guarded<[PoolNumber: [PoolMemory]]>([:])
+  let memory = Guarded<[PoolNumber: KeptPool]>([:])
   let localBell = EventBell()
   let pullBell = EventBell()
   let localActions: Mailbox<NodeAction>
@@ -76,17 +76,28 @@ final class NodeBoard: Sendable {
   func withCore<Result>(_ body: (inout NodeCore) -> Result) -> Result {
     core.withLock { core in
       let result = body(&core)
-      for change in core.takeKnownChanges() { known.table.note(change) }
+      writeDown(&core)
       return result
+    }
+  }
+
+  /// Under the core's lock: before any byte of a slot changes, and before anybody can find one that is sealed.
+  private func writeDown(_ core: inout NodeCore) {
+    for change in core.takeKnownChanges() { known.table.note(change) }
+    for (number, changes) in core.takeSlotChanges() {
+      guard let table = memory.withLock({ $0[number]?.table }) else { continue }
+      for change in changes { table.apply(change) }
     }
   }
 
   /// Lets the core decide, and hands each action to the thread that carries it out.
   func advance(_ event: (inout NodeCore, LocalInstant) -> [NodeAction]) {
     var feedChanged = false
-    withCore { core in
+    core.withLock { core in
+      let actions = event(&core, MonotonicClock.now())
+      writeDown(&core)
       // Under the lock, so that each thread gets its orders in the order in which they were decided.
-      for action in event(&core, MonotonicClock.now()) {
+      for action in actions {
         switch action {
         case .local, .makePool: localActions.post(action)
         case .pull(let stream, let member, let pool, let terms, let keys, let patience):
@@ -113,7 +124,9 @@ final class NodeBoard: Sendable {
 
   func readerLeft() { readerCount.withLock { $0 -= 1 } }
 
-  func pools(_ number: PoolNumber) -> [PoolMemory]? { memory.withLock { $0[number] } }
+  func pools(_ number: PoolNumber) -> [PoolMemory]? {
+    memory.withLock { $0[number]?.ranks }
+  }
 }
 
 /// A thread that turns until it is stopped, and sleeps where it has nothing to do.

@@ -8,11 +8,11 @@ final class NodeLocalThread: Sendable {
   private let thread: TurningThread
 
   init(
-    _ board: NodeBoard, at path: String, group: UInt32?, draw: @escaping @Sendable () -> Incarnation
+    _ board: NodeBoard, _ configuration: NodeConfiguration
   ) throws(PoolError) {
-    let listener = try LocalListener(path, group: group)
+    let listener = try LocalListener(configuration.socketPath, group: configuration.group)
     thread = TurningThread("local", bell: board.localBell) { thread in
-      NodeLocalLoop(board, listener, draw: draw).run { thread.isOver }
+      NodeLocalLoop(board, listener, configuration).run { thread.isOver }
     }
   }
 
@@ -33,7 +33,7 @@ private final class NodeLocalLoop {
 
   private let board: NodeBoard
   private let listener: LocalListener
-  private let draw: @Sendable () -> Incarnation
+  private let configuration: NodeConfiguration
   private var sockets: [ConnectionID: LocalSocket] = [:]
   private var staging: [ConnectionID: StagingMemory] = [:]
   private var copies: [Copy] = []
@@ -41,11 +41,19 @@ private final class NodeLocalLoop {
   private let isStopping = Guarded(false)
 
   init(
-    _ board: NodeBoard, _ listener: LocalListener, draw: @escaping @Sendable () -> Incarnation
+    _ board: NodeBoard, _ listener: LocalListener, _ configuration: NodeConfiguration
   ) {
-    self.draw = draw
+    self.configuration = configuration
     self.board = board
     self.listener = listener
+    // What was taken over.
+    let memory = board.memory.withLock { $0 }
+    writers = memory.mapValues(Self.writers)
+    for (number, pool) in memory { findPages(pool.ranks, of: number) }
+  }
+
+  private static func writers(_ pool: KeptPool) -> [PoolWriter.Pool] {
+    pool.ranks.map { PoolWriter.Pool(base: $0.base, blockBytes: $0.blockBytes, words: $0.words) }
   }
 
   func run(until isOver: () -> Bool) {
@@ -139,34 +147,46 @@ private final class NodeLocalLoop {
     // A pool that made room for this one goes first.
     let kept = board.withCore { $0.poolNumbers }
     writers = writers.filter { kept.contains($0.key) }
-    board.memory.withLock { memory in memory = memory.filter { kept.contains($0.key) } }
-    let id = draw()
-    var pools: [PoolMemory] = []
+    let dropped = board.memory.withLock { memory in
+      let dropped = memory.filter { !kept.contains($0.key) }
+      memory = memory.filter { kept.contains($0.key) }
+      return dropped.values.map(\.files)
+    }
+    for files in dropped { configuration.keeper?.drop(files) }
+    let id = configuration.draw()
+    let pool: KeptPool
     do throws(PoolError) {
-      for _ in 0..<terms.rankCount {
-        pools.append(try PoolMemory(slotCount: slots, blockBytes: terms.blockBytes, owner: id))
-      }
+      pool = try KeptPool(
+        terms, slotCount: slots, id: id, hasTable: configuration.keeper != nil)
     } catch {
       board.advance { core, now in
         core.poolMade(number, .failure(PoolFailure(reason: "\(error)")), at: now)
       }
       return
     }
-    writers[number] = pools.map {
-      PoolWriter.Pool(base: $0.base, blockBytes: $0.blockBytes, words: $0.words)
+    if let keeper = configuration.keeper, !keeper.keep(pool) {
+      configuration.log("the blocks of \(number) will not outlive this process")
     }
-    board.memory.withLock { $0[number] = pools }
-    findPages(pools)
+    writers[number] = Self.writers(pool)
+    board.memory.withLock { $0[number] = pool }
+    findPages(pool.ranks, of: number)
     board.advance { core, now in core.poolMade(number, .success(id), at: now) }
   }
 
   /// On a thread of its own, so that nobody waits for it; of no lower priority, because it holds the process's
   /// memory map while it is at it.
-  private func findPages(_ pools: [PoolMemory], _ staging: [StagingMemory] = []) {
-    let isStopping = isStopping
+  private func findPages(
+    _ pools: [PoolMemory], _ staging: [StagingMemory] = [], of number: PoolNumber? = nil
+  ) {
+    let (isStopping, board) = (isStopping, board)
     _ = OSThread.start("pages") {
       for memory in staging { memory.findPages { isStopping.withLock { $0 } } }
-      for pool in pools { pool.findPages { isStopping.withLock { $0 } } }
+      for pool in pools {
+        pool.findPages {
+          // Or it has made room for another.
+          isStopping.withLock { $0 } || number.map { board.pools($0) == nil } ?? false
+        }
+      }
     }
   }
 

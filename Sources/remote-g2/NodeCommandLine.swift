@@ -1,9 +1,11 @@
 import ArgumentParser
 import Foundation
+import NodeKeeper
 import NodeMetrics
 import NodeRegistry
 import OSThreads
 import PoolAgents
+import Processes
 import RemoteG2Control
 import RemoteG2Core
 import RemoteG2Node
@@ -61,10 +63,62 @@ struct NodeCommandLine: AsyncParsableCommand {
     name: .customLong("private"),
     help: "Of one worker, which starts it: other engines of this host do not look for it.")
   var isPrivate = false
+  @Flag(
+    help: """
+      Serves from this process alone, so that its blocks end with it. Without it this process only keeps them, and \
+      another one serves: when that dies, the next has what it held.
+      """
+  )
+  var noKeeper = false
+  /// Started by the keeper, whose connection is the standard input.
+  @Flag(help: .hidden) var kept = false
   @OptionGroup var transport: TransportOptions
   @OptionGroup var tls: TLSOptions
 
   func run() async throws {
+    // A worker starts its own anew, and has its blocks in its engine.
+    guard kept || noKeeper || isPrivate else { return await Self.keep() }
+    try await serve()
+  }
+
+  /// Keeps the memory, and has another process serve from it.
+  private static func keep() async {
+    signal(SIGPIPE, SIG_IGN)
+    // Two descriptors for each rank of each pool.
+    var files = rlimit()
+    if getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &files) == 0 {
+      files.rlim_cur = files.rlim_max
+      _ = setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &files)
+    }
+    // Not where it points: what is there may be another version by the time of a later start.
+    let launch = KeeperLaunch(
+      program: "/proc/self/exe", arguments: CommandLine.arguments.dropFirst() + ["--kept"])
+    let keeper = Keeper(launch, limits: Limits(), log: { say($0) })
+    Task {
+      await Interruption.comes()
+      keeper.end()
+    }
+    let status = await withCheckedContinuation { continuation in
+      OSThread.start("keeper") { continuation.resume(returning: keeper.run()) }.detach()
+    }
+    Foundation.exit(status)
+  }
+
+  /// What the keeper has of the process before; nil: nobody keeps anything.
+  private func keeperLink() -> KeeperLink? {
+    guard kept else { return nil }
+    // Even where the keeper has gone already.
+    ProcessLife.endsWithParent()
+    guard let link = KeeperLink(STDIN_FILENO, limits: Limits()) else {
+      fail("--kept is for the processes that a node starts itself: its keeper does not answer")
+    }
+    // What it had sent can be read after it has gone, and then nothing ends this process.
+    guard link.keeper == getppid() else { fail("its keeper has ended") }
+    return link
+  }
+
+  private func serve() async throws {
+    let keeper = keeperLink()
     checkName(name)
     let files = tls.files
     let ofControl = direct == nil ? nil : tls.ofControl
@@ -92,7 +146,8 @@ struct NodeCommandLine: AsyncParsableCommand {
       name: PeerName(name), address: address, members: told.fixed, lookups: told.asked,
       memoryBytes: byteCount("--memory", memory),
       directory: runDirectory(runDir, group: groupNumber), group: groupNumber,
-      isPrivate: isPrivate, hasAgents: reading != nil, tls: files, log: { Self.say($0) })
+      isPrivate: isPrivate, hasAgents: reading != nil, tls: files, keeper: keeper,
+      log: { Self.say($0) })
     // Its port is had before engines find the node.
     let direct = DirectService()
     var server: StoreServer?
@@ -124,12 +179,14 @@ struct NodeCommandLine: AsyncParsableCommand {
       node.stop()
       fail("\(error); choose another --listen")
     }
+    keeper?.serves(port: node.port)
     let agents = configuration.hasAgents ? AgentKeeper(node, agentLaunch(configuration)) : nil
     Self.say(
       "\(name) holds up to \(memory) at \(configuration.socketPath) and serves members at "
         + "\(address.host):\(node.port)")
-    FileHandle.standardOutput.write(
-      Data(
+    // Whoever read the first of these may have closed his end by the next process.
+    try? FileHandle.standardOutput.write(
+      contentsOf: Data(
         ("{\"event\":\"ready\",\"port\":\(node.port),\"direct\":\(server?.port ?? 0),"
           + "\"incarnation\":\"\(node.incarnation)\"}\n").utf8))
     await Interruption.comes(orWhen: lingering(node))
@@ -174,7 +231,7 @@ struct NodeCommandLine: AsyncParsableCommand {
   }
 
   private static func say(_ line: String) {
-    FileHandle.standardError.write(Data("remote-g2: \(line)\n".utf8))
+    try? FileHandle.standardError.write(contentsOf: Data("remote-g2: \(line)\n".utf8))
   }
 
   /// Where members connect: the port after the one that is written.

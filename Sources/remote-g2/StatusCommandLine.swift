@@ -42,6 +42,12 @@ struct StatusCommandLine: ParsableCommand {
 
   private static func show(_ report: NodeReport) {
     print("node \(report.name) (\(report.node.prefix(8))), memory \(report.memoryBytes >> 20) MiB")
+    if let adoption = report.adoption, adoption.life > 1 {
+      print(
+        "  process \(adoption.life) of this node; of the one before it has \(adoption.adopted) blocks, "
+          + "\(adoption.waiting) are still looked at, \(adoption.refused) were not what they should be"
+      )
+    }
     for pool in report.pools {
       print(
         "  pool of \(pool.slots) blocks of \(pool.ranks) × \(pool.blockBytes) bytes for \(pool.engines) "

@@ -120,7 +120,8 @@ import Testing
 
   private static func hangAndGoOn(_ directory: String) async throws {
     let arguments = [
-      "node", "--name", "T", "--memory", "64KiB", "--listen", "127.0.0.1:0", "--linger", "30",
+      "node", "--no-keeper", "--name", "T", "--memory", "64KiB", "--listen", "127.0.0.1:0",
+      "--linger", "30",
       "--run-dir", directory,
     ]
     let output = Pipe()

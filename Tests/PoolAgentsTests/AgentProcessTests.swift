@@ -19,17 +19,6 @@ private let hasNIXL =
 /// Real nodes, with the real processes that peers read their pools from.
 @Suite(.serialized, .enabled(if: hasNIXL, "NIXL is not installed: scripts/setup unpacks it"))
 struct `A pool's agent` {
-  /// Processes that `parent` started.
-  static func children(of parent: Int32) -> [Int32] {
-    ProcFile.names(in: "/proc").compactMap { Int32($0) }.filter { pid in
-      guard let stat = ProcFile.text("/proc/\(pid)/stat"), let end = stat.lastIndex(of: ")") else {
-        return false
-      }
-      let fields = stat[stat.index(after: end)...].split(separator: " ")
-      return fields.count > 1 && Int32(fields[1]) == parent
-    }
-  }
-
   @Test func `one that is killed is followed by another, and none outlives its node`() async throws
   {
     let folder =
@@ -38,7 +27,8 @@ struct `A pool's agent` {
     let node = try ChildProcess(
       program,
       [
-        "node", "--name", "T", "--memory", "1MiB", "--listen", "127.0.0.1:0", "--direct",
+        "node", "--no-keeper", "--name", "T", "--memory", "1MiB", "--listen", "127.0.0.1:0",
+        "--direct",
         "127.0.0.1:0", "--run-dir", folder, "--ucx-tls", "tcp",
       ], output: output.fileHandleForWriting.fileDescriptor)
     defer {
@@ -71,8 +61,8 @@ struct `A pool's agent` {
     }
     let first = try #require(try await introduced(not: nil))
     #expect(Int(first.process) == Int(node.pid))
-    let old = try #require(Self.children(of: node.pid).first)
-    #expect(Self.children(of: node.pid).count == 1)
+    let old = try #require(ProcFile.children(of: node.pid).first)
+    #expect(ProcFile.children(of: node.pid).count == 1)
     // A node itself never loads what its agents load.
     func loads(_ pid: Int32) -> Bool {
       (ProcFile.text("/proc/\(pid)/maps") ?? "").contains("libucp")
@@ -85,7 +75,7 @@ struct `A pool's agent` {
     #expect(report.agentsLost == 1 && report.pools.first?.agent?.state == "serving")
     // Not even one that is stopped, and cannot see that its node has gone.
     let agent = try #require(
-      Self.children(of: node.pid).first.flatMap { ChildProcess(running: $0) })
+      ProcFile.children(of: node.pid).first.flatMap { ChildProcess(running: $0) })
     agent.signal(SIGSTOP)
     #expect(comes { agent.stateLetter == "T" })
     node.signal(SIGKILL)

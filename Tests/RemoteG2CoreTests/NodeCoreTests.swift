@@ -346,6 +346,24 @@ import Testing
     #expect(bench.isRefused && bench.core.openCounts.questions == 0)
   }
 
+  @Test func `remembers that a member sent not one block in time, and asks it again later`() {
+    var bench = Bench(members: ["b"])
+    bench.announce("b", Self.keys)
+    bench.want(Self.keys, lease: 1, pace: .milliseconds(100), at: Self.at(0))
+    #expect(bench.pulls.count == 1)
+    bench.take(bench.core.timePassed(at: Self.at(880)))
+    #expect(bench.isRefused && bench.cancelled == [bench.pulls[0].stream])
+    bench.take(bench.core.ended(bench.pulls[0].stream, .broken, at: Self.at(881)))
+    bench.want(Self.keys, lease: 2, pace: .milliseconds(100), at: Self.at(900))
+    #expect(bench.pulls.count == 1 && bench.core.shortfalls[.cost] == 1, "it is waited for again")
+    bench.want(Self.keys, lease: 3, pace: .milliseconds(100), at: Self.at(11_000))
+    #expect(bench.pulls.count == 2)
+    // One that nobody waited for for long says nothing.
+    bench.take(bench.core.left(bench.leader, at: Self.at(11_020)))
+    bench.take(bench.core.ended(bench.pulls[1].stream, .broken, at: Self.at(11_021)))
+    #expect(bench.core.report.members.first?.bytesPerSecond ?? 0 < 100_000)
+  }
+
   @Test func `computes what a slow member would take longer for`() {
     var bench = Bench()
     bench.announce("b", Self.keys)

@@ -76,7 +76,8 @@ import Testing
       "KVLayout", "RemoteG2Core", "OSThreads", "ContentDigest", "LocalStore", "NIXL", "Processes",
       "Linear", "Collectives", "LlamaModel", "LlamaModelTesting", "KVTransfer", "NIXLTransfer",
       "KVTransferTesting", "KVConnector", "KVWorker", "EngineControl", "RemoteG2Library",
-      "RemoteG2CABI", "RemoteG2Node", "NodeTesting", "NodeMetrics", "NodeRegistry",
+      "RemoteG2CABI", "RemoteG2Node", "NodeKeeper", "NodeTesting", "FuzzTargets", "NodeMetrics",
+      "NodeRegistry",
       "TransferRig", "RemoteG2Engine", "Simulation", "TraceReplay", "RemoteG2EngineTesting",
       "RemoteG2Control",
       "PoolAgents", "RankGroups", "RemoteG2Runtime", "WorkerConsole", "remote-g2",
@@ -212,7 +213,7 @@ import Testing
     let shells: Set<String> = [
       "Collectives", "EngineControl", "KVTransferTesting", "LocalStore", "OSThreads", "Processes",
       "NodeRegistry", "RankGroups", "RemoteG2Library", "RemoteG2Node", "RemoteG2Runtime",
-      "PoolAgents",
+      "NodeKeeper", "PoolAgents",
       "NodeTesting", "WorkerConsole", "remote-g2", "remote-g2-testhost",
     ]
     let reads = ["MonotonicClock.now()", "SystemRandomNumberGenerator", ".random(in:", "Date()"]

@@ -112,13 +112,16 @@ class Process:
 class Node(Process):
     """A node of ours, perhaps in a network namespace; a member is a port of this host, or an address."""
 
-    def __init__(self, name, port, members, folder, memory="1GiB", host="127.0.0.1", space=None):
+    def __init__(self, name, port, members, folder, memory="1GiB", host="127.0.0.1", space=None, keeper=False):
         self.port, self.folder = port, folder
         arguments = ["ip", "netns", "exec", space] if space else []
         arguments += [BIN, "node", "--name", name, "--listen", f"{host}:{port}"]
         arguments += ["--memory", memory, "--run-dir", folder / "run"]
         if host != "127.0.0.1":
             arguments.append("--insecure")
+        if not keeper:
+            # What is killed and stopped is then all of the node.
+            arguments.append("--no-keeper")
         for other, address in members.items():
             if isinstance(address, int):
                 address = f"127.0.0.1:{address}"

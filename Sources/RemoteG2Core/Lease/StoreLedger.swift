@@ -23,15 +23,18 @@ package struct StoreLedger: Sendable {
   private var releasedCount: UInt64 = 0
   private var expiredCount: UInt64 = 0
 
-  /// - Parameter tellsChanges: The pool's changes are taken again and again.
+  /// - Parameters:
+  ///   - tellsChanges: The pool's changes are taken again and again.
+  ///   - hasTable: So are those of its slots.
   package init(
     incarnation: Incarnation, slotCount: Int, rankCount: Int, limits: Limits,
-    tellsChanges: Bool = false
+    tellsChanges: Bool = false, hasTable: Bool = false
   ) {
     self.incarnation = incarnation
     self.limits = limits
     pool = SlotPool(
-      slotCount: slotCount, rankCount: rankCount, limits: limits, tellsChanges: tellsChanges)
+      slotCount: slotCount, rankCount: rankCount, limits: limits, tellsChanges: tellsChanges,
+      hasTable: hasTable)
   }
 
   // MARK: Events

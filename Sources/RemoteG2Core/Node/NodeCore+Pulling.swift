@@ -295,6 +295,13 @@ extension NodeCore {
       let old = members[span.member]?.rate(limits, at: now) ?? rate
       members[span.member]?.bytesPerSecond = old + 0.25 * (rate - old)
       members[span.member]?.measuredAt = now
+    } else if span.isCancelled, now - span.startedAt >= limits.streamStallMin {
+      // Not one block came in all that time: it is no faster than that.
+      let most = Double(span.bytesOfBlock) / elapsed
+      if most < members[span.member]?.rate(limits, at: now) ?? .infinity {
+        members[span.member]?.bytesPerSecond = most
+        members[span.member]?.measuredAt = now
+      }
     }
     switch end {
     case .stalled, .broken, .invalid:

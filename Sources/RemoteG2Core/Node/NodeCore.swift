@@ -31,6 +31,10 @@ package struct NodeCore: Sendable {
   var spans: [StreamID: Span] = [:]
   /// Whether pools can be read by peers themselves, over NIXL.
   var hasAgents: Bool
+  /// Whether somebody keeps the pools beyond this process.
+  let hasKeeper: Bool
+  /// What was taken over from the process before; nil where nobody keeps anything.
+  package var adopting: AdoptionReport?
   var agents: [PoolNumber: PoolAgent] = [:]
   package internal(set) var agentsLost = 0
   package var handshakes = HandshakeLog()
@@ -49,14 +53,16 @@ package struct NodeCore: Sendable {
   package internal(set) var bytesServed: UInt64 = 0
   package internal(set) var blocksAnswered: UInt64 = 0
   private var connectionNext: UInt64 = 1
-  private var poolNext = 1
+  var poolNext = 1
   private var streamNext: UInt64 = 1
 
   package init(
     node: Incarnation, name: PeerName, members: [PeerName], memoryBytes: Int, limits: Limits,
-    hasAgents: Bool = false, secret: Incarnation = Incarnation(high: 0, low: 0)
+    hasAgents: Bool = false, hasKeeper: Bool = false,
+    secret: Incarnation = Incarnation(high: 0, low: 0)
   ) {
     self.hasAgents = hasAgents
+    self.hasKeeper = hasKeeper
     self.node = node
     self.name = name
     self.memoryBytes = memoryBytes
@@ -168,7 +174,7 @@ package struct NodeCore: Sendable {
     guard hello.blockBytes > 0, hello.fingerprint.rankCount >= 1, hello.fingerprint.rankCount <= 64
     else { return refuse("the engine does not say how large its blocks are on how many ranks") }
     // Who has gone for good makes room for who comes.
-    let idle = pools.keys.filter { pools[$0]?.desk.connectionCount == 0 }.min {
+    let idle = pools.keys.filter { isIdle($0, at: now) }.min {
       // Which peers read goes last.
       (stats(of: $0)?.leases ?? 0, $0) < (stats(of: $1)?.leases ?? 0, $1)
     }
@@ -204,18 +210,28 @@ package struct NodeCore: Sendable {
         ]
       }
     case .success(let id):
-      pools[number] = NodePool(
-        terms: made.terms,
-        desk: LocalDesk(
-          store: id, fingerprint: made.terms.fingerprint, slotCount: made.slots,
-          blockBytes: made.terms.blockBytes, limits: limits),
-        ledger: StoreLedger(
-          incarnation: id, slotCount: made.slots, rankCount: made.terms.rankCount, limits: limits,
-          tellsChanges: true))
+      pools[number] = newPool(id, made.terms, slots: made.slots)
       poolsVersion += 1
       return made.hellos.flatMap { enter($1, $0, number, at: now) } + [.feedChanged]
         + beginAgent(number, id, at: now)
     }
+  }
+
+  private func isIdle(_ number: PoolNumber, at now: LocalInstant) -> Bool {
+    guard let place = pools.index(forKey: number) else { return false }
+    return pools.values[place].desk.connectionCount == 0
+      && pools.values[place].isAwaitedUntil ?? now <= now
+  }
+
+  func newPool(_ id: Incarnation, _ terms: PoolTerms, slots: Int) -> NodePool {
+    NodePool(
+      terms: terms,
+      desk: LocalDesk(
+        store: id, fingerprint: terms.fingerprint, slotCount: slots, blockBytes: terms.blockBytes,
+        limits: limits),
+      ledger: StoreLedger(
+        incarnation: id, slotCount: slots, rankCount: terms.rankCount, limits: limits,
+        tellsChanges: true, hasTable: hasKeeper))
   }
 
   private mutating func enter(
@@ -223,6 +239,7 @@ package struct NodeCore: Sendable {
   ) -> [NodeAction] {
     connections[connection] = number
     return withPool(number) {
+      $0.isAwaitedUntil = nil
       $0.desk.joined(as: connection)
       return $0.desk.received(.hello(hello), from: connection, &$0.ledger, at: now)
     }
@@ -251,7 +268,7 @@ package struct NodeCore: Sendable {
     return taken
   }
 
-  private var bytesInUse: Int {
+  var bytesInUse: Int {
     pools.values.reduce(0) { $0 + $1.ledger.pool.slotCount * $1.terms.bytesOfAllRanks }
       + making.values.reduce(0) { $0 + $1.slots * $1.terms.bytesOfAllRanks }
   }

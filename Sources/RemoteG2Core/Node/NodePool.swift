@@ -3,6 +3,8 @@ struct NodePool: Sendable {
   let terms: PoolTerms
   var desk: LocalDesk
   var ledger: StoreLedger
+  /// Taken over, and nobody has come for it yet: until then its engine may.
+  var isAwaitedUntil: LocalInstant?
 
   /// Pins what is sealed of a prefix, from a position on.
   ///

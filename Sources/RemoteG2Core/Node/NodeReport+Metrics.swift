@@ -63,6 +63,15 @@ extension NodeReport {
       "remote_g2_certificate_end_seconds", .gauge,
       "When this node's certificate is valid no more, since 1970.")
     if let certificateEnd { text.value([], Double(certificateEnd)) }
+    if let adoption {
+      text.family("remote_g2_lives", .gauge, "Processes that have served for the node's keeper.")
+      text.value([], Double(adoption.life))
+      text.family(
+        "remote_g2_adopted_blocks", .gauge, "Blocks of the process before, by what became of them.")
+      for (state, count) in [
+        ("found", adoption.adopted), ("waiting", adoption.waiting), ("refused", adoption.refused),
+      ] { text.value([("state", state)], Double(count)) }
+    }
     text.family("remote_g2_member_up", .gauge, "Whether a member's feed is open.")
     for member in members {
       text.value([("member", member.name)], member.standing == "connected" ? 1 : 0)

@@ -71,6 +71,8 @@ package struct NodeReport: Codable, Equatable, Sendable {
   package var handshakeRefusals: [String: Int]
   /// When this node's certificate is valid no more, in seconds since 1970; nil: it has none.
   package var certificateEnd: Int64?
+  /// What was taken over from the process before; nil where nobody keeps anything.
+  package var adoption: AdoptionReport?
 }
 
 extension NodeCore {
@@ -86,7 +88,7 @@ extension NodeCore {
       bytesServed: bytesServed, agentsLost: agentsLost,
       handshakeRefusals: Dictionary(
         uniqueKeysWithValues: handshakes.refusals.map { ($0.key.rawValue, $0.value) }),
-      certificateEnd: handshakes.certificateEnd)
+      certificateEnd: handshakes.certificateEnd, adoption: adopting)
   }
 
   private func report(of number: PoolNumber, _ pool: NodePool) -> NodeReport.Pool {

@@ -11,7 +11,7 @@
 package struct SlotPool: Sendable {
   package enum Phase: Equatable, Sendable { case free, writing, sealed }
 
-  private struct Slot: Sendable {
+  struct Slot: Sendable {
     var phase: Phase = .free
     var generation: UInt32 = 0
     var pins = 0
@@ -28,30 +28,36 @@ package struct SlotPool: Sendable {
   }
 
   package let rankCount: Int
-  private var slots: [Slot]
-  private var free: [SlotIndex]
+  var slots: [Slot]
+  var free: [SlotIndex]
   private var index: [BlockKey: SlotIndex] = [:]
-  private var writing: [BlockKey: SlotIndex] = [:]
+  var writing: [BlockKey: SlotIndex] = [:]
   /// Slots that could be evicted, by what they are and by their last use. An entry counts only while it is true.
   private var evictable = [DeadlineHeap<UInt64, SlotIndex>](repeating: DeadlineHeap(), count: 3)
-  private var probationCount = 0
+  var probationCount = 0
   package var retention: Retention
-  private var useNext: UInt64 = 1
+  var useNext: UInt64 = 1
   /// Sealed blocks by the key that they follow, while that key is not sealed itself.
   private var orphans: [BlockKey: Int] = [:]
   package private(set) var pinnedCount = 0
   package private(set) var evictedCount: UInt64 = 0
   /// What was sealed and evicted since it was last taken; nil where nobody is told.
   private var changes: [FeedChange]?
+  /// What its table has not been told yet; nil where there is none.
+  private var slotChanges: [SlotChange]?
 
-  /// - Parameter tellsChanges: ``takeChanges()`` is called again and again.
+  /// - Parameters:
+  ///   - tellsChanges: ``takeChanges()`` is called again and again.
+  ///   - hasTable: ``takeSlotChanges()`` is, after whatever changes it.
   package init(
-    slotCount: Int, rankCount: Int, limits: Limits = Limits(), tellsChanges: Bool = false
+    slotCount: Int, rankCount: Int, limits: Limits = Limits(), tellsChanges: Bool = false,
+    hasTable: Bool = false
   ) {
     precondition(slotCount > 0 && rankCount > 0, "a pool has slots and ranks")
     retention = Retention(slotCount: slotCount, limits: limits)
     self.rankCount = rankCount
     changes = tellsChanges ? [] : nil
+    slotChanges = hasTable ? [] : nil
     slots = Array(repeating: Slot(), count: slotCount)
     free = (0..<slotCount).reversed().map { SlotIndex($0) }
   }
@@ -85,6 +91,13 @@ package struct SlotPool: Sendable {
     return taken
   }
 
+  /// What happened to slots since the last call, in order.
+  package mutating func takeSlotChanges() -> [SlotChange] {
+    guard let taken = slotChanges, !taken.isEmpty else { return [] }
+    slotChanges = []
+    return taken
+  }
+
   // MARK: Writing
 
   /// Takes a slot for the block of `key`, evicting one if need be.
@@ -105,11 +118,28 @@ package struct SlotPool: Sendable {
     slots[slot.index].parent = parent
     slots[slot.index].digests = []
     writing[key] = slot
+    tell(.begun(slot, generation: slots[slot.index].generation))
     return .reserved(slot, generation: slots[slot.index].generation)
   }
 
   /// Every rank's bytes are in the slot, and these are their digests. The block becomes visible.
   package mutating func seal(_ slot: SlotIndex, generation: UInt32, digests: [Digest128?]) {
+    let key = enter(slot, generation, digests)
+    if slots[slot.index].standing != .copy {
+      slots[slot.index].standing = retention.noteReturned(key) ? .protected : .probation
+    }
+    if slots[slot.index].standing == .probation { probationCount += 1 }
+    slots[slot.index].lastUse = useNext
+    useNext += 1
+    listIfEvictable(slot)
+    tellSealed(slot)
+  }
+
+  /// A block that is written becomes one that can be found.
+  @discardableResult
+  mutating func enter(
+    _ slot: SlotIndex, _ generation: UInt32, _ digests: [Digest128?]
+  ) -> BlockKey {
     precondition(
       slots[slot.index].phase == .writing && slots[slot.index].generation == generation
         && digests.count == rankCount, "\(slot) is sealed by somebody who does not write it")
@@ -119,14 +149,28 @@ package struct SlotPool: Sendable {
     changes?.append(FeedChange(key: key, isSealed: true))
     slots[slot.index].phase = .sealed
     slots[slot.index].uses = 0
-    if slots[slot.index].standing != .copy {
-      slots[slot.index].standing = retention.noteReturned(key) ? .protected : .probation
-    }
-    if slots[slot.index].standing == .probation { probationCount += 1 }
     slots[slot.index].digests = digests
     slots[slot.index].children = orphans.removeValue(forKey: key) ?? 0
     if let parent = slots[slot.index].parent { count(1, of: parent) }
-    noteUse(of: slot)
+    return key
+  }
+
+  private mutating func tellSealed(_ place: SlotIndex) {
+    guard slotChanges != nil, let key = slots[place.index].key else { return }
+    let digests = slots[place.index].digests.compactMap { $0 }
+    // What cannot be checked afterwards is not worth writing down.
+    guard digests.count == rankCount else { return }
+    tell(
+      .sealed(
+        KeptSlot(
+          slot: place, generation: slots[place.index].generation, key: key,
+          parent: slots[place.index].parent, digests: digests, use: use(of: place))))
+  }
+
+  private mutating func tell(_ change: SlotChange) { slotChanges?.append(change) }
+
+  private func use(of slot: SlotIndex) -> SlotUse {
+    SlotUse(lastUse: slots[slot.index].lastUse, standing: slots[slot.index].standing)
   }
 
   /// What was being written is not what it should be.
@@ -177,6 +221,7 @@ package struct SlotPool: Sendable {
   package mutating func keepLast(_ key: BlockKey) {
     guard let slot = index[key], slots[slot.index].standing == .copy else { return }
     set(.probation, slot)
+    tell(.used(slot, use(of: slot)))
     listIfEvictable(slot)
   }
 
@@ -276,6 +321,7 @@ package struct SlotPool: Sendable {
   }
 
   private mutating func clear(_ slot: SlotIndex) {
+    tell(.freed(slot, generation: slots[slot.index].generation))
     slots[slot.index].phase = .free
     slots[slot.index].key = nil
     slots[slot.index].parent = nil
@@ -298,10 +344,11 @@ package struct SlotPool: Sendable {
   private mutating func noteUse(of slot: SlotIndex) {
     slots[slot.index].lastUse = useNext
     useNext += 1
+    tell(.used(slot, use(of: slot)))
     listIfEvictable(slot)
   }
 
-  private mutating func listIfEvictable(_ slot: SlotIndex) {
+  mutating func listIfEvictable(_ slot: SlotIndex) {
     guard isEvictable(slot) else { return }
     // Entries that no longer count are dropped together, before they outnumber the slots.
     let place = slots[slot.index].standing.place

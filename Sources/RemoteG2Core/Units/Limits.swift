@@ -159,6 +159,16 @@ extension Limits {
     public var registryWatchMax: Duration = .seconds(30)
     /// A node that is told to leave waits for so long for what it is sending, at most.
     public var drainMax: Duration = .seconds(10)
+    /// After the process that serves for a keeper was killed, or its connection has ended: how long it may take until
+    /// it is seen to have ended.
+    public var reapMax: Duration = .seconds(2)
+    /// A process that has served for less than this, twice in a row, leaves nothing to the next; and between the lives
+    /// after that there is a pause, at first, and at most.
+    public var lifeShortMax: Duration = .seconds(1)
+    public var restartPause: Duration = .milliseconds(50)
+    public var restartPauseMax: Duration = .seconds(5)
+    /// How long one that begins to serve waits for what its keeper hands it.
+    public var handoverMax: Duration = .seconds(5)
     /// Between two lines that tell of connections that were refused for one reason.
     public var refusalTellPause: Duration = .seconds(60)
     /// A reader that takes less than `readerProgressBytes` in this time, though there is more for it, is cut off.

@@ -15,7 +15,7 @@ struct FleetCommandLine: ParsableCommand {
     discussion: """
       Starts workers with the built-in engine, each beside a node of its own, and deals them prompts with \
       common prefixes in turn: first with nodes that know nobody, then with nodes that know each other, \
-      then while a node is killed, stopped and started again. No hints, no NIXL.
+      then while a node is killed, stopped, started again, and served by one process after another. No hints, no NIXL.
       """)
 
   @Option(help: "A GGUF file.") var model: String?
@@ -92,6 +92,7 @@ struct FleetCommandLine: ParsableCommand {
       unmet: (isSame ? [] : ["tokens differ"]) + (isShared ? [] : ["nothing was shared"]))
     report.faults.append(try audited(same, fleet))
     for fault in FleetFault.allCases {
+      fleet.isKept = fault == .succeeded
       try reset(fleet)
       Self.say("the same prompts, while a node is \(fault.rawValue)")
       report.faults.append(
@@ -151,6 +152,8 @@ enum FleetFault: String, CaseIterable {
   case killed
   case stopped
   case restarted
+  /// The process that serves is killed again and again, and another has its blocks.
+  case succeeded
 
   /// Half of the prompts have been dealt when it happens, and the round it happens in is under way.
   func play(
@@ -161,6 +164,13 @@ enum FleetFault: String, CaseIterable {
     var isProved = false
     let outcome = try workload.play(on: fleet) { round in
       guard let node = fleet.nodes[name] else { return }
+      if self == .succeeded {
+        // Not twice within a second: that is what the next ones would mistrust.
+        guard round >= middle, (round - middle) % 2 == 0 else { return }
+        let hasBlocks = try node.killServing()
+        isProved = hasBlocks && (isProved || round == middle)
+        return
+      }
       if round == middle {
         // It holds what others want: that is what dies, or falls silent.
         isProved = try node.report().pools.contains { $0.sealed > 0 }
@@ -172,6 +182,7 @@ enum FleetFault: String, CaseIterable {
         try fleet.waitUntilConnected()
       }
     }
+    if self == .succeeded { try fleet.waitUntilConnected() }
     if self == .stopped {
       isProved = isProved && fleet.nodes[name]?.process.stateLetter == "T"
       fleet.nodes[name]?.process.signal(SIGCONT)

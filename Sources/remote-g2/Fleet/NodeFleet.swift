@@ -23,6 +23,8 @@ final class NodeFleet {
   private var ports: [String: Int] = [:]
   /// Whether nodes know of each other.
   private(set) var isJoined = false
+  /// Whether nodes are started with a keeper.
+  var isKept = false
 
   init(_ settings: Settings) {
     self.settings = settings
@@ -51,7 +53,7 @@ final class NodeFleet {
     let members = isJoined ? ports.filter { $0.key != name } : [:]
     nodes[name] = try NodeProcess(
       name, port: ports[name] ?? 0, members: members, memory: settings.memory,
-      directory: settings.directory)
+      directory: settings.directory, isKept: isKept)
   }
 
   /// Stops every node: what they hold is gone.

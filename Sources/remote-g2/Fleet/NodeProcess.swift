@@ -13,9 +13,12 @@ final class NodeProcess {
 
   /// Blocks its thread until the node listens.
   ///
-  /// - Parameter members: The other nodes, by name, with the port that each was given as `--listen`.
+  /// - Parameters:
+  ///   - members: The other nodes, by name, with the port that each was given as `--listen`.
+  ///   - isKept: ``process`` only keeps its memory, and another one serves from it. Otherwise it is all of the node.
   init(
-    _ name: String, port: Int, members: [String: Int], memory: String, directory: String
+    _ name: String, port: Int, members: [String: Int], memory: String, directory: String,
+    isKept: Bool = false
   ) throws {
     self.name = name
     socketPath = "\(directory)/\(name).node"
@@ -23,9 +26,11 @@ final class NodeProcess {
       "\(directory)/node-\(name).log", O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0o600)
     defer { if log >= 0 { close(log) } }
     var arguments = [
-      "node", "--name", name, "--listen", "127.0.0.1:\(port)", "--memory", memory, "--run-dir",
+      "node", "--name", name, "--listen", "127.0.0.1:\(port)", "--memory", memory,
+      "--run-dir",
       directory,
     ]
+    if !isKept { arguments.append("--no-keeper") }
     for (other, port) in members.sorted(by: { $0.key < $1.key }) {
       arguments += ["--member", "\(other)=127.0.0.1:\(port)"]
     }
@@ -43,6 +48,24 @@ final class NodeProcess {
     do throws(NodeQuestion.Failure) { return try NodeQuestion.report(of: socketPath) } catch {
       throw SceneFailure("node \(name): \(error)")
     }
+  }
+
+  /// Kills the process that serves for a keeper.
+  ///
+  /// - Returns: Once another one does, whether it has blocks of the one before.
+  func killServing() throws -> Bool {
+    guard let serving = ProcFile.children(of: process.pid).first,
+      let life = try report().adoption?.life
+    else { throw SceneFailure("node \(name) is not served by a process of its own") }
+    kill(serving, SIGKILL)
+    let deadline = MonotonicClock.now() + .seconds(10)
+    while MonotonicClock.now() < deadline {
+      if let now = try? report().adoption, now.life > life, now.waiting == 0 {
+        return now.life == life + 1 && now.adopted > 0 && now.refused == 0
+      }
+      usleep(2_000)
+    }
+    throw SceneFailure("node \(name) does not come back; its log is node-\(name).log")
   }
 
   /// What it holds for anybody, in words; nil when that is nothing.
