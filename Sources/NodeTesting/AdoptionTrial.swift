@@ -150,14 +150,26 @@ package final class AdoptionTrial {
   private func work(for duration: Duration) {
     let end = MonotonicClock.now() + duration
     repeat {
-      let new = (0..<2).map { BlockKey(high: 500, low: saveNext &+ $0) }
-      saveNext += 2
-      own.save(new) { Self.content(new[$0]) }
-      keys += new
+      saveSome()
       noteKnown()
       if let key = keys.randomElement(using: &generator) { load(key, remote) }
       if let key = keys.randomElement(using: &generator) { load(key, own) }
     } while MonotonicClock.now() < end
+  }
+
+  /// So many fit the pool that none is evicted: what is not there again was lost with its process.
+  private static let keysMax = 15_000
+  private static let savePause: Duration = .milliseconds(15)
+  private var savedAt = LocalInstant(nanoseconds: 0)
+
+  private func saveSome() {
+    let now = MonotonicClock.now()
+    guard keys.count < Self.keysMax, now - savedAt > Self.savePause else { return }
+    savedAt = now
+    let new = (0..<2).map { BlockKey(high: 500, low: saveNext &+ $0) }
+    saveNext += 2
+    own.save(new) { Self.content(new[$0]) }
+    keys += new
   }
 
   private var notedAt = LocalInstant(nanoseconds: 0)
