@@ -25,6 +25,8 @@ struct HolderTable: Sendable {
   private final class Storage: @unchecked Sendable {
     // @unchecked: only a table that nobody shares it with changes it.
     let shards = UnsafeMutablePointer<Shard>.allocate(capacity: HolderTable.shardCount)
+    /// An entry of nobody's, for keys whose shard has none.
+    let nobody = Storage.entries(1)
 
     init() {
       for shard in 0..<HolderTable.shardCount {
@@ -44,6 +46,7 @@ struct HolderTable: Sendable {
     deinit {
       for shard in 0..<HolderTable.shardCount { shards[shard].entries.deallocate() }
       shards.deallocate()
+      nobody.deallocate()
     }
 
     static func entries(_ places: Int) -> UnsafeMutablePointer<Entry> {
@@ -56,6 +59,7 @@ struct HolderTable: Sendable {
 
   private var storage = Storage()
   private var shards: UnsafeMutablePointer<Shard> { storage.shards }
+  private var nobody: UnsafePointer<Entry> { UnsafePointer(storage.nobody) }
   /// Drawn, and told to nobody, so that no member can choose keys that all want one place.
   private let seed: (UInt64, UInt64)
   private var counts = [Int](repeating: 0, count: HolderTable.holdersMax)
@@ -118,28 +122,20 @@ struct HolderTable: Sendable {
   /// Who has each of them.
   func holders(of keys: ArraySlice<BlockKey>) -> [UInt64] {
     defer { withExtendedLifetime(storage) {} }
-    let shards = shards
     return withUnsafeTemporaryAllocation(of: Probe.self, capacity: keys.count) { probes in
-      // Each key's own place, and what comes after it, is read before any is looked at, so that the processor waits for
-      // many at a time.
       for (number, key) in keys.enumerated() {
-        let hash = hash(key)
-        let shard = shards[Self.shard(of: hash)]
-        guard shard.count > 0 else {
-          probes.initializeElement(at: number, to: Probe(shard: shard, home: 0, near: (0, 0)))
-          continue
-        }
-        let home = Self.home(hash, shard.places)
-        let near = shard.entries[min(home + Probe.reach, shard.places - 1)].holders
-        probes.initializeElement(
-          at: number,
-          to: Probe(shard: shard, home: home, near: (shard.entries[home].holders, near)))
+        probes.initializeElement(at: number, to: probe(key))
       }
+      // What they will need is read before any is looked at, by so short a loop that a processor waits for many of them
+      // at a time.
+      var near: UInt64 = 0
+      for probe in probes { near |= probe.first.pointee.holders | probe.last.pointee.holders }
+      // Nothing where any of them belongs: none is here.
+      guard near != 0 else { return [UInt64](repeating: 0, count: keys.count) }
       return keys.enumerated().map { number, key in
-        let probe = probes[number]
-        guard probe.near.0 != 0 else { return 0 }
-        let place = Self.place(of: key, from: probe.home, in: probe.shard)
-        return probe.shard.entries[place].holders & ~gone
+        guard let shard = probes[number].shard else { return 0 }
+        let place = Self.place(of: key, from: probes[number].home, in: shard)
+        return shard.entries[place].holders & ~gone
       }
     }
   }
@@ -148,10 +144,24 @@ struct HolderTable: Sendable {
   private struct Probe {
     /// So many places fit what a processor reads at once.
     static let reach = 2
-    let shard: Shard
+    /// Nil where nothing is.
+    let shard: Shard?
     let home: Int
-    /// Who has what is there, and a little further on.
-    let near: (UInt64, UInt64)
+    /// What is there, and a little further on.
+    let first: UnsafePointer<Entry>
+    let last: UnsafePointer<Entry>
+  }
+
+  private func probe(_ key: BlockKey) -> Probe {
+    let hash = hash(key)
+    let shard = shards[Self.shard(of: hash)]
+    guard shard.count > 0 else {
+      return Probe(shard: nil, home: 0, first: nobody, last: nobody)
+    }
+    let home = Self.home(hash, shard.places)
+    return Probe(
+      shard: shard, home: home, first: shard.entries + home,
+      last: shard.entries + min(home + Probe.reach, shard.places - 1))
   }
 
   func count(of holder: Int) -> Int { counts[holder] }
