@@ -12,8 +12,13 @@ extension NodeBench {
       authority: "\(folder)/authority.crt")
   }
 
+  static func encrypted() throws {
+    print("  the same, encrypted, in turns with one that is not:")
+    for bytes in [256 << 10, 1 << 20, 4 << 20] { try encrypted(bytes) }
+  }
+
   /// The same question over an encrypted stream and over one that is not.
-  static func encrypted(_ bytes: Int) throws {
+  private static func encrypted(_ bytes: Int) throws {
     let count = totalBytes / bytes
     let forge = try CertificateForge()
     let authority = try forge.make("authority", CertificateForge.authority)
