@@ -77,7 +77,7 @@ private final class KeeperLoop {
   }
 
   func run(until isTold: () -> Bool) -> Int32 {
-    perform(machine.began())
+    perform(machine.began(at: MonotonicClock.now()))
     while status == nil {
       if isTold() { perform(machine.toldToEnd(at: MonotonicClock.now())) }
       send()

@@ -10,7 +10,7 @@ import Testing
 
   private static func serving() -> KeeperMachine {
     var machine = KeeperMachine(limits: limits)
-    #expect(machine.began() == [.start(life: 1)])
+    #expect(machine.began(at: at(0)) == [.start(life: 1)])
     machine.serves(at: at(100))
     machine.settled()
     return machine
@@ -112,15 +112,40 @@ import Testing
     #expect(!machine.reaped(137, at: now + .seconds(2)).contains(.forget))
     // At its very start it is what is wrong with how it is started.
     var first = KeeperMachine(limits: Self.limits)
-    _ = first.began()
+    _ = first.began(at: Self.at(0))
     #expect(first.couldNotStart(at: Self.at(1)) == [.end(status: 1)])
   }
 
   @Test func `one that never served at all has said what is wrong`() {
     var machine = KeeperMachine(limits: Self.limits)
-    _ = machine.began()
+    _ = machine.began(at: Self.at(0))
     #expect(machine.reaped(64, at: Self.at(50)) == [.end(status: 64)])
     #expect(machine.nextDeadline == nil)
+  }
+
+  @Test func `one that does not serve in time is killed, and another begins with what is kept`() {
+    var machine = Self.serving()
+    #expect(machine.reaped(137, at: Self.at(5_000)).contains(.start(life: 2)))
+    let by = Self.at(5_000) + Self.limits.serveStartMax
+    #expect(machine.nextDeadline == by)
+    #expect(machine.timePassed(at: LocalInstant(nanoseconds: by.nanoseconds - 1)).isEmpty)
+    let orders = machine.timePassed(at: by)
+    #expect(orders.first == .kill && Self.isTold(orders, "did not within 30 s"))
+    // What it says now is too late.
+    machine.serves(at: by)
+    var unseen = machine
+    let followed = machine.reaped(137, at: by + .milliseconds(5))
+    #expect(followed.contains(.start(life: 3)))
+    #expect(Self.isTold(followed, "signal 9"))
+    // It does not even end.
+    let given = unseen.timePassed(at: by + Self.limits.reapMax)
+    #expect(given.contains(.forget) && given.contains(.start(life: 3)))
+
+    // The first of all: nobody can be better started.
+    var first = KeeperMachine(limits: Self.limits)
+    _ = first.began(at: Self.at(0))
+    #expect(first.timePassed(at: Self.at(0) + Self.limits.serveStartMax).first == .kill)
+    #expect(first.reaped(137, at: Self.at(31_000)) == [.end(status: 137)])
   }
 
   @Test func `one that ends by itself without fault is the end`() {

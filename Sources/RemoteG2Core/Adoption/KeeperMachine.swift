@@ -1,7 +1,8 @@
 /// Who keeps a node's memory decides here when another process may serve from it.
 ///
-///     serving ─ended, seen to─▶ (pause) ─▶ serving, with the files
-///        └─connection ended─▶ dying ─2 s─▶ serving, without them
+///     starting ─serves─▶ serving ─ended, seen to─▶ (pause) ─▶ starting, with the files
+///         └─30 s, killed─▶ dying ◀─connection ended─┘
+///                            └─2 s─▶ starting, without them
 ///
 /// The files are handed on only after the process that could write them was seen to have ended. One that ends twice
 /// before it has served for a while may do so because of what is in them: the next one begins with nothing.
@@ -21,7 +22,9 @@ package struct KeeperMachine: Sendable {
   }
 
   private enum Phase {
-    case serving(since: LocalInstant?)
+    /// It has not said yet that it can be reached.
+    case starting(until: LocalInstant)
+    case serving(since: LocalInstant)
     /// Its end of the connection is closed, and it was not seen to have ended.
     case dying(since: LocalInstant?, until: LocalInstant)
     case pausing(until: LocalInstant)
@@ -41,12 +44,12 @@ package struct KeeperMachine: Sendable {
 
   package init(limits: Limits) { self.limits = limits }
 
-  package mutating func began() -> [Order] { start() }
+  package mutating func began(at now: LocalInstant) -> [Order] { start(at: now) }
 
-  private mutating func start() -> [Order] {
+  private mutating func start(at now: LocalInstant) -> [Order] {
     life += 1
     isSettled = false
-    phase = .serving(since: nil)
+    phase = .starting(until: now + limits.serveStartMax)
     return [.start(life: life)]
   }
 
@@ -67,16 +70,19 @@ package struct KeeperMachine: Sendable {
 
   /// It says that it can be reached.
   package mutating func serves(at now: LocalInstant) {
-    guard case .serving(nil) = phase else { return }
+    guard case .starting = phase else { return }
     hasServed = true
     failedStarts = 0
     phase = .serving(since: now)
   }
 
   package mutating func connectionEnded(at now: LocalInstant) {
-    guard case .serving(let since) = phase else { return }
     // It may be about to end as it should.
-    phase = .dying(since: since, until: now + limits.reapMax)
+    switch phase {
+    case .starting: phase = .dying(since: nil, until: now + limits.reapMax)
+    case .serving(let since): phase = .dying(since: since, until: now + limits.reapMax)
+    case .dying, .pausing, .over: break
+    }
   }
 
   /// It has ended, and nothing of it is left.
@@ -85,7 +91,9 @@ package struct KeeperMachine: Sendable {
   package mutating func reaped(_ status: Int32, at now: LocalInstant) -> [Order] {
     let since: LocalInstant?
     switch phase {
-    case .serving(let start), .dying(let start, _): since = start
+    case .starting: since = nil
+    case .serving(let start): since = start
+    case .dying(let start, _): since = start
     // One that was given up, at last.
     case .pausing, .over: return []
     }
@@ -120,7 +128,7 @@ package struct KeeperMachine: Sendable {
       )
     ]
     if !isGone || isDoubted { orders.append(.forget) }
-    guard isDoubted else { return orders + start() }
+    guard isDoubted else { return orders + start(at: now) }
     phase = .pausing(until: now + pause(shortLives - 2))
     return orders
   }
@@ -129,25 +137,37 @@ package struct KeeperMachine: Sendable {
     guard endsBy == nil else { return [] }
     endsBy = now + limits.drainMax + limits.reapMax
     switch phase {
-    case .serving, .dying: return [.tellToEnd]
+    case .starting, .serving, .dying: return [.tellToEnd]
     case .pausing, .over: return over(0)
     }
   }
 
   package mutating func timePassed(at now: LocalInstant) -> [Order] {
     if let by = endsBy, by <= now {
-      guard case .serving(let since) = phase else { return over(1) }
+      let by = now + limits.reapMax
+      switch phase {
+      case .starting: phase = .dying(since: nil, until: by)
+      case .serving(let since): phase = .dying(since: since, until: by)
+      case .dying, .pausing, .over: return over(1)
+      }
       // Once more, for the kill to be seen.
-      phase = .dying(since: since, until: now + limits.reapMax)
-      endsBy = now + limits.reapMax
+      endsBy = by
       return [.kill]
     }
     switch phase {
+    case .starting(let until) where until <= now:
+      phase = .dying(since: nil, until: now + limits.reapMax)
+      return [
+        .kill,
+        .tell(
+          "the process that was to serve did not within \(limits.serveStartMax.inSeconds) s: killed"
+        ),
+      ]
     case .dying(let since, let until) where until <= now && endsBy == nil:
       let served = since.map { now - $0 } ?? .zero
       return [.kill]
         + follow("cannot be seen to end", after: served, isGone: false, at: now)
-    case .pausing(let until) where until <= now: return start()
+    case .pausing(let until) where until <= now: return start(at: now)
     default: return []
     }
   }
@@ -156,7 +176,7 @@ package struct KeeperMachine: Sendable {
     let own: LocalInstant? =
       switch phase {
       case .dying(_, let until): endsBy == nil ? until : nil
-      case .pausing(let until): until
+      case .starting(let until), .pausing(let until): until
       case .serving, .over: nil
       }
     return [own, endsBy].compactMap { $0 }.min()
