@@ -48,6 +48,7 @@ let package = Package(
     .package(url: "https://github.com/grpc/grpc-swift-protobuf.git", from: "2.4.1"),
     .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.2"),
     .package(url: "https://github.com/apple/swift-nio-extras.git", from: "1.35.2"),
+    .package(url: "https://github.com/apple/swift-nio-ssl.git", from: "2.37.6"),
     .package(url: "https://github.com/swift-server/async-http-client.git", from: "1.37.0"),
     .package(url: "https://github.com/apple/swift-protobuf.git", from: "1.39.0", traits: []),
   ],
@@ -156,6 +157,7 @@ let package = Package(
         .product(name: "AsyncHTTPClient", package: "async-http-client"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "NIOHTTP1", package: "swift-nio"),
+        .product(name: "NIOSSL", package: "swift-nio-ssl"),
       ],
       swiftSettings: strict),
     // What of a node serves peers that read its pools themselves, over NIXL.
@@ -220,9 +222,9 @@ let package = Package(
       dependencies: [
         "CAllocations", "Collectives", "ContentDigest", "KVConnector", "KVLayout",
         "KVTransfer", "KVTransferTesting", "KVWorker", "Linear", "LlamaModel", "LocalStore", "NIXL",
-        "NIXLTransfer", "NodeTesting", "OSThreads", "Processes", "RankGroups", "RemoteG2Control",
-        "RemoteG2Core",
-        "RemoteG2Engine", "RemoteG2Library", "PoolAgents", "RemoteG2Node", "RemoteG2Runtime",
+        "NIXLTransfer", "NodeRegistry", "NodeTesting", "OSThreads", "Processes", "RankGroups",
+        "RemoteG2Control", "RemoteG2Core", "RemoteG2Engine", "RemoteG2Library", "PoolAgents",
+        "RemoteG2Node", "RemoteG2Runtime",
       ],
       path: "Benchmarks/remote-g2-bench", swiftSettings: strict),
 

@@ -2,14 +2,11 @@ internal import AsyncHTTPClient
 internal import Foundation
 internal import NIOCore
 internal import NIOHTTP1
+internal import OSThreads
 internal import RemoteG2Core
 
 /// etcd's calls that are needed, by its JSON gateway (`/v3/…`): keys and values travel in base 64, and numbers as text.
 struct EtcdClient: Sendable {
-  struct Failure: Error, CustomStringConvertible {
-    let description: String
-  }
-
   struct Header: Decodable { let revision: String? }
   struct KeyValue: Decodable {
     let key: Data
@@ -51,14 +48,16 @@ struct EtcdClient: Sendable {
     let result: Result?
   }
 
-  private let http: HTTPClient
+  private let connection: EtcdConnection
   private let limits: Limits
   /// Every entry's key begins so.
   private let prefix: String
   private static let bytesMax = 4 << 20
+  /// What the registry gave for the password.
+  private let token = Guarded<String?>(nil)
 
-  init(_ http: HTTPClient, prefix: String, limits: Limits) {
-    self.http = http
+  init(_ connection: EtcdConnection, prefix: String, limits: Limits) {
+    self.connection = connection
     self.prefix = prefix
     self.limits = limits
   }
@@ -66,20 +65,22 @@ struct EtcdClient: Sendable {
   private func call<Reply: Decodable>(
     _ endpoint: String, _ path: String, _ body: Data, as: Reply.Type
   ) async throws -> Reply {
-    let (code, data) = try await exchange(request(endpoint, path, body))
+    let (code, data) = try await exchange(try await request(endpoint, path, body))
     guard code == 200 else {
-      throw Failure(
+      // It may have ended, or be another registry's: the next call asks for another.
+      token.withLock { $0 = nil }
+      throw EtcdFailure(
         description: "\(endpoint)\(path) answers \(code): "
           + String(decoding: data.prefix(200), as: UTF8.self))
     }
     do { return try JSONDecoder().decode(Reply.self, from: data) } catch {
-      throw Failure(description: "\(endpoint)\(path) answers what etcd does not")
+      throw EtcdFailure(description: "\(endpoint)\(path) answers what etcd does not")
     }
   }
 
   /// The client's own timeout ends with the head of an answer; this is for all of it.
   private func exchange(_ request: HTTPClientRequest) async throws -> (UInt, Data) {
-    let (http, most) = (http, limits.registryCallMax)
+    let (http, most) = (try await connection.http(), limits.registryCallMax)
     return try await withThrowingTaskGroup(of: (UInt, Data)?.self) { group in
       group.addTask {
         let response = try await http.execute(
@@ -93,7 +94,7 @@ struct EtcdClient: Sendable {
       }
       defer { group.cancelAll() }
       guard let answer = try await group.next() ?? nil else {
-        throw Failure(description: "\(request.url) does not answer in time")
+        throw EtcdFailure(description: "\(request.url) does not answer in time")
       }
       return answer
     }
@@ -103,12 +104,41 @@ struct EtcdClient: Sendable {
     try JSONSerialization.data(withJSONObject: object)
   }
 
-  private func request(_ endpoint: String, _ path: String, _ body: Data) -> HTTPClientRequest {
-    var request = HTTPClientRequest(url: endpoint + path)
+  private static func post(_ url: String, _ body: Data) -> HTTPClientRequest {
+    var request = HTTPClientRequest(url: url)
     request.method = .POST
     request.headers.add(name: "content-type", value: "application/json")
     request.body = .bytes(ByteBuffer(bytes: body))
     return request
+  }
+
+  private func request(_ endpoint: String, _ path: String, _ body: Data) async throws
+    -> HTTPClientRequest
+  {
+    var request = Self.post(endpoint + path, body)
+    if let token = try await tokenFor(endpoint) {
+      request.headers.add(name: "authorization", value: token)
+    }
+    return request
+  }
+
+  /// Nil for a registry that is asked as nobody.
+  private func tokenFor(_ endpoint: String) async throws -> String? {
+    guard let user = connection.access.user, let password = try connection.access.password() else {
+      return nil
+    }
+    if let known = token.withLock({ $0 }) { return known }
+    struct Answer: Decodable { let token: String }
+    let (code, data) = try await exchange(
+      Self.post(
+        endpoint + "/v3/auth/authenticate", try Self.json(["name": user, "password": password])))
+    guard code == 200, let answer = try? JSONDecoder().decode(Answer.self, from: data) else {
+      throw EtcdFailure(
+        description: "\(endpoint) does not let the user \(user) in (\(code)): "
+          + String(decoding: data.prefix(200), as: UTF8.self))
+    }
+    token.withLock { $0 = answer.token }
+    return answer.token
   }
 
   private static func encoded(_ text: String) -> String { Data(text.utf8).base64EncodedString() }
@@ -131,7 +161,7 @@ struct EtcdClient: Sendable {
       endpoint, "/v3/lease/grant", Self.json(["TTL": "\(lasts.components.seconds)"]),
       as: Granted.self)
     guard let id = Int64(reply.ID), let seconds = Int64(reply.TTL), seconds > 0 else {
-      throw Failure(description: "\(endpoint) grants no lease")
+      throw EtcdFailure(description: "\(endpoint) grants no lease")
     }
     return (id, .seconds(seconds))
   }
@@ -172,7 +202,7 @@ struct EtcdClient: Sendable {
       ]), as: Outer.self)
     if reply.succeeded == true { return .there }
     guard let inner = reply.responses?.first?.response_txn else {
-      throw Failure(description: "\(endpoint) answers a transaction by halves")
+      throw EtcdFailure(description: "\(endpoint) answers a transaction by halves")
     }
     if inner.succeeded == true { return .there }
     let other = inner.responses?.first?.response_range?.kvs?.first?.value ?? Data()
@@ -184,7 +214,7 @@ struct EtcdClient: Sendable {
       endpoint, "/v3/kv/range", Self.json(["key": Self.encoded(prefix), "range_end": rangeEnd]),
       as: Range.self)
     guard let revision = reply.header.revision.flatMap({ Int64($0) }) else {
-      throw Failure(description: "\(endpoint) tells no revision")
+      throw EtcdFailure(description: "\(endpoint) tells no revision")
     }
     return (
       (reply.kvs ?? []).map {
@@ -197,30 +227,31 @@ struct EtcdClient: Sendable {
   func watch(
     _ endpoint: String, after revision: Int64, _ tell: ([RegistryMachine.Change]) -> Void
   ) async throws {
-    let response = try await http.execute(
-      request(
-        endpoint, "/v3/watch",
-        Self.json([
-          "create_request": [
-            "key": Self.encoded(prefix), "range_end": rangeEnd,
-            "start_revision": "\(revision + 1)",
-          ]
-        ])), timeout: .nanoseconds(limits.registryWatchMax.nanoseconds * 2))
+    let question = try await request(
+      endpoint, "/v3/watch",
+      Self.json([
+        "create_request": [
+          "key": Self.encoded(prefix), "range_end": rangeEnd, "start_revision": "\(revision + 1)",
+        ]
+      ]))
+    let response = try await connection.http().execute(
+      question, timeout: .nanoseconds(limits.registryWatchMax.nanoseconds * 2))
     guard response.status == .ok else {
-      throw Failure(description: "\(endpoint)/v3/watch answers \(response.status.code)")
+      token.withLock { $0 = nil }
+      throw EtcdFailure(description: "\(endpoint)/v3/watch answers \(response.status.code)")
     }
     var rest = Data()
     for try await piece in response.body {
       rest.append(contentsOf: piece.readableBytesView)
       guard rest.count <= Self.bytesMax else {
-        throw Failure(description: "\(endpoint)/v3/watch says too much at once")
+        throw EtcdFailure(description: "\(endpoint)/v3/watch says too much at once")
       }
       while let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
         let line = rest[rest.startIndex..<end]
         rest.removeSubrange(rest.startIndex...end)
         let watched = try JSONDecoder().decode(Watched.self, from: Data(line))
         guard let result = watched.result, result.canceled != true else {
-          throw Failure(description: "\(endpoint) ends the watch")
+          throw EtcdFailure(description: "\(endpoint) ends the watch")
         }
         let changes = (result.events ?? []).map { event in
           RegistryMachine.Change(
@@ -231,6 +262,6 @@ struct EtcdClient: Sendable {
         if !changes.isEmpty { tell(changes) }
       }
     }
-    throw Failure(description: "\(endpoint) has closed the watch")
+    throw EtcdFailure(description: "\(endpoint) has closed the watch")
   }
 }

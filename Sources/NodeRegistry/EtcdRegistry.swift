@@ -1,4 +1,3 @@
-internal import AsyncHTTPClient
 internal import OSThreads
 package import RemoteG2Core
 
@@ -6,20 +5,23 @@ package import RemoteG2Core
 package final class EtcdRegistry: Sendable {
   /// What an operator tells of it.
   package struct Configuration: Sendable {
-    /// `http://HOST:PORT` each; the next is tried when one fails.
+    /// `http://HOST:PORT` or `https://HOST:PORT` each; the next is tried when one fails.
     package var endpoints: [String]
     package var prefix: String
     package var name: PeerName
     /// What others are told: this node's `--listen`.
     package var listen: String
+    package var access: EtcdAccess
 
     package init(
-      endpoints: [String], prefix: String = "/remote-g2/members/", name: PeerName, listen: String
+      endpoints: [String], prefix: String = "/remote-g2/members/", name: PeerName, listen: String,
+      access: EtcdAccess = EtcdAccess()
     ) {
       self.endpoints = endpoints
       self.prefix = prefix
       self.name = name
       self.listen = listen
+      self.access = access
     }
   }
 
@@ -41,7 +43,7 @@ package final class EtcdRegistry: Sendable {
 
   private let configuration: Configuration
   private let limits: Limits
-  private let http = HTTPClient()
+  private let connection: EtcdConnection
   private let client: EtcdClient
   private let state = Guarded(State())
   private let events: AsyncStream<Event>
@@ -58,7 +60,8 @@ package final class EtcdRegistry: Sendable {
   ) {
     self.configuration = configuration
     self.limits = limits
-    client = EtcdClient(http, prefix: configuration.prefix, limits: limits)
+    connection = EtcdConnection(configuration.access)
+    client = EtcdClient(connection, prefix: configuration.prefix, limits: limits)
     (events, post) = AsyncStream.makeStream()
     let running = Task { [self] in await run(found, log) }
     task.withLock { $0 = running }
@@ -77,7 +80,7 @@ package final class EtcdRegistry: Sendable {
     await running?.value
     let (lease, number) = state.withLock { ($0.lease, $0.endpoint) }
     if leaves, let lease { try? await client.revoke(endpoint(number), lease) }
-    try? await http.shutdown()
+    await connection.close()
   }
 
   private func endpoint(_ number: Int) -> String {
@@ -153,7 +156,7 @@ package final class EtcdRegistry: Sendable {
     } catch {
       // The next one, unless another call that failed with this one has gone on to it.
       state.withLock { if $0.endpoint == number { $0.endpoint += 1 } }
-      post.yield(.failed(order.call, "\(error)"))
+      post.yield(.failed(order.call, connection.words(error)))
     }
   }
 

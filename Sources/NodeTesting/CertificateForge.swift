@@ -79,6 +79,7 @@ package final class CertificateForge {
   }
 
   /// - Parameters:
+  ///   - subject: Its common name, if not what it is called here; empty: it has none.
   ///   - issuer: Nil: it signs itself.
   ///   - keyKind: As `openssl genpkey` has it.
   package func make(
@@ -91,7 +92,7 @@ package final class CertificateForge {
     let configuration = "\(folder)/configuration"
     try openssl([
       "req", "-new", "-config", configuration, "-key", made.key, "-subj",
-      "/CN=\(subject ?? name)", "-out", "\(folder)/request",
+      subject == "" ? "/" : "/CN=\(subject ?? name)", "-out", "\(folder)/request",
     ])
     try write("extensions", extensions)
     try openssl(

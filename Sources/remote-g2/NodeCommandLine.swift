@@ -48,7 +48,8 @@ struct NodeCommandLine: AsyncParsableCommand {
       """
       Where members are found out, again and again: dns:HOST:PORT, every address of HOST is a member's that listens on \
       PORT; srv:NAME, the records of that service name members by the first part of their hosts' names; \
-      etcd:http://HOST:PORT, or several of them with commas, where members register themselves. May be repeated.
+      etcd:https://HOST:PORT (or http://), or several of them with commas, where members register themselves. May be \
+      repeated.
       """, valueName: "source"))
   var members: [String] = []
   @Option(help: "Bytes for all pools together, e.g. 512MiB or 4GiB.") var memory = "1GiB"
@@ -74,6 +75,7 @@ struct NodeCommandLine: AsyncParsableCommand {
   @Flag(help: .hidden) var kept = false
   @OptionGroup var transport: TransportOptions
   @OptionGroup var tls: TLSOptions
+  @OptionGroup var etcd: EtcdOptions
 
   func run() async throws {
     // A worker starts its own anew, and has its blocks in its engine.
@@ -141,7 +143,7 @@ struct NodeCommandLine: AsyncParsableCommand {
     }
     transport.prepare(host: reading?.host ?? address.host)
     let told = toldMembers()
-    let registered = registries()
+    let registered = etcd.registry(among: members, insecure: transport.insecure)
     let configuration = NodeConfiguration(
       name: PeerName(name), address: address, members: told.fixed, lookups: told.asked,
       memoryBytes: byteCount("--memory", memory),
@@ -161,11 +163,12 @@ struct NodeCommandLine: AsyncParsableCommand {
     let node: Node
     do throws(NodeError) { node = try Node(configuration) } catch { fail("\(error)") }
     direct.serve(node)
-    let registry = registered.map { endpoints in
+    let registry = registered.map { registered in
       EtcdRegistry(
         .init(
-          endpoints: endpoints, name: configuration.name,
-          listen: HostAndPort(host: address.host, port: max(0, node.port - 1)).description),
+          endpoints: registered.endpoints, name: configuration.name,
+          listen: HostAndPort(host: address.host, port: max(0, node.port - 1)).description,
+          access: registered.access),
         limits: configuration.limits, found: { node.found($0, by: .registry) },
         log: { Self.say($0) })
     }
@@ -289,30 +292,13 @@ struct NodeCommandLine: AsyncParsableCommand {
     guard names.count <= Limits().peersMax else {
       fail("\(names.count) members: at most \(Limits().peersMax) are possible")
     }
-    for text in members where !text.hasPrefix(Self.etcd) {
+    for text in members where !text.hasPrefix(EtcdOptions.prefix) {
       guard let question = MemberLookup.Question(text) else {
-        fail("--members \(text) is neither dns:HOST:PORT nor srv:NAME nor etcd:http://HOST:PORT")
+        fail("--members \(text) is neither dns:HOST:PORT nor srv:NAME nor etcd:https://HOST:PORT")
       }
       asked.append(question)
     }
     return (fixed, asked)
-  }
-
-  private static let etcd = "etcd:"
-
-  /// Of the registry that members are found in; nil: in none.
-  private func registries() -> [String]? {
-    let told = members.filter { $0.hasPrefix(Self.etcd) }
-    guard told.count < 2 else { fail("--members \(told[1]): one registry is possible") }
-    return told.first.map { text in
-      text.dropFirst(Self.etcd.count).split(separator: ",", omittingEmptySubsequences: false).map {
-        let place = HostAndPort(String($0.dropFirst("http://".count)))
-        guard $0.hasPrefix("http://"), let place, place.port > 0 else {
-          fail("--members \(text): \($0) is not http://HOST:PORT")
-        }
-        return String($0)
-      }
-    }
   }
 
   private var groupNumber: UInt32? {
