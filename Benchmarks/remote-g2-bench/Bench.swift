@@ -23,8 +23,12 @@ enum Bench {
     case "serve": try ReadBench.serve(arguments.dropFirst().compactMap { Int($0) })
     case "read": try ReadBench.run()
     case "node": try NodeBench.run()
+    case "encrypted": try NodeBench.encrypted()
     case "index": IndexBench.run()
     case "feeds": try FeedsBench.run()
+    case "spread": try SpreadBench.run()
+    case "registry":
+      try await RegistryBench.run(gone: arguments.dropFirst().first.flatMap { Int($0) } ?? 150)
     case "adoption":
       try AdoptionBench.run(kills: arguments.dropFirst().first.flatMap { Int($0) } ?? 20)
     case "node-serve": try NodeBench.serve(arguments.dropFirst().compactMap { Int($0) })
@@ -39,7 +43,7 @@ enum Bench {
     default:
       FileHandle.standardError.write(
         Data(
-          "usage: remote-g2-bench read | node | index | feeds | adoption [KILLS] | connector | pump | group | control MODEL | engine MODEL\n"
+          "usage: remote-g2-bench read | node | encrypted | index | feeds | spread | registry [SECONDS] | adoption [KILLS] | connector | pump | group | control MODEL | engine MODEL\n"
             .utf8))
       exit(64)
     }
@@ -56,6 +60,13 @@ enum Bench {
   static func processorSeconds() -> Double {
     var time = timespec()
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+  }
+
+  /// The same of another.
+  static func processorSeconds(of pid: Int32) -> Double {
+    var (clock, time) = (clockid_t(), timespec())
+    guard clock_getcpuclockid(pid, &clock) == 0, clock_gettime(clock, &time) == 0 else { return 0 }
     return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
   }
 
