@@ -15,9 +15,11 @@ import Testing
       separator: "\n", omittingEmptySubsequences: false)
     #expect(inputs.count > 4, "scripts/fuzz has not been run for it")
     var generator = TestGenerator(seed: 7)
-    for text in inputs {
+    let kept = inputs.map { text in
       let digits = text.map { UInt8($0.hexDigitValue!) }
-      let bytes = stride(from: 0, to: digits.count, by: 2).map { digits[$0] << 4 | digits[$0 + 1] }
+      return stride(from: 0, to: digits.count, by: 2).map { digits[$0] << 4 | digits[$0 + 1] }
+    }
+    for bytes in kept + target.seeds {
       bytes.withUnsafeBytes { target.run($0) }
       for _ in 0..<8 {
         let cut = Int.random(in: 0...bytes.count, using: &generator)

@@ -278,4 +278,29 @@ import Testing
     core.served(key, to: "b")
     #expect(core.report.serving == 0)
   }
+
+  @Test func `a node that leaves waits for whoever reads by himself, and lets no other begin`() {
+    var node = `A node`.Bench()
+    let (key, now) = (BlockKey(high: 1, low: 1), `A node`.at(0))
+    node.announce("b", [key])
+    node.want([key], at: now)
+    node.land(node.pulls[0].stream, 0, at: now)
+    node.take(node.core.ended(node.pulls[0].stream, .served, at: now))
+    node.take(node.core.received(.release(lease: 1), from: node.leader, at: now))
+    func lease(_ serial: UInt64) -> LeaseID {
+      LeaseID(
+        serial: serial, owner: Incarnation(high: 2, low: 2), holder: Incarnation(high: 9, low: 9))
+    }
+    let granted = node.core.resolve([key], as: lease(1), ttl: nil, at: now)
+    guard case .granted = granted else {
+      Issue.record("\(granted)")
+      return
+    }
+    node.core.isLeaving = true
+    #expect(!node.core.isDrained)
+    #expect(node.core.resolve([key], as: lease(2), ttl: nil, at: now) == .refused(.gone))
+    #expect(node.core.confirm(lease(1), at: now) == .intact(1))
+    _ = node.core.release(lease(1), at: now)
+    #expect(node.core.isDrained)
+  }
 }

@@ -3,12 +3,14 @@
 import collections
 import os
 import random
+import shutil
 import signal
 import statistics
+import subprocess
 import threading
 import time
 
-from processes import Failed, until
+from processes import ROOT, Failed, until
 from stage import announced, sealed
 
 # Short enough for a hundred faults, long enough for a stream to be under way.
@@ -31,7 +33,14 @@ class Chaos:
             "worker stopped": self.worker_stopped,
             "client gone": self.client_gone,
             "killed while saving": self.killed_while_saving,
+            "source's process killed": self.source_process_killed,
+            "own process killed": self.own_process_killed,
+            "process killed while saving": self.process_killed_while_saving,
+            "source's keeper killed": self.source_keeper_killed,
+            "source leaves": self.source_leaves,
         }
+        if stage.certificates:
+            self.faults["not believed"] = self.not_believed
 
     def prepare(self, number):
         """a holds the prompt, b's engine and node hold nothing."""
@@ -178,6 +187,13 @@ class Chaos:
 
     def killed_while_saving(self, happened):
         node = self.stage.nodes["b"]
+        return self.while_saving(node, happened, lambda: node.signal(signal.SIGKILL) or True, is_all_of_it=True)
+
+    def process_killed_while_saving(self, happened):
+        node = self.stage.nodes["b"]
+        return self.while_saving(node, happened, node.kill_serving, is_all_of_it=False)
+
+    def while_saving(self, node, happened, kill, is_all_of_it):
         over = threading.Event()
 
         def watch():
@@ -187,8 +203,8 @@ class Chaos:
                 except Failed:
                     return
                 if sum(pool["staged"] + pool["writing"] for pool in report["pools"]):
-                    node.signal(signal.SIGKILL)
-                    happened.append("killed")
+                    if kill():
+                        happened.append("killed")
                     return
                 time.sleep(0.001)
 
@@ -198,14 +214,123 @@ class Chaos:
         def undo():
             over.set()
             watching.join()
-            if happened:
+            if happened and is_all_of_it:
                 node.end()
                 self.stage.start_node("b")
 
         return undo
 
+    # Of nodes with keepers: the process that serves is followed by one that takes over what it held.
+
+    def process_killed(self, node, happened):
+        def fault():
+            if node.kill_serving():
+                happened.append("killed")
+
+        self.after_some_bytes(fault)
+        return lambda: None
+
+    def source_process_killed(self, happened):
+        return self.process_killed(self.stage.nodes["a"], happened)
+
+    def own_process_killed(self, happened):
+        return self.process_killed(self.stage.nodes["b"], happened)
+
+    def source_keeper_killed(self, happened):
+        """The process that serves ends with its keeper."""
+        node, seen = self.stage.nodes["a"], []
+
+        def fault():
+            seen.append(node.serving)
+            os.kill(node.pid, signal.SIGKILL)
+
+        self.after_some_bytes(fault)
+
+        def undo():
+            if seen:
+                until(5, "the process that serves ends with its keeper", lambda: not os.path.exists(f"/proc/{seen[0]}"))
+                happened.append("killed")
+                node.end()
+                self.stage.start_node("a")
+
+        return undo
+
+    def source_leaves(self, happened):
+        """It is stopped as its operator would, in the middle of an answer, which it ends."""
+        node, seen = self.stage.nodes["a"], []
+
+        def fault():
+            node.signal(signal.SIGTERM)
+            seen.append("told")
+
+        self.after_some_bytes(fault)
+
+        def undo():
+            if seen:
+                until(15, "the source has left", lambda: not node.is_alive)
+                if node.child.returncode != 0:
+                    raise Failed(f"a node that was told to leave ended with {node.child.returncode}")
+                happened.append("left")
+                node.end()
+                self.stage.start_node("a")
+
+        return undo
+
+    def not_believed(self, happened):
+        """b does not believe a's certificate any more, and its connections end."""
+        folder, node = self.stage.certificates, self.stage.nodes["b"]
+        before = sum(node.report()["handshakeRefusals"].values())
+
+        def fault():
+            replace(folder / "stranger" / "authority.crt", folder / "b.authority")
+            self.stage.relay.cut()
+
+        self.after_some_bytes(fault)
+
+        def undo():
+            refused = sum(node.report()["handshakeRefusals"].values()) - before
+            happened.extend(["refused"] * refused)
+            replace(folder / "authority.crt", folder / "b.authority")
+
+        return undo
+
+
+def replace(source, target):
+    """In one piece, as certificates are renewed."""
+    new = target.with_suffix(".new")
+    shutil.copy(source, new)
+    new.rename(target)
+
+
+def certify(stage):
+    """Each node has a certificate, and believes the authority that its own file names."""
+    folder = stage.folder / "certificates"
+    for place, names in (folder, ("a", "b")), (folder / "stranger", ("c",)):
+        subprocess.run([ROOT / "scripts" / "certificates", place, *names], check=True, stdout=subprocess.DEVNULL)
+    for name in ("a", "b"):
+        replace(folder / "authority.crt", folder / f"{name}.authority")
+    return folder
+
 
 def play(stage):
+    """With keepers, and but for --open with certificates; what comes after it has neither."""
+    stage.is_kept, stage.certificates = True, None if stage.is_open else certify(stage)
+    restart(stage)
+    try:
+        return throw(stage)
+    finally:
+        stage.is_kept, stage.certificates = False, None
+        restart(stage)
+
+
+def restart(stage):
+    for name in stage.nodes:
+        stage.nodes[name].end()
+        stage.start_node(name)
+    stage.wait_until_connected()
+
+
+def throw(stage):
     chaos = Chaos(stage)
     kinds = [name for name in chaos.faults for _ in range(-(-stage.faults // len(chaos.faults)))]
     chaos.chance.shuffle(kinds)

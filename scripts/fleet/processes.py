@@ -112,8 +112,9 @@ class Process:
 class Node(Process):
     """A node of ours, perhaps in a network namespace; a member is a port of this host, or an address."""
 
-    def __init__(self, name, port, members, folder, memory="1GiB", host="127.0.0.1", space=None, keeper=False):
-        self.port, self.folder = port, folder
+    def __init__(self, name, port, members, folder, memory="1GiB", host="127.0.0.1", space=None, keeper=False,
+                 certificates=None):
+        self.port, self.folder, self.is_kept = port, folder, keeper
         arguments = ["ip", "netns", "exec", space] if space else []
         arguments += [BIN, "node", "--name", name, "--listen", f"{host}:{port}"]
         arguments += ["--memory", memory, "--run-dir", folder / "run"]
@@ -126,10 +127,43 @@ class Node(Process):
             if isinstance(address, int):
                 address = f"127.0.0.1:{address}"
             arguments += ["--member", f"{other}={address}"]
+        if certificates:
+            for flag, file in ("certificate", "crt"), ("key", "key"), ("authority", "authority"):
+                arguments += [f"--tls-{flag}", certificates / f"{name}.{file}"]
         self.arguments = arguments
         super().__init__(f"node-{name}", arguments, folder)
         self.node = name
         until(10, f"node {name} is ready", self._is_ready)
+
+    @property
+    def serving(self):
+        """The process that serves: where there is a keeper, its child. None: there is none now."""
+        if not self.is_kept:
+            return self.pid
+        try:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        except OSError:
+            return None
+        return int(children[0]) if children else None
+
+    def signal(self, number):
+        """To all of the node; SIGTERM to its keeper, which hands it on."""
+        serving = self.serving
+        os.kill(self.pid, number)
+        if serving not in (None, self.pid) and number != signal.SIGTERM:
+            try:
+                os.kill(serving, number)
+            except ProcessLookupError:
+                # It ends with its keeper.
+                pass
+
+    def kill_serving(self):
+        """Only the process that serves, which its keeper follows by another."""
+        pid = self.serving
+        if pid is None:
+            return False
+        os.kill(pid, signal.SIGKILL)
+        return True
 
     def _is_ready(self):
         if not self.is_alive:

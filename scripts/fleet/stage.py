@@ -27,6 +27,8 @@ class Stage:
         # Of the workload behind nginx, and how often two prompts are compared.
         self.requests, self.pairs = requests, pairs
         self.is_relayed = True
+        # Whether nodes have a keeper, and the folder of their certificates, if they have any.
+        self.is_kept, self.certificates = False, None
         # Whether a scene that lost its healthy source three times is passed over.
         self.is_noisy = False
         self.tokenizer = AutoTokenizer.from_pretrained(MODEL)
@@ -75,7 +77,8 @@ class Stage:
         of_b = {"a": RELAY if self.is_relayed else PORTS["a"]}
         members = {"a": {"b": PORTS["b"]}, "b": of_b}[name]
         self.nodes[name] = self.started(
-            Node(name, PORTS[name], members, self.folder, memory=memory)
+            Node(name, PORTS[name], members, self.folder, memory=memory, keeper=self.is_kept,
+                 certificates=self.certificates)
         )
 
     def restart_node(self, name, memory="1GiB"):
@@ -106,7 +109,11 @@ class Stage:
         for name, node in self.nodes.items():
 
             def look():
-                report = node.report()
+                try:
+                    report = node.report()
+                except Failed:
+                    # Its keeper may be starting the process that answers.
+                    return False
                 is_whole = all(member["standing"] == "connected" for member in report["members"])
                 return is_whole and any(pool["engines"] for pool in report["pools"])
 

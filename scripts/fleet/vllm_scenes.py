@@ -82,6 +82,9 @@ def main():
     parser.add_argument("--requests", type=int, default=60, help="behind nginx; default: 60")
     parser.add_argument("--faults", type=int, default=100, help="of scene chaos; default: 100")
     parser.add_argument("--seed", type=int, default=1, help="of scene chaos; default: 1")
+    parser.add_argument(
+        "--open", action="store_true", help="scene chaos: nodes have no certificates, and nothing is encrypted"
+    )
     parser.add_argument("--pairs", type=int, default=10, help="of scene pairs; default: 10")
     parser.add_argument(
         "--noisy",
@@ -101,7 +104,7 @@ def main():
     sys.setswitchinterval(2e-4)
     stage, results, problem = Stage(folder, arguments.requests, arguments.pairs), [], None
     stage.is_noisy = arguments.noisy
-    stage.faults, stage.seed = arguments.faults, arguments.seed
+    stage.faults, stage.seed, stage.is_open = arguments.faults, arguments.seed, arguments.open
     try:
         print("starting two nodes and two stock vLLM servers (about a minute)", flush=True)
         stage.start()

@@ -119,6 +119,11 @@ package struct StoreLedger: Sendable {
     }
   }
 
+  /// How many of those that hold something are of such holders.
+  package func leaseCount(where isCounted: (LeaseID) -> Bool) -> Int {
+    leases.count { $0.value.isLive && isCounted($0.key) }
+  }
+
   /// Time passed. Ends what is due and forgets what ended a TTL ago.
   package mutating func expireDue(at now: LocalInstant) {
     while let first = deadlines.first, first.deadline <= now {

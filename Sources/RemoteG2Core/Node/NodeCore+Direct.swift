@@ -135,6 +135,7 @@ extension NodeCore {
   package mutating func resolve(
     _ keys: [BlockKey], as lease: LeaseID, ttl: Duration?, at now: LocalInstant
   ) -> ResolveAnswer {
+    guard !isLeaving else { return .refused(.gone) }
     let answer = withLease(lease) { $0.resolve(keys, as: $1, ttl: ttl, at: now) }
     guard case .granted(let grant)? = answer else { return answer ?? .refused(.gone) }
     return .granted(Grant(lease: lease, ttl: grant.ttl, blocks: grant.blocks))

@@ -40,8 +40,10 @@ package struct NodeCore: Sendable {
   package var handshakes = HandshakeLog()
   /// It answers no new question of a member, and ends once those are answered that there are.
   package var isLeaving = false
-  /// Nobody is being sent anything, and nobody waits.
-  package var isDrained: Bool { servedCount == 0 && waiters.isEmpty }
+  /// Nobody is being sent anything or reads by himself, and nobody waits.
+  package var isDrained: Bool {
+    servedCount == 0 && waiters.isEmpty && pools.values.allSatisfy { $0.peerLeases == 0 }
+  }
   var servedCount = 0
   /// To whom and since when, by the last key of what was asked for.
   var servedTo: [BlockKey: [(reader: PeerName, since: LocalInstant)]] = [:]

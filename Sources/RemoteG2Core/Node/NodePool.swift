@@ -6,6 +6,9 @@ struct NodePool: Sendable {
   /// Taken over, and nobody has come for it yet: until then its engine may.
   var isAwaitedUntil: LocalInstant?
 
+  /// Leases of whoever reads it by himself, and is no engine of this host.
+  var peerLeases: Int { ledger.leaseCount { !desk.knows($0.holder) } }
+
   /// Pins what is sealed of a prefix, from a position on.
   ///
   /// - Returns: The slots, and whether the pins ended for want of blocks, not because too much is pinned.

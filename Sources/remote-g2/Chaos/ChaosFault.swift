@@ -2,7 +2,7 @@
 enum ChaosFault: String, Codable, CaseIterable {
   case storeKilled, storeStopped, storeStoppedForGood, sourceEngineKilled, targetKilled
   case agentAborted, ownStoreKilled, ownStoreAborted, evictionStorm, cancelStorm, linkCut,
-    linkSlowed
+    linkSlowed, storeLeaves
 
   var needsLink: Bool { self == .linkCut || self == .linkSlowed }
   /// The faulted request itself lives to its end.

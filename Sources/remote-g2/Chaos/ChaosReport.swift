@@ -25,7 +25,7 @@ struct ChaosReport: Codable {
   /// Rounds whose source was well, and that hedged all the same.
   private var hedges: Int {
     let isWell: Set<ChaosFault> = [
-      .sourceEngineKilled, .ownStoreKilled, .ownStoreAborted, .evictionStorm,
+      .sourceEngineKilled, .ownStoreKilled, .ownStoreAborted, .evictionStorm, .storeLeaves,
     ]
     return rounds.count { isWell.contains($0.fault) && $0.reasons == ["stalled"] }
   }

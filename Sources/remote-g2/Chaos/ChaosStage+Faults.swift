@@ -26,6 +26,12 @@ extension ChaosStage {
       let at = now()
       try kill(victims.storeA, SIGKILL)
       return (at, ["store A", "agent A"])
+    case .storeLeaves:
+      // As its operator stops it: what is being read is read to its end.
+      let at = now()
+      victims.storeA.node.signal(SIGTERM)
+      leaving = victims.storeA
+      return (at, ["store A", "agent A"])
     case .agentAborted:
       let at = now()
       try kill(victims.storeA.agent, SIGABRT)
@@ -101,6 +107,11 @@ extension ChaosStage {
       round.expect(
         round.tokens_kept == round.leading_landed,
         "\(round.tokens_kept) tokens were kept, \(round.leading_landed) had landed")
+    case .storeLeaves:
+      guard let store = leaving else { return }
+      leaving = nil
+      round.expect(store.hasEnded(waiting: 15_000), "A's store did not leave as it should")
+      expectAllKept(&round)
     case .sourceEngineKilled:
       try fleet.start("A")
       try fleet.waitUntilReady("A", peer: "B")

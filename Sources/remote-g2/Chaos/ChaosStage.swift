@@ -23,6 +23,8 @@ final class ChaosStage {
   static let leaseTTL = 1.0
   /// Stopped for good, until its round is over.
   var stopped: NodeProcesses?
+  /// Told to leave, until its round is over.
+  var leaving: NodeProcesses?
 
   init(
     fleet: Fleet, prompts: [[Int32]], blockBytes: Int, seed: UInt64, say: @escaping (String) -> Void
