@@ -11,6 +11,20 @@ private let target: FuzzTarget = {
   return target
 }()
 
+/// With FUZZ_SEEDS it only writes the target's whole conversations into that folder.
+@_cdecl("LLVMFuzzerInitialize")
+public func fuzzBegin(
+  _ count: UnsafeMutablePointer<CInt>?, _ arguments: UnsafeMutableRawPointer?
+) -> CInt {
+  guard let folder = getenv("FUZZ_SEEDS") else { return 0 }
+  for (number, seed) in target.seeds.enumerated() {
+    guard let file = fopen("\(String(cString: folder))/seed-\(number)", "w") else { exit(1) }
+    fwrite(seed, 1, seed.count, file)
+    fclose(file)
+  }
+  exit(0)
+}
+
 @_cdecl("LLVMFuzzerTestOneInput")
 public func fuzzOne(_ start: UnsafePointer<UInt8>?, _ count: Int) -> CInt {
   target.run(UnsafeRawBufferPointer(start: start, count: count))

@@ -2,7 +2,7 @@ import RemoteG2Core
 
 /// A node's core, with whoever talks to it saying anything at all.
 struct FuzzedNode {
-  private static let terms = PoolTerms(
+  static let terms = PoolTerms(
     fingerprint: Fingerprint(
       modelDigest: "m", layout: "l", hashScheme: "h", rankCount: 1, numerics: "n"),
     blockBytes: 64)

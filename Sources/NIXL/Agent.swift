@@ -94,8 +94,9 @@ final class AgentCore {
     var config = cnixl_agent_config()
     config.enable_progress_thread = hasProgressThread
     config.num_workers = 1
-    // 0 spins a whole core; 100 µs keeps an idle serving agent near 0.03 core.
-    config.progress_delay_us = 100
+    // How long it waits for UCX's descriptors before it looks without being woken. 0 spins a whole core, and less than a
+    // millisecond counts as one: 0.03 core of an idle agent.
+    config.progress_delay_us = 10_000
     try check("create_configured_agent", cnixl_create_configured_agent(name, &config, &handle))
     do {
       var memoryKinds: cnixl_mem_list_t?
