@@ -103,16 +103,33 @@ package final class Node: Sendable {
   /// That other members reach it at.
   package let port: Int
 
+  /// The name, for this process alone. Whoever lives answers; whoever was killed has it until its memory is given back,
+  /// and for that it is waited.
+  private static func lock(_ configuration: NodeConfiguration) throws(NodeError) -> Int32 {
+    let path = configuration.lockPath
+    let deadline = MonotonicClock.now() + configuration.limits.nameWaitMax
+    while true {
+      let lock = clinux_lock_file(path)
+      if lock >= 0 { return lock }
+      guard lock == -EWOULDBLOCK else {
+        throw .cannotLock(path: path, reason: String(cString: strerror(-lock)))
+      }
+      var lives = false
+      do throws(NodeQuestion.Failure) {
+        _ = try NodeQuestion.report(of: configuration.socketPath)
+        lives = true
+      } catch { if case .senseless = error { lives = true } }
+      guard !lives, MonotonicClock.now() < deadline else {
+        throw .nameTaken(configuration.name.text, path: path)
+      }
+      OSThread.nap(.milliseconds(5))
+    }
+  }
+
   /// Listens, and serves from now on.
   package init(_ configuration: NodeConfiguration) throws(NodeError) {
     // Held for the life of the node: only its holder may replace the socket.
-    let lock = clinux_lock_file(configuration.lockPath)
-    guard lock >= 0 else {
-      if lock == -EWOULDBLOCK {
-        throw .nameTaken(configuration.name.text, path: configuration.lockPath)
-      }
-      throw .cannotLock(path: configuration.lockPath, reason: String(cString: strerror(-lock)))
-    }
+    let lock = try Self.lock(configuration)
     self.lock = lock
     self.configuration = configuration
     incarnation = configuration.draw()

@@ -173,6 +173,30 @@ import Testing
     try FileManager.default.removeItem(atPath: a.configuration.directory)
   }
 
+  @Test func `a name whose holder is gone but for its lock is waited for, up to a bound`() throws {
+    let a = try TestNode("a", limits: Limits { $0.nameWaitMax = .milliseconds(50) })
+    a.node.stop()
+    // As of a process that was killed, and whose memory is not given back yet.
+    let descriptor = open(a.configuration.lockPath, O_RDWR | O_CREAT, 0o600)
+    #expect(flock(descriptor, LOCK_EX | LOCK_NB) == 0)
+    let began = MonotonicClock.now()
+    #expect(throws: NodeError.self) { _ = try Node(a.configuration) }
+    #expect(MonotonicClock.now() - began >= .milliseconds(50))
+    let patient = NodeConfiguration(
+      name: "a", address: a.configuration.address, members: [], memoryBytes: 1 << 20,
+      directory: a.configuration.directory, limits: Limits(), log: { _ in })
+    let hasLet = Guarded(false)
+    let letting = OSThread.start("let go") {
+      hasLet.withLock { $0 = true }
+      close(descriptor)
+    }
+    let again = try Node(patient)
+    #expect(hasLet.withLock { $0 })
+    letting.join()
+    again.stop()
+    try FileManager.default.removeItem(atPath: a.configuration.directory)
+  }
+
   @Test func `a member's sudden end costs a question no more than what has come`() throws {
     let a = try TestNode("a")
     let b = try TestNode("b", members: [a.member])

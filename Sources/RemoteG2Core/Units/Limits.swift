@@ -162,6 +162,8 @@ extension Limits {
     /// After the process that serves for a keeper was killed, or its connection has ended: how long it may take until
     /// it is seen to have ended.
     public var reapMax: Duration = .seconds(2)
+    /// How long a node waits for its name while another process that does not answer still has it.
+    public var nameWaitMax: Duration = .seconds(3)
     /// How long the process that is to serve for a keeper may take until it says that it does, before it is killed.
     public var serveStartMax: Duration = .seconds(30)
     /// A process that has served for less than this, twice in a row, leaves nothing to the next; and between the lives
