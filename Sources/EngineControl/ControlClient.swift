@@ -29,6 +29,10 @@ package final class ControlClient: SourceControl {
   private let answers: Mailbox<ControlAnswer>
   private let state: Guarded<State>
   private let bell = EventBell()
+  /// Never rung.
+  private let silence = EventBell()
+  /// After it has asked something: for so long only the own store wakes the thread.
+  private static let gatherTime: Duration = .microseconds(100)
   /// For the thread that owns the own store's socket. Whoever posts rings, once it holds no lock of the thread's.
   private let ownOrders: Mailbox<OwnStore.Order>
   private let thread = Guarded<OSThread?>(nil)
@@ -221,7 +225,13 @@ package final class ControlClient: SourceControl {
     var process: Int32?
     while true {
       if state.withLock({ $0.isStopping }) { return }
-      for order in ownOrders.drain() { perform(order, &socket, &process) }
+      let orders = ownOrders.drain()
+      for order in orders { perform(order, &socket, &process) }
+      if orders.contains(where: \.isQuestion), let socket {
+        // Whoever asks for many requests one after another wakes this thread once: it is awake, and hears its store.
+        _ = silence.wait(
+          until: MonotonicClock.now() + Self.gatherTime, hearing: [socket.descriptor])
+      }
       read(&socket)
       let now = MonotonicClock.now()
       let due = state.withLock { $0.core.nextDeadline }
@@ -295,4 +305,8 @@ package final class ControlClient: SourceControl {
     for answer in asked { answer(nil) }
     if tells { advance { core, now in core.ownDisconnected(at: now) } }
   }
+}
+
+extension OwnStore.Order {
+  fileprivate var isQuestion: Bool { if case .send(.want) = self { true } else { false } }
 }

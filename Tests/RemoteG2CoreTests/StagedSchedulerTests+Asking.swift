@@ -21,6 +21,17 @@ extension `A staged scheduler` {
     #expect(bench.core.counts.asked == 1 && bench.core.counts.none == 0)
   }
 
+  @Test func `waits for a silent node's first word in one step only`() {
+    var bench = Bench()
+    bench.ask()
+    #expect(bench.core.match(bench.id, local: 0, most: 6, at: Self.at(1)) == .unknown)
+    #expect(bench.core.match(bench.id, local: 0, most: 6, at: Self.at(1)) == .unknown)
+    _ = bench.step()
+    #expect(bench.core.match(bench.id, local: 0, most: 6, at: Self.at(2)) == .pending)
+    bench.grant(4, at: 3)
+    #expect(bench.core.match(bench.id, local: 0, most: 6, at: Self.at(3)) == .ready(blocks: 4))
+  }
+
   @Test func `asks after a preemption what it could not ask before, because its node was away`() {
     var bench = Bench(isAttached: false)
     bench.ask()

@@ -1,6 +1,6 @@
 /// How much of a request's prefix the node has ready.
 public enum StagedMatch: Equatable, Sendable {
-  /// The node has not said anything yet. It is worth waiting some microseconds for.
+  /// The node has not said anything yet. It is worth waiting some microseconds for, in the first step that asks.
   case unknown
   /// Nothing more to load: compute.
   case none
@@ -41,6 +41,8 @@ public struct StagedScheduler: Sendable {
     var attempts = 1
     /// Whether it has been given to a step since it was last asked about.
     var hasRun = false
+    /// The step in which it was first matched since it was last asked about.
+    var matchedIn: UInt64?
     /// Blocks before it are in the pool, or have been ordered to be staged.
     var cursor = 0
   }
@@ -111,6 +113,7 @@ public struct StagedScheduler: Sendable {
   ) {
     guard let request = requests[id] else { return }
     requests[id]?.hasRun = false
+    requests[id]?.matchedIn = nil
     guard let source, let first = request.keys.first else {
       requests[id]?.state = .unasked
       return
@@ -167,7 +170,10 @@ public struct StagedScheduler: Sendable {
         giveUp(id)
         return .none
       }
-      return isPending ? .pending : .unknown
+      let first = request.matchedIn ?? stepNext
+      requests[id]?.matchedIn = first
+      // A node that has said nothing by the next step is slow: no other step waits for it.
+      return isPending || first < stepNext ? .pending : .unknown
     case .ready(let blocks):
       let count = min(blocks.count, most) - local
       return count > 0 ? .ready(blocks: count) : .none
