@@ -58,12 +58,12 @@ enum RegistryBench {
       while MonotonicClock.now() < end { load(a, b, &number, &part) }
       return part
     }
-    tell("before", part(.seconds(20)))
+    try tell("before", part(.seconds(20)))
     etcd.kill()
-    tell("while it is gone", part(.seconds(seconds)))
+    try tell("while it is gone", part(.seconds(seconds)))
     let late = try Member("c", etcd.url)
     let found = late.engine.comes { late.engine.isAttached }
-    tell("and with a third that finds nobody", part(.seconds(10)))
+    try tell("and with a third that finds nobody", part(.seconds(10)))
     precondition(found && late.connected == 0, "nobody tells it of others")
     try etcd.start()
     let back = MonotonicClock.now()
@@ -72,11 +72,12 @@ enum RegistryBench {
       String(
         format: "  it is back: the third is everybody's member after %.1f s",
         (MonotonicClock.now() - back).inSeconds))
-    tell("after it", part(.seconds(20)))
+    try tell("after it", part(.seconds(20)))
     for member in [a, b, late] { await member.stop() }
   }
 
-  private static func tell(_ what: String, _ part: Part) {
+  private static func tell(_ what: String, _ part: Part) throws {
+    guard part.wrong == 0 else { throw BenchFailure("\(what): \(part.wrong) blocks are wrong") }
     print(
       "  " + "\(what):".padding(toLength: 36, withPad: " ", startingAt: 0)
         + String(

@@ -80,7 +80,7 @@ struct EtcdClient: Sendable {
 
   /// The client's own timeout ends with the head of an answer; this is for all of it.
   private func exchange(_ request: HTTPClientRequest) async throws -> (UInt, Data) {
-    let (http, most) = (try await connection.http(), limits.registryCallMax)
+    let (http, most) = (try connection.http(), limits.registryCallMax)
     return try await withThrowingTaskGroup(of: (UInt, Data)?.self) { group in
       group.addTask {
         let response = try await http.execute(

@@ -68,6 +68,10 @@ private struct Files: Equatable {
       do {
         tls.privateKey = .privateKey(try NIOSSLPrivateKey(bytes: Array(key), format: .pem))
       } catch { throw EtcdFailure(description: "\(access.key ?? "") is no private key in PEM") }
+      do { _ = try NIOSSLContext(configuration: tls) } catch {
+        throw EtcdFailure(
+          description: "\(access.key ?? "") is not the key of \(access.certificate ?? "")")
+      }
     }
     return tls
   }
@@ -80,33 +84,57 @@ private struct Files: Equatable {
   }
 }
 
-/// The connections to a registry, made anew when the files of its certificates change.
+/// The connections to a registry, made anew when the files of its certificates change. Files that cannot be used, or do
+/// not fit each other yet, change nothing.
 final class EtcdConnection: Sendable {
-  private struct Open {
-    let files: Files
-    let http: HTTPClient
+  private struct State {
+    var open: (files: Files, http: HTTPClient)?
+    /// What was last told of files that cannot be used.
+    var told = ""
   }
 
   let access: EtcdAccess
-  private let open = Guarded<Open?>(nil)
+  private let tell: @Sendable (String) -> Void
+  private let state = Guarded(State())
 
-  init(_ access: EtcdAccess) { self.access = access }
+  init(_ access: EtcdAccess, tell: @escaping @Sendable (String) -> Void) {
+    self.access = access
+    self.tell = tell
+  }
 
-  func http() async throws -> HTTPClient {
-    let files = try Files(access)
-    let (http, old) = try open.withLock { open in
-      if let open, open.files == files { return (open.http, HTTPClient?.none) }
-      var configuration = HTTPClient.Configuration()
-      configuration.tlsConfiguration = try files.configuration(access)
-      // What is wrong is told at once; the machine asks again.
-      configuration.connectionPool.retryConnectionEstablishment = false
-      let (http, old) = (HTTPClient(configuration: configuration), open?.http)
-      open = Open(files: files, http: http)
-      return (http, old)
+  func http() throws -> HTTPClient {
+    do {
+      let files = try Files(access)
+      if let open = state.withLock({ $0.open }), open.files == files { return open.http }
+      let made = HTTPClient(configuration: try configuration(files))
+      let old = state.withLock { state in
+        defer { state = State(open: (files, made)) }
+        return state.open?.http
+      }
+      // What is under way on it fails, and is asked again. Nobody waits for its end.
+      if let old { Task { try? await old.shutdown() } }
+      return made
+    } catch {
+      guard let http = state.withLock({ $0.open?.http }) else { throw error }
+      let isNew = state.withLock { state in
+        defer { state.told = "\(error)" }
+        return state.told != "\(error)"
+      }
+      if isNew { tell("the registry's files are not changed: \(error)") }
+      return http
     }
-    // What is under way on it fails, and is asked again.
-    try? await old?.shutdown()
-    return http
+  }
+
+  private func configuration(_ files: Files) throws -> HTTPClient.Configuration {
+    var configuration = HTTPClient.Configuration()
+    configuration.tlsConfiguration = try files.configuration(access)
+    // What is wrong is told at once; the machine asks again.
+    configuration.connectionPool.retryConnectionEstablishment = false
+    // A call that is given up takes its connection along, which may be dead.
+    configuration.httpVersion = .http1Only
+    // A password is sent to nobody who was not named.
+    configuration.redirectConfiguration = .disallow
+    return configuration
   }
 
   /// What an operator can do about it.
@@ -131,11 +159,22 @@ final class EtcdConnection: Sendable {
     return text
   }
 
-  func close() async {
-    let http = open.withLock { open in
-      defer { open = nil }
-      return open?.http
+  /// Ends within that time, or goes on with it while nobody waits.
+  func close(within limit: Duration) async {
+    let http = state.withLock { state in
+      defer { state.open = nil }
+      return state.open?.http
     }
-    try? await http?.shutdown()
+    guard let http else { return }
+    let (ends, end) = AsyncStream<Void>.makeStream()
+    Task {
+      try? await http.shutdown()
+      end.finish()
+    }
+    Task {
+      try? await Task.sleep(for: limit)
+      end.finish()
+    }
+    for await _ in ends {}
   }
 }

@@ -60,7 +60,7 @@ package final class EtcdRegistry: Sendable {
   ) {
     self.configuration = configuration
     self.limits = limits
-    connection = EtcdConnection(configuration.access)
+    connection = EtcdConnection(configuration.access, tell: log)
     client = EtcdClient(connection, prefix: configuration.prefix, limits: limits)
     (events, post) = AsyncStream.makeStream()
     let running = Task { [self] in await run(found, log) }
@@ -80,7 +80,7 @@ package final class EtcdRegistry: Sendable {
     await running?.value
     let (lease, number) = state.withLock { ($0.lease, $0.endpoint) }
     if leaves, let lease { try? await client.revoke(endpoint(number), lease) }
-    await connection.close()
+    await connection.close(within: limits.registryCallMax)
   }
 
   private func endpoint(_ number: Int) -> String {

@@ -103,26 +103,37 @@ package final class Node: Sendable {
   /// That other members reach it at.
   package let port: Int
 
-  /// The name, for this process alone. Whoever lives answers; whoever was killed has it until its memory is given back,
-  /// and for that it is waited.
+  /// The name, for this process alone. Whoever lives answers; whoever leaves, or was killed and whose memory is not given
+  /// back yet, has it for a while, and for that it is waited.
   private static func lock(_ configuration: NodeConfiguration) throws(NodeError) -> Int32 {
     let path = configuration.lockPath
     let deadline = MonotonicClock.now() + configuration.limits.nameWaitMax
+    var hasTold = false
     while true {
       let lock = clinux_lock_file(path)
       if lock >= 0 { return lock }
       guard lock == -EWOULDBLOCK else {
         throw .cannotLock(path: path, reason: String(cString: strerror(-lock)))
       }
-      var lives = false
-      do throws(NodeQuestion.Failure) {
-        _ = try NodeQuestion.report(of: configuration.socketPath)
-        lives = true
-      } catch { if case .senseless = error { lives = true } }
-      guard !lives, MonotonicClock.now() < deadline else {
+      guard !answers(configuration.socketPath), MonotonicClock.now() < deadline else {
         throw .nameTaken(configuration.name.text, path: path)
       }
+      if !hasTold {
+        configuration.log("waits for a process that had the name \(configuration.name) to end")
+      }
+      hasTold = true
       OSThread.nap(.milliseconds(5))
+    }
+  }
+
+  private static func answers(_ path: String) -> Bool {
+    do throws(NodeQuestion.Failure) {
+      _ = try NodeQuestion.report(of: path, within: .milliseconds(500))
+      return true
+    } catch {
+      // Of another version.
+      if case .senseless = error { return true }
+      return false
     }
   }
 

@@ -19,15 +19,17 @@ package enum NodeQuestion {
     }
   }
 
-  private static let answerMax: Duration = .seconds(2)
+  package static let answerMax: Duration = .seconds(2)
 
   /// Blocks its thread for at most two seconds.
-  package static func report(of path: String) throws(Failure) -> NodeReport {
+  package static func report(
+    of path: String, within limit: Duration = NodeQuestion.answerMax
+  ) throws(Failure) -> NodeReport {
     guard case .success(let socket) = LocalSocket.connect(path), socket.send(.report(1)) else {
       throw .noNode(path: path)
     }
     let bell = EventBell()
-    let deadline = MonotonicClock.now() + answerMax
+    let deadline = MonotonicClock.now() + limit
     var text = ""
     while true {
       switch socket.receive() {

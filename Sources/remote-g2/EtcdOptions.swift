@@ -28,7 +28,9 @@ struct EtcdOptions: ParsableArguments {
 
   /// The registry that is named among the sources of members; nil: none. Ends the program when what is told of it
   /// cannot be.
-  func registry(among members: [String], insecure: Bool) -> (
+  ///
+  /// - Parameter isFirst: Otherwise the files were once right, and the node goes on though they are not now.
+  func registry(among members: [String], insecure: Bool, isFirst: Bool) -> (
     endpoints: [String], access: EtcdAccess
   )? {
     let told = members.filter { $0.hasPrefix(Self.prefix) }
@@ -47,7 +49,7 @@ struct EtcdOptions: ParsableArguments {
     let endpoints = text.dropFirst(Self.prefix.count)
       .split(separator: ",", omittingEmptySubsequences: false)
       .map { endpoint(String($0), of: text, insecure: insecure) }
-    do { try access.check() } catch { fail("\(error)") }
+    if isFirst { do { try access.check() } catch { fail("\(error)") } }
     return (endpoints, access)
   }
 

@@ -143,7 +143,8 @@ struct NodeCommandLine: AsyncParsableCommand {
     }
     transport.prepare(host: reading?.host ?? address.host)
     let told = toldMembers()
-    let registered = etcd.registry(among: members, insecure: transport.insecure)
+    let registered = etcd.registry(
+      among: members, insecure: transport.insecure, isFirst: keeper.map { $0.life == 1 } ?? true)
     let configuration = NodeConfiguration(
       name: PeerName(name), address: address, members: told.fixed, lookups: told.asked,
       memoryBytes: byteCount("--memory", memory),
@@ -197,8 +198,9 @@ struct NodeCommandLine: AsyncParsableCommand {
     node.stopListening()
     // Who is being sent something gets it, for a while; nobody else begins.
     node.leave()
-    await registry?.stop()
+    async let hasLeft: Void? = registry?.stop()
     await Self.waits(atMost: configuration.limits.drainMax) { node.isDrained }
+    _ = await hasLeft
     agents?.stop()
     await server?.stop()
     metrics.stop()

@@ -121,6 +121,12 @@ import Testing
         $0.certificate = authority.certificate
         $0.key = authority.certificate
       }.hasSuffix("is no private key in PEM"))
+    let other = try forge.make("other", CertificateForge.named("other"), by: authority)
+    #expect(
+      refusal {
+        $0.certificate = authority.certificate
+        $0.key = other.key
+      }.hasSuffix("other.key is not the key of \(authority.certificate)"))
     #expect(
       refusal {
         $0.user = "u"

@@ -130,7 +130,7 @@ import Testing
     #expect(machine.nextDeadline == by)
     #expect(machine.timePassed(at: LocalInstant(nanoseconds: by.nanoseconds - 1)).isEmpty)
     let orders = machine.timePassed(at: by)
-    #expect(orders.first == .kill && Self.isTold(orders, "did not within 30 s"))
+    #expect(orders.first == .kill && Self.isTold(orders, "did not within 30"))
     // What it says now is too late.
     machine.serves(at: by)
     var unseen = machine
@@ -141,10 +141,14 @@ import Testing
     let given = unseen.timePassed(at: by + Self.limits.reapMax)
     #expect(given.contains(.forget) && given.contains(.start(life: 3)))
 
-    // The first of all: nobody can be better started.
+    // The first of all: nobody can be started better.
     var first = KeeperMachine(limits: Self.limits)
     _ = first.began(at: Self.at(0))
-    #expect(first.timePassed(at: Self.at(0) + Self.limits.serveStartMax).first == .kill)
+    let killedAt = Self.at(0) + Self.limits.serveStartMax
+    #expect(first.timePassed(at: killedAt).first == .kill)
+    var unkillable = first
+    #expect(
+      unkillable.timePassed(at: killedAt + Self.limits.reapMax) == [.kill, .end(status: 1)])
     #expect(first.reaped(137, at: Self.at(31_000)) == [.end(status: 137)])
   }
 

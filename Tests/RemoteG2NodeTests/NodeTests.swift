@@ -99,6 +99,19 @@ import Testing
     #expect(comes { node.held == 0 })
   }
 
+  @Test func `the first request of an engine that has called nothing before is asked for`() throws {
+    let node = try TestNode("a")
+    defer { node.stop() }
+    let saving = try NodeEngine(node.socket)
+    #expect(saving.comes { saving.engine.isAttached })
+    saving.step()
+    saving.save(Self.keys, Self.content)
+    #expect(comes { node.sealed == Self.keys.count })
+    let engine = try NodeEngine(node.socket)
+    #expect(comes { node.report.pools.first?.engines == 2 })
+    #expect(engine.load(Self.keys, into: 2) == Self.keys.count)
+  }
+
   @Test func `the doctor pulls and proves blocks of a member, and says why it cannot`() throws {
     let node = try TestNode("a")
     defer { node.stop() }
@@ -174,7 +187,11 @@ import Testing
   }
 
   @Test func `a name whose holder is gone but for its lock is waited for, up to a bound`() throws {
-    let a = try TestNode("a", limits: Limits { $0.nameWaitMax = .milliseconds(50) })
+    let hasty = Limits {
+      ($0.drainMax, $0.reapMax) = (.milliseconds(10), .milliseconds(10))
+      $0.nameWaitMax = .milliseconds(50)
+    }
+    let a = try TestNode("a", limits: hasty)
     a.node.stop()
     // As of a process that was killed, and whose memory is not given back yet.
     let descriptor = open(a.configuration.lockPath, O_RDWR | O_CREAT, 0o600)
@@ -182,17 +199,19 @@ import Testing
     let began = MonotonicClock.now()
     #expect(throws: NodeError.self) { _ = try Node(a.configuration) }
     #expect(MonotonicClock.now() - began >= .milliseconds(50))
+    let lines = Guarded<[String]>([])
     let patient = NodeConfiguration(
       name: "a", address: a.configuration.address, members: [], memoryBytes: 1 << 20,
-      directory: a.configuration.directory, limits: Limits(), log: { _ in })
-    let hasLet = Guarded(false)
+      directory: a.configuration.directory, limits: Limits(),
+      log: { line in lines.withLock { $0.append(line) } })
+    // It lets go once it is waited for.
     let letting = OSThread.start("let go") {
-      hasLet.withLock { $0 = true }
+      _ = comes { lines.withLock { $0.contains { $0.contains("waits for a process") } } }
       close(descriptor)
     }
     let again = try Node(patient)
-    #expect(hasLet.withLock { $0 })
     letting.join()
+    #expect(lines.withLock { $0.count { $0.contains("waits for a process") } } == 1)
     again.stop()
     try FileManager.default.removeItem(atPath: a.configuration.directory)
   }

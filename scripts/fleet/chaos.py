@@ -13,14 +13,28 @@ import time
 from processes import ROOT, Failed, until
 from stage import announced, sealed
 
+class WrongTokens(Exception):
+    """Other tokens than before, where nothing is shared."""
+
+
 # Short enough for a hundred faults, long enough for a stream to be under way.
 LENGTH, TOKENS = 1100, 8
 PROMPTS = 6
+# Others, which nobody holds when they are saved.
+SAVED, PROMPTS_SAVED = 790, 2
 
 
 class Chaos:
     def __init__(self, stage):
         self.stage, self.chance = stage, random.Random(stage.seed)
+        # Prompts that a's node has, whichever process serves it.
+        self.held = set()
+        # By node: what kills its process that serves, and what ends all of it.
+        self.followed = {"a": {"source's process killed"}, "b": {"own process killed", "process killed while saving"}}
+        self.ended = {
+            "a": {"source killed", "source's keeper killed", "source leaves"},
+            "b": {"own node killed", "killed while saving"},
+        }
         self.faults = {
             "source killed": self.source_killed,
             "source stopped": self.source_stopped,
@@ -42,24 +56,55 @@ class Chaos:
         if stage.certificates:
             self.faults["not believed"] = self.not_believed
 
-    def prepare(self, number):
-        """a holds the prompt, b's engine and node hold nothing."""
+    def empty(self):
+        """b's engine and node hold nothing."""
         stage = self.stage
-        if number in stage.golden:
-            stage.servers["a"].reset()
-            stage.ask("a", stage.prompt(number, LENGTH), TOKENS)
-        else:
-            stage.golden[number], _ = stage.ask("a", stage.prompt(number, LENGTH), TOKENS)
         stage.servers["b"].reset()
         if stage.nodes["b"].report()["pools"] and sealed(stage, "b"):
             stage.restart_node("b")
-        until(10, "a holds the prompt", lambda: sealed(stage, "a") >= (LENGTH - 1) // 128)
+
+    def prepare_saving(self, number):
+        """Nobody holds the prompt; b has computed it before."""
+        if number not in self.stage.golden:
+            self.empty()
+            self.stage.golden[number], _ = self.stage.ask("b", self.stage.prompt(number, LENGTH), TOKENS)
+            until(10, "b has saved the prompt", lambda: sealed(self.stage, "b") >= (LENGTH - 1) // 128)
+        self.empty()
+
+    def prepare(self, number):
+        """a holds the prompt, b's engine and node hold nothing."""
+        stage = self.stage
+        if number not in self.held:
+            stage.servers["a"].reset()
+            answer, _ = stage.ask("a", stage.prompt(number, LENGTH), TOKENS)
+            if stage.golden.setdefault(number, answer) != answer:
+                raise WrongTokens(f"a's own tokens of prompt {number} are others than before")
+            self.held.add(number)
+        self.empty()
+        until(10, "a holds the prompts", lambda: sealed(stage, "a") >= len(self.held) * ((LENGTH - 1) // 128))
         until(10, "b knows it", lambda: announced(stage, "b") == sealed(stage, "a"))
+
+    def lives(self):
+        """By node: the process that was started, and how many have served for it."""
+        return {name: (node, node.report()["adoption"]["life"]) for name, node in self.stage.nodes.items()}
+
+    def check_lives(self, before, kind, has_happened):
+        """Nobody has died but who was killed."""
+        for name, (node, life) in self.lives().items():
+            if node is not before[name][0]:
+                if kind not in self.ended[name]:
+                    raise Failed(f"node {name} is another, and nobody ended it")
+            elif life - before[name][1] != (has_happened and kind in self.followed[name]):
+                raise Failed(f"node {name} is served by its process {life}, and was by {before[name][1]}: {node.last_words()}")
 
     def play(self, kind, number):
         """(whether the fault happened, whether the tokens were right, seconds to the first)"""
-        self.prepare(number)
-        happened = []
+        if "saving" in kind:
+            number = SAVED + number % PROMPTS_SAVED
+            self.prepare_saving(number)
+        else:
+            self.prepare(number)
+        happened, before = [], self.lives()
         undo = self.faults[kind](happened)
         if kind == "client gone":
             connection = self.stage.post("b", self.stage.prompt(number, LENGTH))
@@ -70,7 +115,12 @@ class Chaos:
         self.stage.relay.disarm()
         undo()
         self.stage.wait_until_connected()
+        self.check_lives(before, kind, bool(happened))
         return bool(happened), answer == self.stage.golden[number], seconds
+
+    def start_source(self):
+        self.stage.start_node("a")
+        self.held.clear()
 
     # Each arms a fault and returns how it is undone.
 
@@ -92,7 +142,7 @@ class Chaos:
         def undo():
             if happened:
                 node.end()
-                self.stage.start_node("a")
+                self.start_source()
 
         return undo
 
@@ -202,7 +252,7 @@ class Chaos:
                     report = node.report()
                 except Failed:
                     return
-                if sum(pool["staged"] + pool["writing"] for pool in report["pools"]):
+                if sum(pool["staged"] for pool in report["pools"]):
                     if kill():
                         happened.append("killed")
                     return
@@ -241,8 +291,10 @@ class Chaos:
         node, seen = self.stage.nodes["a"], []
 
         def fault():
-            seen.append(node.serving)
-            os.kill(node.pid, signal.SIGKILL)
+            serving = node.serving
+            if serving:
+                seen.append(serving)
+                os.kill(node.pid, signal.SIGKILL)
 
         self.after_some_bytes(fault)
 
@@ -251,13 +303,14 @@ class Chaos:
                 until(5, "the process that serves ends with its keeper", lambda: not os.path.exists(f"/proc/{seen[0]}"))
                 happened.append("killed")
                 node.end()
-                self.stage.start_node("a")
+                self.start_source()
 
         return undo
 
     def source_leaves(self, happened):
         """It is stopped as its operator would, in the middle of an answer, which it ends."""
         node, seen = self.stage.nodes["a"], []
+        before = self.stage.nodes["b"].report()["blocksPulled"]
 
         def fault():
             node.signal(signal.SIGTERM)
@@ -270,27 +323,38 @@ class Chaos:
                 until(15, "the source has left", lambda: not node.is_alive)
                 if node.child.returncode != 0:
                     raise Failed(f"a node that was told to leave ended with {node.child.returncode}")
-                happened.append("left")
+                # One that was given up, or cut, has not been ended.
+                if self.stage.nodes["b"].report()["blocksPulled"] - before == (LENGTH - 1) // 128:
+                    happened.append("left")
                 node.end()
-                self.stage.start_node("a")
+                self.start_source()
 
         return undo
 
     def not_believed(self, happened):
         """b does not believe a's certificate any more, and its connections end."""
-        folder, node = self.stage.certificates, self.stage.nodes["b"]
-        before = sum(node.report()["handshakeRefusals"].values())
+        folder, node, seen = self.stage.certificates, self.stage.nodes["b"], []
+
+        def refusals():
+            return sum(node.report()["handshakeRefusals"].values())
+
+        before = refusals()
 
         def fault():
             replace(folder / "stranger" / "authority.crt", folder / "b.authority")
             self.stage.relay.cut()
+            seen.append("cut")
 
         self.after_some_bytes(fault)
 
         def undo():
-            refused = sum(node.report()["handshakeRefusals"].values()) - before
-            happened.extend(["refused"] * refused)
-            replace(folder / "authority.crt", folder / "b.authority")
+            try:
+                if seen:
+                    # It tries again and again to hear a.
+                    until(15, "b refuses a", lambda: refusals() > before)
+                    happened.append("refused")
+            finally:
+                replace(folder / "authority.crt", folder / "b.authority")
 
         return undo
 
@@ -344,6 +408,9 @@ def throw(stage):
                 # A fault that did not come to pass is thrown again.
                 if happened or not identical:
                     break
+        except WrongTokens as problem:
+            wrong.append(f"{kind} ({place}): {problem}")
+            break
         except Exception as problem:  # a client's timeout is what "stuck" is
             stuck.append(f"{kind} ({place}): {problem}")
             break

@@ -141,7 +141,9 @@ class Node(Process):
         if not self.is_kept:
             return self.pid
         try:
-            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            # By the thread that has started it.
+            tasks = list(Path(f"/proc/{self.pid}/task").glob("*/children"))
+            children = [pid for task in tasks for pid in task.read_text().split()]
         except OSError:
             return None
         return int(children[0]) if children else None

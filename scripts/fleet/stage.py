@@ -225,7 +225,10 @@ class Stage:
         def look():
             leaks.clear()
             for name, node in self.nodes.items():
-                held = node.leaks()
+                try:
+                    held = node.leaks()
+                except Failed as failure:
+                    held = {"it does not answer": str(failure)}
                 if held:
                     leaks[name] = held
             return not leaks

@@ -25,7 +25,7 @@ package struct KeeperMachine: Sendable {
     /// It has not said yet that it can be reached.
     case starting(until: LocalInstant)
     case serving(since: LocalInstant)
-    /// Its end of the connection is closed, and it was not seen to have ended.
+    /// Its end of the connection is closed, or it was killed, and it was not seen to have ended.
     case dying(since: LocalInstant?, until: LocalInstant)
     case pausing(until: LocalInstant)
     case over
@@ -164,6 +164,8 @@ package struct KeeperMachine: Sendable {
         ),
       ]
     case .dying(let since, let until) where until <= now && endsBy == nil:
+      // Nobody can be started better than the first.
+      guard hasServed else { return [.kill] + over(1) }
       let served = since.map { now - $0 } ?? .zero
       return [.kill]
         + follow("cannot be seen to end", after: served, isGone: false, at: now)

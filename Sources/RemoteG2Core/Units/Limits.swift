@@ -162,8 +162,9 @@ extension Limits {
     /// After the process that serves for a keeper was killed, or its connection has ended: how long it may take until
     /// it is seen to have ended.
     public var reapMax: Duration = .seconds(2)
-    /// How long a node waits for its name while another process that does not answer still has it.
-    public var nameWaitMax: Duration = .seconds(3)
+    /// How long a node waits for its name while another process that does not answer still has it: one that was killed, or
+    /// that is told to leave.
+    public var nameWaitMax: Duration = .seconds(15)
     /// How long the process that is to serve for a keeper may take until it says that it does, before it is killed.
     public var serveStartMax: Duration = .seconds(30)
     /// A process that has served for less than this, twice in a row, leaves nothing to the next; and between the lives
@@ -321,6 +322,10 @@ extension Limits.Values {
       (
         registryCallMax * 3 < registryLease,
         "a call to a registry must be able to fail before the lease has ended"
+      ),
+      (
+        nameWaitMax > drainMax + reapMax && nameWaitMax < serveStartMax,
+        "a node that is leaving must be waited for, and a process that waits for its name not be taken for one that hangs"
       ),
       (feedBeat * 2 < feedSilenceMax, "a feed that lives must not be taken for a silent one"),
       (streamStallMin <= streamStallMax, "a slow member must be given as long as a fast one"),
