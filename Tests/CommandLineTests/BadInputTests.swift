@@ -66,6 +66,30 @@ let hasModel = FileManager.default.fileExists(atPath: model)
   }
 
   @Test(arguments: [
+    (["--members", "etcd:ftp://h:1"], "ftp://h:1 is neither http://HOST:PORT nor https://"),
+    (["--members", "etcd:http://h:1,https://h"], "https://h is neither"),
+    (["--members", "etcd:http://h:1", "--members", "etcd:http://i:1"], "one registry is possible"),
+    (["--etcd-authority", "f"], "--etcd-authority is for a registry"),
+    (["--members", "etcd:http://127.0.0.1:1", "--etcd-authority", "f"], "for an etcd at https://"),
+    (["--members", "etcd:https://h:1", "--etcd-certificate", "f"], "--etcd-key is missing"),
+    (["--members", "etcd:https://h:1", "--etcd-user", "u"], "--etcd-password-file is missing"),
+    (
+      [
+        "--members", "etcd:http://h:1", "--etcd-user", "u", "--etcd-password-file", "/etc/hostname",
+      ],
+      "the password of --etcd-user in the open"
+    ),
+    (["--members", "etcd:https://h:1", "--etcd-authority", "/nobody"], "/nobody cannot be read"),
+  ]) func `a node refuses a registry that it could not ask safely, and says what to do`(
+    arguments: [String], expected: String
+  ) throws {
+    let words = try Self.refusal(
+      Self.node + ["--run-dir", Self.directory()] + arguments
+    ).words
+    #expect(words.contains(expected), "\(words)")
+  }
+
+  @Test(arguments: [
     (["--threads", "0"], "--threads 0"), (["--g1-blocks", "1"], "--g1-blocks 1"),
     (["--step-tokens", "0"], "--step-tokens 0"), (["--digests", "maybe"], "--digests 'maybe'"),
     (["--load-failure", "cry"], "--load-failure 'cry'"), (["--peer", "B"], "peer"),
