@@ -350,8 +350,8 @@ class Chaos:
         def undo():
             try:
                 if seen:
-                    # It tries again and again to hear a.
-                    until(15, "b refuses a", lambda: refusals() > before)
+                    # It looks at its files when it connects, twice a second at most.
+                    until(15, "b refuses a", lambda: refusals() > before or self.stage.relay.cut() or time.sleep(0.3))
                     happened.append("refused")
             finally:
                 replace(folder / "authority.crt", folder / "b.authority")
