@@ -124,10 +124,10 @@ struct EtcdClient: Sendable {
 
   /// Nil for a registry that is asked as nobody.
   private func tokenFor(_ endpoint: String) async throws -> String? {
-    guard let user = connection.access.user, let password = try connection.access.password() else {
-      return nil
-    }
+    guard let user = connection.access.user else { return nil }
+    // A file that cannot be read for a moment costs nothing while that is good.
     if let known = token.withLock({ $0 }) { return known }
+    guard let password = try connection.access.password() else { return nil }
     struct Answer: Decodable { let token: String }
     let (code, data) = try await exchange(
       Self.post(

@@ -92,6 +92,9 @@ package final class Etcd {
   private func post(_ path: String, _ body: String) throws {
     let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
     defer { close(descriptor) }
+    var most = timeval(tv_sec: 10, tv_usec: 0)
+    setsockopt(
+      descriptor, SOL_SOCKET, SO_RCVTIMEO, &most, socklen_t(MemoryLayout<timeval>.size))
     guard Self.address(port, { connect(descriptor, $0, $1) }) == 0 else {
       throw Failure(description: "etcd does not listen")
     }
