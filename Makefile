@@ -33,6 +33,7 @@ run: program
 # What an engine in another language loads, with the tests of its C interface.
 library: program
 	@scripts/build remote_g2
+	@scripts/native
 	@scripts/library
 
 # Four workers with the built-in engine, each beside a node, behind a plain load balancer; FLEET_FLAGS adds flags.
@@ -73,6 +74,7 @@ test: build
 	@swift test -c release --skip-build --no-parallel --filter '$(PURE_SUITES)'
 	@swift test -c release --skip-build --no-parallel --skip '$(PURE_SUITES)'
 	@scripts/build remote_g2
+	@scripts/native
 	@scripts/library
 	@scripts/metrics
 	@scripts/members --if-possible

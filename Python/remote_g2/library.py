@@ -232,22 +232,22 @@ class Scheduler:
 
     def __init__(self, model, socket):
         self._library = load()
-        self._handle = self._library.rg2_scheduler_open(byref(model), socket.encode())
-        if not self._handle:
+        self.handle = self._library.rg2_scheduler_open(byref(model), socket.encode())
+        if not self.handle:
             raise LibraryError(self._library.rg2_error().decode())
         # Every request that waits is matched in every step: nothing is made anew for it.
         self._match, self._matched = self._library.rg2_scheduler_match, c_uint32()
         self._matched_place = byref(self._matched)
 
     def _call(self, name, *arguments):
-        return _check(self._library, getattr(self._library, name)(self._handle, *arguments))
+        return _check(self._library, getattr(self._library, name)(self.handle, *arguments))
 
     def new_request(self, request, hashes):
         self._call("rg2_scheduler_new_request", request, *_joined(hashes))
 
     def match(self, request, local, most):
         """(one of NONE, READY and PENDING, blocks)"""
-        answer = self._match(self._handle, request, local, most, self._matched_place)
+        answer = self._match(self.handle, request, local, most, self._matched_place)
         if answer < 0:
             raise LibraryError(self._library.rg2_error().decode())
         return answer, self._matched.value
@@ -271,7 +271,7 @@ class Scheduler:
 
     def plan(self, tokens):
         length = c_size_t()
-        plan = self._library.rg2_scheduler_plan(self._handle, tokens, byref(length))
+        plan = self._library.rg2_scheduler_plan(self.handle, tokens, byref(length))
         if not plan:
             raise LibraryError(self._library.rg2_error().decode())
         return ctypes.string_at(plan, length.value)
@@ -302,7 +302,7 @@ class Scheduler:
         return {name: getattr(counts, name) for name, _ in Counts._fields_}
 
     def close(self):
-        handle, self._handle = self._handle, None
+        handle, self.handle = self.handle, None
         if handle:
             self._library.rg2_scheduler_close(handle)
 

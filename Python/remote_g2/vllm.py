@@ -18,7 +18,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.logger import init_logger
 
-from . import fingerprint, library
+from . import fingerprint, library, native
 
 logger = init_logger("vllm.remote_g2")
 
@@ -32,6 +32,10 @@ class Plan(KVConnectorMetadata):
 
     plan: bytes
     requests: dict[int, str] = field(default_factory=dict)
+
+
+# Of a step about which the library was told nothing: most steps of decoding.
+NOTHING = Plan(b"")
 
 
 @dataclass
@@ -64,13 +68,13 @@ class RemoteG2Connector(KVConnectorBase_V1):
     # The scheduler half.
 
     def on_new_request(self, request):
-        self._half.on_new_request(request)
+        self._half.calls.new_request(request)
 
     def get_num_new_matched_tokens(self, request, num_computed_tokens):
-        return self._half.match(request, num_computed_tokens)
+        return self._half.calls.match(request, num_computed_tokens)
 
     def update_state_after_alloc(self, request, blocks, num_external_tokens):
-        self._half.bind(request, blocks, num_external_tokens)
+        self._half.calls.bind(request, blocks, num_external_tokens)
 
     def build_connector_meta(self, scheduler_output):
         return self._half.plan(scheduler_output)
@@ -78,14 +82,14 @@ class RemoteG2Connector(KVConnectorBase_V1):
     def update_connector_output(self, connector_output):
         meta = connector_output.kv_connector_worker_meta
         if meta is not None:
-            self._half.library.absorb(meta.reports)
+            self._half.calls.absorb(meta.reports)
 
     def reset_cache(self):
         self._half.reset()
         return True
 
     def request_finished(self, request, block_ids):
-        self._half.finished(request)
+        self._half.calls.finished(request)
         return False, None
 
     # The worker half of one rank.
@@ -132,118 +136,29 @@ class RemoteG2Connector(KVConnectorBase_V1):
 
 
 class SchedulerHalf:
-    """Requests by number, and the scheduler's calls in the library's words."""
+    """The scheduler's calls, most of which are translated in C: after a forward pass Python costs many times more."""
 
     def __init__(self, model, socket):
-        self.library = library.Scheduler(model, socket)
         self._model, self._socket = model, socket
-        self._tokens_per_block = model.tokens_per_block
-        self._numbers = {}
-        self._requests = {}
-        self._next = 1
-        self._has_bound = False
         self._nap = NAP_FIRST
-        # By number: the blocks that the engine had when it was last asked.
-        self._local = {}
-        # Loads of the step that is being planned.
-        self._loading = {}
-        # Whether the library was told anything since its last plan, and of which requests it hears of every step.
-        self._has_told = True
-        self._followed = set()
-        # Once its weights may be others than those that blocks in the engine's own cache were computed with.
-        self._is_renewed = False
+        self.calls = None
+        self._open()
 
-    def on_new_request(self, request):
-        if getattr(request, "skip_reading_prefix_cache", False):
-            return
-        # Their content is not in the block hashes by content.
-        if request.lora_request is not None or getattr(request, "mm_features", None):
-            return
-        if getattr(request, "prompt_embeds", None) is not None:
-            return
-        number, self._next = self._next, self._next + 1
-        hashes = list(request.block_hashes)
-        self._numbers[request.request_id] = number
-        self._requests[number] = [request, len(hashes)]
-        self._has_told = True
-        self.library.new_request(number, hashes)
-
-    def match(self, request, num_computed_tokens):
-        number = self._numbers.get(request.request_id)
-        if number is None:
-            return 0, False
-        self._has_told = True
-        local = num_computed_tokens // self._tokens_per_block
-        self._local[number] = local
-        most = (request.num_tokens - 1) // self._tokens_per_block
-        answer, blocks = self.library.match(number, local, most)
-        if answer == library.PENDING:
-            return None, False
-        return blocks * self._tokens_per_block, answer == library.READY
-
-    def bind(self, request, blocks, num_external_tokens):
-        number = self._numbers.get(request.request_id)
-        # One that loads nothing is told as scheduled, where it is told at all.
-        if number is None or not (num_external_tokens or self._is_renewed):
-            return
-        local = self._local.get(number, 0)
-        targets = []
-        if num_external_tokens:
-            end = local + num_external_tokens // self._tokens_per_block
-            targets = list(blocks.get_block_ids()[0][local:end])
-            self._loading[number] = request.request_id
-            self._has_bound = True
-        self._has_told = True
-        self.library.bind(number, local, targets)
+    def _open(self):
+        self.library = library.Scheduler(self._model, self._socket)
+        self.calls = native.translator(self.library, self._model.tokens_per_block, after=self.calls)
 
     def plan(self, output):
-        for new in output.scheduled_new_reqs:
-            self._scheduled(
-                new.req_id, new.num_computed_tokens, output, list(new.block_ids[0]), True
-            )
-        cached = output.scheduled_cached_reqs
-        resumed = cached.resumed_req_ids
-        for place, request_id in enumerate(cached.req_ids):
-            blocks = cached.new_block_ids[place]
-            self._scheduled(
-                request_id,
-                cached.num_computed_tokens[place],
-                output,
-                list(blocks[0]) if blocks else [],
-                request_id in resumed,
-            )
-        self._nap_while_pending(output)
-        self._has_bound = False
-        # Most steps of decoding bring nothing that the library would order anything for.
-        if not self._has_told and output.total_num_scheduled_tokens:
-            return Plan(b"")
-        self._has_told = False
-        plan = self.library.plan(output.total_num_scheduled_tokens)
-        requests, self._loading = self._loading, {}
-        return Plan(plan, requests)
-
-    def _scheduled(self, request_id, computed, output, blocks, is_whole):
-        number = self._numbers.get(request_id)
-        if number is None:
-            return
-        # What it found in the engine's own cache may rest on older weights, and so what follows it.
-        if self._is_renewed and self._local.get(number):
-            return
-        entry = self._requests[number]
-        hashes = list(entry[0].block_hashes[entry[1] :])
-        if not (hashes or blocks or is_whole or number in self._followed):
-            return
-        entry[1] += len(hashes)
-        self._has_told = True
-        scheduled = output.num_scheduled_tokens[request_id]
-        if self.library.scheduled(number, computed, scheduled, hashes, blocks, is_whole):
-            self._followed.add(number)
+        if output.total_num_scheduled_tokens:
+            self._nap = NAP_FIRST
         else:
-            self._followed.discard(number)
+            self._nap_while_pending()
+        found = self.calls.plan(output)
+        return NOTHING if found is None else Plan(*found)
 
-    def _nap_while_pending(self, output):
+    def _nap_while_pending(self):
         """An engine with nothing to compute but a prefix on its way need not spin."""
-        if output.total_num_scheduled_tokens or self._has_bound or not self.library.pending:
+        if self.calls.has_bound or not self.library.pending:
             self._nap = NAP_FIRST
             return
         self.library.wait(self._nap)
@@ -256,23 +171,10 @@ class SchedulerHalf:
             "computes from now on, and only with itself, because its weights may be others than its model's; and "
             "nothing if its node has no memory left for another pool"
         )
-        self._is_renewed = True
         self.library.close()
         # Like that of no other engine, and of no other reset.
         self._model.weight_epoch = secrets.randbits(63) | 1
-        self.library = library.Scheduler(self._model, self._socket)
-        for kept in (self._numbers, self._requests, self._local, self._followed, self._loading):
-            kept.clear()
-        self._has_told = True
-
-    def finished(self, request):
-        number = self._numbers.pop(request.request_id, None)
-        if number is not None:
-            del self._requests[number]
-            self._local.pop(number, None)
-            self._followed.discard(number)
-            self._has_told = True
-            self.library.finished(number)
+        self._open()
 
 
 class WorkerHalf:
