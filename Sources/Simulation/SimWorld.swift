@@ -131,12 +131,13 @@ final class SimWorld: World {
 
   /// Takes the world apart: its events hold its processes and those hold it.
   func end() {
-    queue = DeadlineHeap()
     for node in nodes {
       killEngine(node)
       killGhost(node)
       node.held = []
     }
+    // What is still to come holds the world, and the world holds it: and what ended just now has planned more.
+    queue = DeadlineHeap()
   }
 
   private var isAtRest: Bool {

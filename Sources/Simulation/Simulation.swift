@@ -22,4 +22,17 @@ package enum Simulation {
       seed: seed, steps: world.steps, violation: world.violation, stats: world.stats,
       trace: world.trace)
   }
+
+  /// How many of a world, its nodes and its last engines are still in memory when it has ended.
+  package static func leftovers(seed: UInt64, steps: Int) -> Int {
+    var kept: [() -> AnyObject?] = []
+    do {
+      let world = SimWorld(seed: seed, profile: .swarm, bug: nil)
+      world.run(steps: steps)
+      let all = [world] as [AnyObject] + world.nodes + world.nodes.compactMap(\.engine)
+      kept = all.map { one in { [weak one] in one } }
+      world.end()
+    }
+    return kept.count { $0() != nil }
+  }
 }

@@ -81,7 +81,7 @@ import Testing
     var evicted: UInt64 = 0
     for _ in 0..<10_000 {
       let key = Int.random(in: 0..<12, using: &generator)
-      switch Int.random(in: 0..<13, using: &generator) {
+      switch Int.random(in: 0..<14, using: &generator) {
       case 0...3:
         // Mostly chains, now and then a block that follows nothing or what is not here.
         let parent = Int.random(in: 0..<5, using: &generator) == 0 ? nil : (key + 11) % 12
@@ -143,7 +143,12 @@ import Testing
         model.remembered.insert(key)
       case 10:
         pool.keepLast(Self.key(key))
-        if model.sealed[key]?.standing == .copy { model.sealed[key]?.standing = .probation }
+        guard let block = model.sealed[key], block.standing == .copy else { continue }
+        model.sealed[key]?.standing = block.reads > 0 ? .protected : .probation
+      case 12:
+        pool.noteElsewhere(Self.key(key))
+        guard let block = model.sealed[key], block.reads == 0 else { continue }
+        model.sealed[key]?.standing = .copy
       default:
         guard Int.random(in: 0..<30, using: &generator) == 0 else { continue }
         var gone = 0

@@ -49,6 +49,13 @@ enum SimulationSize {
     }
   }
 
+  @Test func `a world that has ended is kept in memory by nothing`() {
+    for seed in UInt64(1)...10 {
+      #expect(Simulation.leftovers(seed: seed, steps: 1000) == 0)
+      #expect(FleetSimulation.leftovers(seed: seed, steps: 1000) == 0)
+    }
+  }
+
   @Test func `no seed breaks an invariant of a fleet of nodes`() {
     var stats = FleetStats()
     for seed in UInt64(1)...SimulationSize.seeds {

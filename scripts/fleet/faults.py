@@ -205,7 +205,7 @@ def stopped_with_many_pending(stage, number):
         "ok": identical and waiting >= 45 and spent[-1] <= 500 and decided <= patience,
         "outcome": f"{waiting} questions were open at the node and {pending} in the engine when it was stopped "
         f"(answered with less before, since b's node was started: {shortfalls}); "
-        f"{len(spent)} steps, connector {median:.0f} us p50 and {spent[-1]:.0f} at most by the clock (bound 500), {stopped:.0f} at most while the node was stopped, {worst:.0f} p99 without what others took; "
+        f"{len(spent)} steps, connector {median:.0f} us p50 and {spent[-1]:.0f} at most by the clock (bound 500), {stopped:.0f} at most while the node was stopped, {worst:.0f} p99 of processor time; "
         f"it was decided to compute after {decided:.2f} s at most (bound {patience:.0f}), the library kept nobody waiting for longer than {kept:.2f} s; all answered {whole:.1f} s later, the last first "
         f"token after {slowest:.1f} s",
         "tokens_identical": identical,

@@ -220,7 +220,7 @@ def misses(stage):
         f"steps {at(plain, 0.5):.0f} p50, {at(plain, 0.95):.0f} p95, {at(plain, 0.99):.0f} p99, {max(plain):.0f} at most; "
         f"by that the connector alone would take {' / '.join(f'{one:.0f}' for one in alone)} us at p50 / p95 / p99 "
         "(beside it); "
-        f"without the time in which others had the processor {at(own, 0.5):.0f} p50, {at(own, 0.95):.0f} p95, "
+        f"processor time {at(own, 0.5):.0f} p50, {at(own, 0.95):.0f} p95, "
         f"{at(own, 0.99):.0f} p99, {max(own):.0f} at most",
     )
 

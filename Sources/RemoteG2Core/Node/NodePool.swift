@@ -89,7 +89,10 @@ extension NodeCore {
     inEachPool { $0.retention.noteFleet(announced: announced) }
     for change in changes {
       if change.isSealed {
-        inEachPool { $0.retention.noteReturned(change.key) }
+        inEachPool {
+          $0.retention.noteReturned(change.key)
+          $0.noteElsewhere(change.key)
+        }
       } else if !index.isAnnounced(change.key) {
         keepLast(change)
       }

@@ -1,7 +1,8 @@
 /// What a pool knows of how its blocks are used, beyond which was used last: which of them goes first.
 ///
 /// A new block is on probation, because most blocks are never used twice; a second use protects it. A block that was
-/// pulled is a copy, and the first to go, for as long as some other member announces it. What is evicted is remembered
+/// pulled is a copy, and the first to go, for as long as some other member announces it; so is one that was computed
+/// both here and there. The last copy is a copy no more. What is evicted is remembered
 /// for a while, wherever in the fleet it was: when it comes back, it is protected at once, and it shows which of the
 /// two kinds went too early, so that probation gets more of the pool, or less.
 package struct Retention: Sendable {

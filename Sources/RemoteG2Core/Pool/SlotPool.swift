@@ -5,8 +5,8 @@
 ///
 /// A slot's generation changes before anything may be written to it again, so "generation
 /// unchanged" means "bytes unchanged". Pinned slots are never evicted. A block is evicted after those that
-/// follow it in its chain, except when every block that nothing follows is pinned, or when it is a copy of what
-/// another member has. Which one goes is told by ``Retention``, and among those of one kind by their last use. Only the
+/// follow it in its chain, except when every block that nothing follows is pinned, or when it is a copy: another
+/// member has it, too. Which one goes is told by ``Retention``, and among those of one kind by their last use. Only the
 /// store itself writes slots, so nothing here waits for a writer.
 package struct SlotPool: Sendable {
   package enum Phase: Equatable, Sendable { case free, writing, sealed }
@@ -217,15 +217,27 @@ package struct SlotPool: Sendable {
     slots[slot.index].standing = standing
   }
 
-  /// Nobody else announces it any more: if it is a copy, it is the last.
-  package mutating func keepLast(_ key: BlockKey) {
-    guard let slot = index[key], slots[slot.index].standing == .copy else { return }
-    set(.probation, slot)
+  /// Another member announces it, too. If nobody has read it here, that member has not pulled it from here: it was
+  /// computed twice, and whichever of the two needs room first lets it go. Both may, before they hear of one another;
+  /// then it is computed again.
+  package mutating func noteElsewhere(_ key: BlockKey) {
+    guard let slot = index[key], slots[slot.index].standing != .copy,
+      slots[slot.index].uses == 0
+    else { return }
+    set(.copy, slot)
     tell(.used(slot, use(of: slot)))
     listIfEvictable(slot)
   }
 
-  /// Of what was pulled, and has not been worth a place of its own.
+  /// Nobody else announces it any more: if it is a copy, it is the last.
+  package mutating func keepLast(_ key: BlockKey) {
+    guard let slot = index[key], slots[slot.index].standing == .copy else { return }
+    set(slots[slot.index].uses > 0 ? .protected : .probation, slot)
+    tell(.used(slot, use(of: slot)))
+    listIfEvictable(slot)
+  }
+
+  /// Of what others have, too, and is not worth a place of its own.
   package var copiedKeys: [BlockKey] {
     slots.compactMap { $0.phase == .sealed && $0.standing == .copy ? $0.key : nil }
   }

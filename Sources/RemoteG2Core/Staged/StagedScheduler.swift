@@ -111,29 +111,32 @@ public struct StagedScheduler: Sendable {
   private mutating func ask(
     _ id: RequestID, at now: LocalInstant, _ mayBeKnown: (BlockKey) -> Bool
   ) {
-    guard let request = requests[id] else { return }
-    requests[id]?.hasRun = false
-    requests[id]?.matchedIn = nil
-    guard let source, let first = request.keys.first else {
-      requests[id]?.state = .unasked
+    guard let place = requests.index(forKey: id) else { return }
+    requests.values[place].hasRun = false
+    requests.values[place].matchedIn = nil
+    guard let source, let first = requests.values[place].keys.first else {
+      requests.values[place].state = .unasked
       return
     }
     // Without its first block none of the others can be used.
     guard mayBeKnown(first) else {
-      requests[id]?.state = .unheld
+      requests.values[place].state = .unheld
       return
     }
     let fetch = FetchID(fetchNext)
     fetchNext += 1
     let lease = LeaseID(serial: fetch.value, owner: source.incarnation, holder: engine)
-    let keys = Array(request.keys.prefix(limits.blocksPerFetchMax))
+    var keys = requests.values[place].keys
+    if keys.count > limits.blocksPerFetchMax {
+      keys = Array(keys.prefix(limits.blocksPerFetchMax))
+    }
     let pace = estimator.recomputeTime(tokens: tokensPerBlock)
     let patience = min(limits.hardDeadline, pace * keys.count * (1 + limits.regretMax))
-    requests[id]?.fetch = fetch
-    requests[id]?.lease = lease
-    requests[id]?.source = source
+    requests.values[place].fetch = fetch
+    requests.values[place].lease = lease
+    requests.values[place].source = source
     // The node's own deadline comes first, where the node is well.
-    requests[id]?.state = .asked(
+    requests.values[place].state = .asked(
       at: now, deadline: now + patience + limits.ownAnswerMax, isPending: false)
     byFetch[fetch] = id
     counts.asked += 1
@@ -150,19 +153,17 @@ public struct StagedScheduler: Sendable {
     _ id: RequestID, local: Int, most: Int, at now: LocalInstant,
     mayBeKnown: (BlockKey) -> Bool = { _ in true }
   ) -> StagedMatch {
-    guard let found = requests[id] else { return .none }
-    switch found.state {
-    case .over where found.hasRun && found.attempts < 2,
-      .unheld where found.hasRun && found.attempts < 2:
+    guard let place = requests.index(forKey: id) else { return .none }
+    switch requests.values[place].state {
+    case .over where isWorthAsking(again: place), .unheld where isWorthAsking(again: place):
       // It was preempted: what it has computed may be in the pool by now.
-      requests[id]?.attempts += 1
+      requests.values[place].attempts += 1
       ask(id, at: now, mayBeKnown)
     // Somebody may have computed it while it waited for its turn.
-    case .unheld where !found.hasRun: ask(id, at: now, mayBeKnown)
+    case .unheld where !requests.values[place].hasRun: ask(id, at: now, mayBeKnown)
     default: break
     }
-    guard let request = requests[id] else { return .none }
-    switch request.state {
+    switch requests.values[place].state {
     case .unasked, .unheld, .over, .loading: return .none
     case .asked(let at, let deadline, let isPending):
       if now >= deadline || (!isPending && now - at >= limits.ownAnswerMax) {
@@ -170,14 +171,18 @@ public struct StagedScheduler: Sendable {
         giveUp(id)
         return .none
       }
-      let first = request.matchedIn ?? stepNext
-      requests[id]?.matchedIn = first
+      let first = requests.values[place].matchedIn ?? stepNext
+      requests.values[place].matchedIn = first
       // A node that has said nothing by the next step is slow: no other step waits for it.
       return isPending || first < stepNext ? .pending : .unknown
     case .ready(let blocks):
       let count = min(blocks.count, most) - local
       return count > 0 ? .ready(blocks: count) : .none
     }
+  }
+
+  private func isWorthAsking(again place: [RequestID: Request].Index) -> Bool {
+    requests.values[place].hasRun && requests.values[place].attempts < 2
   }
 
   /// The engine has scheduled the request, with blocks for what it was told could be loaded.
@@ -227,16 +232,13 @@ public struct StagedScheduler: Sendable {
 
   /// Ends its attempt: what was asked is answered by nobody any more.
   mutating func giveUp(_ id: RequestID) {
-    guard let request = requests[id] else { return }
-    release(request)
-    requests[id]?.lease = nil
-    requests[id]?.state = .over
-  }
-
-  private mutating func release(_ request: Request) {
-    byFetch[request.fetch] = nil
-    guard let lease = request.lease, let source = request.source else { return }
-    outgoing.append(.release(source, lease))
+    guard let place = requests.index(forKey: id) else { return }
+    byFetch[requests.values[place].fetch] = nil
+    if let lease = requests.values[place].lease, let source = requests.values[place].source {
+      outgoing.append(.release(source, lease))
+    }
+    requests.values[place].lease = nil
+    requests.values[place].state = .over
   }
 
   // MARK: A step
@@ -256,47 +258,49 @@ public struct StagedScheduler: Sendable {
     _ id: RequestID, computed: Int, scheduled: Int, keys: [BlockKey], blocks: [BlockIndex],
     isWhole: Bool
   ) -> Bool {
-    guard requests[id] != nil else { return false }
-    if case .unheld? = requests[id]?.state, requests[id]?.hasRun == false {
+    guard let place = requests.index(forKey: id) else { return false }
+    switch requests.values[place].state {
+    case .unheld where !requests.values[place].hasRun:
       counts.asked += 1
       counts.none += 1
-    }
-    requests[id]?.hasRun = true
-    switch requests[id]?.state {
-    case .asked?, .ready?, .unasked?: giveUp(id)
+    case .asked, .ready, .unasked: giveUp(id)
     default: break
     }
-    requests[id]?.keys += keys
+    // In place: whoever held on to a request while it grows would have its keys copied.
+    requests.values[place].hasRun = true
+    requests.values[place].keys += keys
     if isWhole {
-      requests[id]?.blocks = blocks
+      requests.values[place].blocks = blocks
     } else {
-      requests[id]?.blocks += blocks
+      requests.values[place].blocks += blocks
     }
-    let reached = min(
-      (computed + scheduled) / tokensPerBlock, requests[id]!.keys.count,
-      requests[id]!.blocks.count)
-    stage(id, through: reached)
+    let known = min(requests.values[place].keys.count, requests.values[place].blocks.count)
+    stage(id, at: place, through: min((computed + scheduled) / tokensPerBlock, known))
     // What is ordered may have to be ordered again.
-    return requests[id].map { $0.cursor < $0.keys.count } ?? false
+    return requests.values[place].cursor < requests.values[place].keys.count
       || ordered.values.contains { $0.stages.contains { $0.request == id } }
   }
 
   /// Orders what is final after this step, and not in the pool, to be staged.
-  private mutating func stage(_ id: RequestID, through end: Int) {
-    guard let source, let request = requests[id] else { return }
+  private mutating func stage(
+    _ id: RequestID, at place: [RequestID: Request].Index, through end: Int
+  ) {
+    let cursor = requests.values[place].cursor
+    guard let source, cursor < end else { return }
     // The node may have been replaced since the step was begun: it stages for one pool.
     if let begun = ordered[stepNext], begun.source != source { return }
     let room = stagesPerStep - (ordered[stepNext]?.stages.count ?? 0)
-    let last = min(end, request.cursor + max(0, room))
-    guard request.cursor < last else { return }
-    for position in request.cursor..<last {
-      ordered[stepNext, default: (source, [])].stages.append(
-        Stage(
-          request: id, position: position,
-          order: StageOrder(block: request.blocks[position], key: request.keys[position]),
-          parent: position > 0 ? request.keys[position - 1] : nil))
+    let last = min(end, cursor + max(0, room))
+    guard cursor < last else { return }
+    let (keys, blocks) = (requests.values[place].keys, requests.values[place].blocks)
+    let stages = (cursor..<last).map { position in
+      Stage(
+        request: id, position: position,
+        order: StageOrder(block: blocks[position], key: keys[position]),
+        parent: position > 0 ? keys[position - 1] : nil)
     }
-    requests[id]?.cursor = last
+    ordered[stepNext, default: (source, [])].stages += stages
+    requests.values[place].cursor = last
   }
 
   /// What every rank does in this step.

@@ -204,6 +204,7 @@ final class FleetEngine {
     for rank in ranks.indices {
       ranks[rank].link?.onEnd = {}
       ranks[rank].link?.end()
+      ranks[rank].link = nil
     }
     link = nil
   }

@@ -20,6 +20,19 @@ package enum FleetSimulation {
       seed: seed, steps: world.steps, violation: world.violation, stats: world.stats,
       trace: world.trace)
   }
+
+  /// How many of a world, its nodes and its last engines are still in memory when it has ended.
+  package static func leftovers(seed: UInt64, steps: Int) -> Int {
+    var kept: [() -> AnyObject?] = []
+    do {
+      let world = FleetWorld(seed: seed, bug: nil)
+      world.run(steps: steps)
+      let all = [world] as [AnyObject] + world.nodes + world.nodes.flatMap(\.engines)
+      kept = all.map { one in { [weak one] in one } }
+      world.end()
+    }
+    return kept.count { $0() != nil }
+  }
 }
 
 /// Some hosts, each with a node and one or two engines, and the network between them.
@@ -132,7 +145,6 @@ final class FleetWorld: World {
 
   /// Takes the world apart: its events hold its processes and those hold it.
   func end() {
-    queue = DeadlineHeap()
     for node in nodes {
       for engine in node.engines { engine.die() }
       node.process?.die(silently: true)
@@ -141,6 +153,8 @@ final class FleetWorld: World {
     }
     for stranger in strangers { stranger.vanish() }
     strangers = []
+    // What is still to come holds what is in the world: and what ended just now has planned more.
+    queue = DeadlineHeap()
   }
 
   private var isAtRest: Bool { leftovers.isEmpty }
