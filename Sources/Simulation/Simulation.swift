@@ -24,12 +24,13 @@ package enum Simulation {
   }
 
   /// How many of a world, its nodes and its last engines are still in memory when it has ended.
-  package static func leftovers(seed: UInt64, steps: Int) -> Int {
+  package static func leftovers(seed: UInt64, steps: Int, profile: Profile) -> Int {
     var kept: [() -> AnyObject?] = []
     do {
-      let world = SimWorld(seed: seed, profile: .swarm, bug: nil)
+      let world = SimWorld(seed: seed, profile: profile, bug: nil)
       world.run(steps: steps)
-      let all = [world] as [AnyObject] + world.nodes + world.nodes.compactMap(\.engine)
+      let engines = world.nodes.compactMap { $0.engine }
+      let all = [world] as [AnyObject] + world.nodes + engines
       kept = all.map { one in { [weak one] in one } }
       world.end()
     }

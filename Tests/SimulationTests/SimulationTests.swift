@@ -49,9 +49,10 @@ enum SimulationSize {
     }
   }
 
-  @Test func `a world that has ended is kept in memory by nothing`() {
+  @Test func `a world that has ended is kept in memory by nothing`() throws {
+    let profile = try #require(Profile.named("swarm"))
     for seed in UInt64(1)...10 {
-      #expect(Simulation.leftovers(seed: seed, steps: 1000) == 0)
+      #expect(Simulation.leftovers(seed: seed, steps: 1000, profile: profile) == 0)
       #expect(FleetSimulation.leftovers(seed: seed, steps: 1000) == 0)
     }
   }
