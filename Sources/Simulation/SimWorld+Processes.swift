@@ -227,7 +227,7 @@ extension SimWorld {
   }
 
   private func connectOwn(_ engine: SimEngine, _ node: SimNode) {
-    let link = MemoryLink(now: { [unowned self] in node.localTime(now) })
+    let link = MemoryLink(now: { [unowned self, unowned node] in node.localTime(now) })
     guard let store = node.store, engine.isAlive, !store.hasVanished else {
       planFor(engine, at: now) { [unowned engine] in engine.control.ownDisconnected() }
       return
@@ -265,7 +265,7 @@ extension SimWorld {
     guard let store = node.store, store.incarnation == source.incarnation, store.isReachable else {
       return nil
     }
-    let link = MemoryLink(now: { [unowned self] in node.localTime(now) })
+    let link = MemoryLink(now: { [unowned self, unowned node] in node.localTime(now) })
     var welcomed: (MemoryStore.MemoryPool, BlockMemory)?
     // The store answers within microseconds, and the rank waits for that.
     link.onMessage = { _, memory in welcomed = memory ?? welcomed }

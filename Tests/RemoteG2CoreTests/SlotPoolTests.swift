@@ -147,7 +147,7 @@ import Testing
         model.sealed[key]?.standing = block.reads > 0 ? .protected : .probation
       case 12:
         pool.noteElsewhere(Self.key(key))
-        guard let block = model.sealed[key], block.reads == 0 else { continue }
+        guard let block = model.sealed[key], block.reads == 0, block.pins == 0 else { continue }
         model.sealed[key]?.standing = .copy
       default:
         guard Int.random(in: 0..<30, using: &generator) == 0 else { continue }
@@ -184,5 +184,30 @@ import Testing
       }
     }
     #expect(evicted > 50, "too little was evicted to show anything")
+  }
+
+  @Test func `lets go first what another member has computed, too, unless it is read here`() {
+    var pool = SlotPool(slotCount: 4, rankCount: 1)
+    var places: [SlotIndex] = []
+    for key in 0..<4 {
+      guard
+        case .reserved(let slot, let generation) = pool.begin(
+          Self.key(key), after: nil, isCopy: key == 3)
+      else { return Issue.record("there is no room for \(key)") }
+      pool.seal(slot, generation: generation, digests: [nil])
+      places.append(slot)
+    }
+    // 1 has been read, and 2 is being read.
+    pool.pin(places[1])
+    pool.unpin(places[1])
+    pool.pin(places[2])
+    for key in 0..<3 { pool.noteElsewhere(Self.key(key)) }
+    #expect(places.map { pool.standing(of: $0) } == [.copy, .protected, .probation, .copy])
+    // The last copy of what was read is worth as much as what was used twice; of what was not, it is new.
+    pool.pin(places[3])
+    pool.unpin(places[3])
+    for key in [0, 3] { pool.keepLast(Self.key(key)) }
+    #expect(
+      places.map { pool.standing(of: $0) } == [.probation, .protected, .probation, .protected])
   }
 }

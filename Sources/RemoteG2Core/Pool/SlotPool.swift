@@ -217,12 +217,12 @@ package struct SlotPool: Sendable {
     slots[slot.index].standing = standing
   }
 
-  /// Another member announces it, too. If nobody has read it here, that member has not pulled it from here: it was
+  /// Another member announces it, too. If nobody has read it here, or is reading it, that member has not pulled it from here: it was
   /// computed twice, and whichever of the two needs room first lets it go. Both may, before they hear of one another;
   /// then it is computed again.
   package mutating func noteElsewhere(_ key: BlockKey) {
     guard let slot = index[key], slots[slot.index].standing != .copy,
-      slots[slot.index].uses == 0
+      slots[slot.index].uses == 0, slots[slot.index].pins == 0
     else { return }
     set(.copy, slot)
     tell(.used(slot, use(of: slot)))
