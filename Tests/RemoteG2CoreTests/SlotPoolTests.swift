@@ -193,7 +193,10 @@ import Testing
       guard
         case .reserved(let slot, let generation) = pool.begin(
           Self.key(key), after: nil, isCopy: key == 3)
-      else { return Issue.record("there is no room for \(key)") }
+      else {
+        Issue.record("there is no room for \(key)")
+        return
+      }
       pool.seal(slot, generation: generation, digests: [nil])
       places.append(slot)
     }
