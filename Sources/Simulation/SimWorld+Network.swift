@@ -68,7 +68,7 @@ extension SimWorld {
   /// is stopped.
   func carry(_ link: MemoryLink, of engine: SimEngine, _ store: SimStore, _ node: SimNode) {
     var last: [MemoryLink.Direction: Int64] = [:]
-    link.carry = { [unowned self, weak engine] direction, deliver in
+    link.carry = { [unowned self, weak engine, unowned store, unowned node] direction, deliver in
       // The engine's process is gone, and with it what was on its way.
       guard let engine else { return }
       let time = max(now + delay(true).nanoseconds, (last[direction] ?? 0) + 1)

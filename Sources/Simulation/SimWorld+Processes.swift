@@ -19,7 +19,7 @@ extension SimWorld {
     }
     storesEver[store.incarnation] = store
     node.store = store
-    store.memory.onCopy = { [unowned self, unowned store] in
+    store.memory.onCopy = { [unowned self, unowned store, unowned node] in
       // A copy takes its time, and the process may die in the middle of it.
       plan(after: chance.duration(.microseconds(5)...(.microseconds(400)))) { [unowned self] in
         finishCopy(node, store)
