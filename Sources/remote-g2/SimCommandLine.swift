@@ -140,7 +140,8 @@ private struct SimFleet {
   func run() throws {
     let began = MonotonicClock.now()
     let share = (command.seeds + command.jobs - 1) / command.jobs
-    var readers: [(ChildProcess, LineReader, FileHandle)] = []
+    var children: [(process: ChildProcess, reader: OSThread, pipe: FileHandle)] = []
+    let said = Guarded<[Int: [String]]>([:])
     var first = command.seed
     var left = command.seeds
     while left > 0 {
@@ -158,20 +159,24 @@ private struct SimFleet {
         environment: ["SWIFT_DETERMINISTIC_HASHING": "1", "SWIFT_BACKTRACE": "enable=no"],
         output: pipe.fileHandleForWriting.fileDescriptor, error: 2)
       try? pipe.fileHandleForWriting.close()
-      readers.append(
-        (
-          child, LineReader(pipe.fileHandleForReading.fileDescriptor, bytesMax: 1 << 16),
-          pipe.fileHandleForReading
-        ))
+      let (number, descriptor) = (children.count, pipe.fileHandleForReading.fileDescriptor)
+      // All of them at once: one that nobody hears stops when its pipe is full.
+      let reader = OSThread.start("lines") {
+        var lines = LineReader(descriptor, bytesMax: 1 << 16)
+        while case .text(let bytes)? = lines.next() {
+          said.withLock { $0[number, default: []].append(String(decoding: bytes, as: UTF8.self)) }
+        }
+      }
+      children.append((child, reader, pipe.fileHandleForReading))
       first += UInt64(count)
       left -= count
     }
     var totals = Totals(of: names.count)
     var failures: [(seed: UInt64, what: String)] = []
-    for index in readers.indices {
+    for (number, child) in children.enumerated() {
+      child.reader.join()
       var running: UInt64?
-      while case .text(let bytes)? = readers[index].1.next() {
-        let line = String(decoding: bytes, as: UTF8.self)
+      for line in said.withLock({ $0.removeValue(forKey: number) ?? [] }) {
         let words = line.split(separator: " ")
         guard words.count > 1, let seed = UInt64(words[1]) else { continue }
         switch words[0] {
@@ -183,7 +188,7 @@ private struct SimFleet {
           add(words.dropFirst(2).compactMap { Int($0) }, to: &totals)
         }
       }
-      _ = readers[index].0.hasEnded(waiting: 5_000)
+      _ = child.process.hasEnded(waiting: 5_000)
       if let running { failures.append((running, "the process was trapped or killed")) }
     }
     report(totals, failures, seconds: (MonotonicClock.now() - began).inSeconds)
