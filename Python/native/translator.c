@@ -108,8 +108,9 @@ static PyObject *new_request(PyObject *object, PyObject *request) {
   entry *made = PyMem_Calloc(1, sizeof *made);
   PyObject *capsule = made ? PyCapsule_New(made, NULL, entry_free) : NULL;
   if (!capsule) {
+    if (!made) return PyErr_NoMemory();
     PyMem_Free(made);
-    return made ? NULL : PyErr_NoMemory();
+    return NULL;
   }
   Py_INCREF(request);
   made->request = request;
@@ -185,6 +186,12 @@ static PyObject *bind(PyObject *object, PyObject *const *arguments, Py_ssize_t a
   Py_RETURN_NONE;
 }
 
+// -1 with an exception, where a number is negative and nobody has said why.
+static int negative(void) {
+  if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "a number of tokens is negative");
+  return -1;
+}
+
 // One request of the step that is planned. `groups` are its blocks by group, or None.
 static int scheduled(
   translator *self, PyObject *id, long long computed, PyObject *tokens, PyObject *groups, int is_whole
@@ -211,7 +218,7 @@ static int scheduled(
   PyObject *count = PyObject_GetItem(tokens, id);
   long long now = count ? PyLong_AsLongLong(count) : -1;
   Py_XDECREF(count);
-  if (now < 0) return -1;
+  if (now < 0) return negative();
   found->told += hash_count;
   self->has_told = 1;
   int answer = checked(self, self->calls.scheduled(
@@ -253,7 +260,7 @@ static int scheduled_again(translator *self, PyObject *output, PyObject *tokens)
     PyObject *groups = id ? PySequence_GetItem(blocks, at) : NULL;
     PyObject *before = groups ? PySequence_GetItem(computed, at) : NULL;
     long long number = before ? PyLong_AsLongLong(before) : -1;
-    int is_whole = number < 0 ? -1 : PySequence_Contains(resumed, id);
+    int is_whole = number < 0 ? negative() : PySequence_Contains(resumed, id);
     status = is_whole < 0 ? -1 : scheduled(self, id, number, tokens, groups, is_whole);
     Py_XDECREF(before);
     Py_XDECREF(groups);
@@ -288,7 +295,12 @@ static PyObject *plan(PyObject *object, PyObject *output) {
   if (!fresh) return NULL;
   PyObject *loading = self->loading;
   self->loading = fresh;
-  return Py_BuildValue("y#N", (const char *)bytes, (Py_ssize_t)length, loading);
+  // Not by a format with "#": which function that is depends on the headers' version.
+  PyObject *told = PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)length);
+  PyObject *found = told ? PyTuple_Pack(2, told, loading) : NULL;
+  Py_XDECREF(told);
+  Py_DECREF(loading);
+  return found;
 }
 
 static PyObject *absorb(PyObject *object, PyObject *reports) {
@@ -327,6 +339,12 @@ static PyObject *finished(PyObject *object, PyObject *request) {
   Py_DECREF(id);
   self->has_told = 1;
   if (status < 0 || checked(self, self->calls.finished(self->handle, number)) < 0) return NULL;
+  Py_RETURN_NONE;
+}
+
+// The library's handle is about to be closed: it refuses every call from now on.
+static PyObject *forget(PyObject *object, PyObject *Py_UNUSED(ignored)) {
+  ((translator *)object)->handle = NULL;
   Py_RETURN_NONE;
 }
 
@@ -389,6 +407,7 @@ static PyMethodDef methods[] = {
   {"plan", plan, METH_O, "The step's plan: (bytes, requests that load by number), or None where there is none."},
   {"absorb", absorb, METH_O, "What all ranks reported of one step."},
   {"finished", finished, METH_O, "The request has left the engine."},
+  {"forget", forget, METH_NOARGS, "The handle is about to be closed: every call is refused from now on."},
   {NULL, NULL, 0, NULL},
 };
 
@@ -428,8 +447,9 @@ PyMODINIT_FUNC PyInit_remote_g2_native(void) {
 #undef INTERN
   PyObject *module = PyModule_Create(&definition);
   PyObject *type = module ? PyType_FromSpec(&specification) : NULL;
-  if (!type || PyModule_AddObject(module, "Translator", type) < 0 ||
-      PyModule_AddIntConstant(module, "ABI_VERSION", RG2_ABI_VERSION) < 0) {
+  // The module takes the type only where it succeeds.
+  if (!type || PyModule_AddIntConstant(module, "ABI_VERSION", RG2_ABI_VERSION) < 0 ||
+      PyModule_AddObject(module, "Translator", type) < 0) {
     Py_XDECREF(type);
     Py_XDECREF(module);
     return NULL;

@@ -38,7 +38,8 @@ def translator(scheduler, tokens_per_block, after=None):
     `after`: the one before it, where the engine's weights may be others since. Numbers are not given twice.
     """
     return load().Translator(
-        path=library.find(),
+        # The one whose handle it is, whatever lies there by now.
+        path=library.load()._name,
         handle=scheduler.handle,
         tokens_per_block=tokens_per_block,
         failure=library.LibraryError,

@@ -131,7 +131,7 @@ class RemoteG2Connector(KVConnectorBase_V1):
 
     def shutdown(self):
         if self._half is not None:
-            self._half.library.close()
+            self._half.close()
             self._half = None
 
 
@@ -147,6 +147,10 @@ class SchedulerHalf:
     def _open(self):
         self.library = library.Scheduler(self._model, self._socket)
         self.calls = native.translator(self.library, self._model.tokens_per_block, after=self.calls)
+
+    def close(self):
+        self.calls.forget()
+        self.library.close()
 
     def plan(self, output):
         if output.total_num_scheduled_tokens:
@@ -171,7 +175,7 @@ class SchedulerHalf:
             "computes from now on, and only with itself, because its weights may be others than its model's; and "
             "nothing if its node has no memory left for another pool"
         )
-        self.library.close()
+        self.close()
         # Like that of no other engine, and of no other reset.
         self._model.weight_epoch = secrets.randbits(63) | 1
         self._open()
@@ -184,6 +188,9 @@ class WorkerHalf:
         self.library = rank
         self._loading = {}
         self._has_plan = False
+
+    def close(self):
+        self.library.close()
 
     def begin(self, plan):
         self._has_plan = bool(plan.plan)

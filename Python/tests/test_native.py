@@ -142,9 +142,12 @@ class BesideANode(test_library.BesideANode):
         self.assertEqual(
             engine.play(output([("grows", 0, [0, 1, 2])], tokens={"grows": 2 * TOKENS + 1})), ([], [])
         )
-        # The next step says that nothing is left to be staged; one that brings nothing then is planned by nobody.
-        self.assertIsNotNone(engine.play(output(cached=[("grows", 2 * TOKENS + 1, [])], tokens={"grows": 1})))
-        self.assertIsNone(engine.play(output(cached=[("grows", 2 * TOKENS + 2, [])], tokens={"grows": 1})))
+        # Soon nothing is left to be staged; a step that brings nothing then is planned by nobody.
+        steps = (
+            engine.play(output(cached=[("grows", 2 * TOKENS + 1 + step, [])], tokens={"grows": 1}))
+            for step in range(50)
+        )
+        self.assertIn(None, steps)
         request.block_hashes.append(names[2])
         self.assertEqual(
             engine.play(output(cached=[("grows", 3 * TOKENS - 1, [3])], tokens={"grows": 1})), ([], [])
@@ -216,6 +219,20 @@ class BesideANode(test_library.BesideANode):
             engine.calls.plan(step)
         self.assertEqual((sys.getrefcount(step.num_scheduled_tokens), sys.getrefcount("unknown")), before)
 
+    def test_once_its_handle_is_to_be_closed_it_refuses_every_call(self):
+        engine, names = self.start(), hashes(4, b"forgets")
+        request = Request("was here", names)
+        engine.calls.new_request(request)
+        engine.calls.forget()
+        for call in (
+            lambda: engine.calls.match(request, 0),
+            lambda: engine.calls.plan(output()),
+            lambda: engine.calls.absorb([b""]),
+            lambda: engine.calls.finished(request),
+        ):
+            with self.assertRaisesRegex(library.LibraryError, "there is no scheduler half"):
+                call()
+
     def test_what_makes_no_sense_is_an_exception_and_harms_nothing(self):
         engine, names = self.start(), hashes(4, b"sense")
         calls = engine.calls
@@ -240,6 +257,8 @@ class BesideANode(test_library.BesideANode):
             lambda: calls.plan(object()),
             lambda: calls.plan(output([("well", 0, [0])], tokens={"other": 1})),
             lambda: calls.plan(output([("well", -1, [0])], tokens={"well": 1})),
+            lambda: calls.plan(output([("well", 0, [0])], tokens={"well": -1})),
+            lambda: calls.plan(output(cached=[("well", -1, [0])], tokens={"well": 1})),
             lambda: calls.absorb([b"nonsense"]),
             lambda: calls.absorb(["text"]),
             lambda: calls.absorb([b""] * 2000),
