@@ -305,23 +305,29 @@ static PyObject *plan(PyObject *object, PyObject *output) {
 
 static PyObject *absorb(PyObject *object, PyObject *reports) {
   translator *self = (translator *)object;
-  Py_ssize_t count = PySequence_Size(reports);
-  if (count < 0) return NULL;
-  if (count > 1024) return PyErr_Format(PyExc_ValueError, "%zd reports of one step", count);
+  // It holds them until the library has read them, whatever they came in.
+  PyObject *all = PySequence_Tuple(reports);
+  if (!all) return NULL;
+  Py_ssize_t count = PyTuple_Size(all);
   const uint8_t *places[1024];
   size_t lengths[1024];
-  for (Py_ssize_t at = 0; at < count; at++) {
-    // The sequence keeps it.
-    PyObject *report = PySequence_GetItem(reports, at);
+  int status = 0;
+  if (count > 1024) {
+    PyErr_Format(PyExc_ValueError, "%zd reports of one step", count);
+    status = -1;
+  }
+  for (Py_ssize_t at = 0; at < count && status == 0; at++) {
     char *bytes;
     Py_ssize_t length;
-    int status = report ? PyBytes_AsStringAndSize(report, &bytes, &length) : -1;
-    Py_XDECREF(report);
-    if (status < 0) return NULL;
+    status = PyBytes_AsStringAndSize(PyTuple_GetItem(all, at), &bytes, &length);
+    if (status < 0) break;
     places[at] = (const uint8_t *)bytes;
     lengths[at] = (size_t)length;
   }
-  if (checked(self, self->calls.absorb(self->handle, places, lengths, (uint32_t)count)) < 0) return NULL;
+  if (status == 0)
+    status = checked(self, self->calls.absorb(self->handle, places, lengths, (uint32_t)count));
+  Py_DECREF(all);
+  if (status < 0) return NULL;
   Py_RETURN_NONE;
 }
 
