@@ -218,7 +218,12 @@ private final class Pull {
   }
 
   private func heard() {
-    machine.heard(at: MonotonicClock.now())
+    if let pace = machine.heard(at: MonotonicClock.now()) {
+      let received = machine.received
+      board.advance { core, now in
+        core.paced(stream, bytesPerSecond: pace, received: received, at: now)
+      }
+    }
     guard !hasBegun, let after = machine.firstByteAfter else { return }
     hasBegun = true
     board.withCore { $0.answerBegan(stream, after: after) }

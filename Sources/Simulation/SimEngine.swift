@@ -22,6 +22,8 @@ final class SimEngine {
   let policy: LoadFailurePolicy
   var isAlive = true
   var pausedUntil: Int64 = 0
+  /// What it was to do meanwhile, in order.
+  var held: [() -> Void] = []
   /// Requests given to it and not ended, with their prompts and how much they want.
   var running: [RequestID: (prompt: [Int32], generateMax: Int)] = [:]
   /// Requests that were cancelled: whatever they gave is nobody's.

@@ -97,8 +97,8 @@ extension SimWorld {
     case .enginePause:
       // Sometimes longer than any deadline of anybody.
       let most: Duration = chance.happens(0.2) ? .seconds(5) : .milliseconds(600)
-      node.engine?.pausedUntil =
-        now + chance.duration(.milliseconds(10)...most).nanoseconds
+      let time = chance.duration(.milliseconds(10)...most)
+      if let engine = node.engine { pause(engine, for: time) }
       stats.pauses += 1
     case .engineGhost: leaveGhost(node)
     case .hostVanish: vanish(node)
@@ -122,7 +122,7 @@ extension SimWorld {
     guard let engine = node.engine, node.ghost == nil else { return }
     stats.ghosts += 1
     stats.restarts += 1
-    engine.pausedUntil = now + chance.duration(.milliseconds(100)...(.seconds(6))).nanoseconds
+    pause(engine, for: chance.duration(.milliseconds(100)...(.seconds(6))))
     node.ghost = engine
     node.engine = nil
     node.fabrics = []
@@ -206,7 +206,7 @@ extension SimWorld {
       if node.store == nil { startStore(node) }
       if node.engine == nil { startEngine(node) }
       resume(node)
-      node.engine?.pausedUntil = 0
+      if let engine = node.engine { goOn(engine) }
       node.engine?.control.setRenewals(dropped: false)
     }
     for node in nodes {

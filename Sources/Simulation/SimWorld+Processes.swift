@@ -155,6 +155,7 @@ extension SimWorld {
 
   private func end(_ engine: SimEngine) {
     engine.isAlive = false
+    engine.held = []
     // The kernel closes what the process had open.
     engine.ownLink?.hangUp()
     for (_, link) in engine.rankLinks.sorted(by: { $0.key < $1.key }) { link.hangUp() }
@@ -177,13 +178,28 @@ extension SimWorld {
     let turn = { [self] in
       guard engine.isAlive else { return }
       if engine.pausedUntil > now {
-        planFor(engine, at: engine.pausedUntil, body)
+        engine.held.append(body)
         return
       }
       engine.setClock(nodes[engine.worker].localTime(now))
       body()
     }
     queue.insert(turn, due: time)
+  }
+
+  /// The engine's process is stopped: one that is, for longer or not at all. None of its timers runs before the
+  /// others do.
+  func pause(_ engine: SimEngine, for time: Duration) {
+    engine.pausedUntil = max(engine.pausedUntil, now + time.nanoseconds)
+    queue.insert(
+      { [self] in if engine.pausedUntil <= now { goOn(engine) } }, due: engine.pausedUntil)
+  }
+
+  func goOn(_ engine: SimEngine) {
+    engine.pausedUntil = 0
+    let held = engine.held
+    engine.held = []
+    for body in held { planFor(engine, at: now, body) }
   }
 
   /// Every engine on a node: the one that counts, and one that was stopped and given up.

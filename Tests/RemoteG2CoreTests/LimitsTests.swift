@@ -51,6 +51,14 @@ import Testing
       { $0.overtakenStepsMax = 1 }
     ) { $0.overtakenStepsMax = 0 },
     Edge(
+      "a member that is as fast as computing must not be given up for its first look",
+      { $0.paceDoubt = 1 }
+    ) { $0.paceDoubt = 0.99 },
+    Edge(
+      "a member that is as fast as computing must not be given up for its first look",
+      { $0.paceSpanMin = .nanoseconds(1) }
+    ) { $0.paceSpanMin = .zero },
+    Edge(
       "the largest orders of one fetch must fit a plan, with a digest for each of 64 ranks",
       { $0.planBlocksMax = 4096 }
     ) { $0.planBlocksMax = 4095 },

@@ -201,6 +201,27 @@ extension `A node` {
     #expect(bench.core.sealedKeys == Set([0, 2, 5, 6].map { Self.keys[$0] }))
   }
 
+  @Test func `evicts what another member has computed, too, before what only it has`() {
+    var bench = Bench(memoryBytes: 2 * 8192)
+    bench.announce("b", Self.keys)
+    // Two blocks that nobody has read here, and that nobody else has any more.
+    for place in 0..<2 {
+      let lease = UInt64(place + 1)
+      bench.want([Self.keys[place], Self.keys[7]], lease: lease, at: Self.at(place))
+      bench.land(bench.pulls[place].stream, 0, at: Self.at(place))
+      bench.take(
+        bench.core.received(.release(lease: lease), from: bench.leader, at: Self.at(place)))
+      bench.take(bench.core.ended(bench.pulls[place].stream, .broken, at: Self.at(place)))
+    }
+    let gone = Self.keys[0..<2].map { FeedChange(key: $0, isSealed: false) }
+    #expect(bench.core.heard(.changes(number: 1, gone), from: "b") == true)
+    let computed = FeedChange(key: Self.keys[1], isSealed: true)
+    #expect(bench.core.heard(.changes(number: 2, [computed]), from: "b") == true)
+    bench.want([Self.keys[2]], lease: 3, at: Self.at(5))
+    bench.land(bench.pulls[2].stream, 0, at: Self.at(6))
+    #expect(bench.core.sealedKeys == [Self.keys[0], Self.keys[2]])
+  }
+
   @Test func `keeps the last copy of what another member has evicted`() {
     var bench = Bench(memoryBytes: 2 * 8192)
     bench.announce("b", Self.keys)

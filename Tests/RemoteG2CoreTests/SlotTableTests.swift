@@ -192,6 +192,8 @@ private final class SteppedWords: TableWords, @unchecked Sendable {
     for kept in adoption.kept.reversed() { pool.verified(kept, isRight: kept.key != Self.key(2)) }
     #expect(pool.slot(holding: Self.key(0)) == first)
     #expect(pool.standing(of: first) == .protected)
+    pool.noteElsewhere(Self.key(0))
+    #expect(pool.standing(of: first) == .protected, "it was read before it was taken over")
     #expect(pool.sealedCount == 2 && !pool.has(Self.key(2)) && pool.freeCount == 4)
     let told = pool.takeChanges()
     #expect(told.map(\.key) == [Self.key(1), Self.key(0)] && told.allSatisfy(\.isSealed))

@@ -167,8 +167,8 @@ def stopped_with_many_pending(stage, number):
     times = stage.folder / "times-server-b.jsonl"
     times.write_text("")
     node, waiting = stage.nodes["b"], 0
-    # So slow that nothing comes before the node is stopped, and never silent.
-    stage.relay.rate = 2e5
+    # So slow that no answer is whole before the node is stopped, and not so slow that it would rightly be computed.
+    stage.relay.rate = 3e7
     asked_for = list(prompts) * 10
     with ThreadPoolExecutor(len(asked_for)) as pool:
         asked = [pool.submit(stage.ask, "b", prompts[other], 4) for other in asked_for]

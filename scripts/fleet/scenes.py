@@ -38,9 +38,9 @@ def client_gone(stage, number):
     node = stage.nodes["b"]
     stage.compute(number)
     stalled = stalls(stage)
-    # Slow enough for no block to arrive before the client has gone (one that did would say how slow a is, and the next
-    # question would rightly be computed), and never silent for long.
-    stage.relay.rate = 5e5
+    # Slow enough for the answer not to be whole before the client has gone, and not so slow that it would rightly be
+    # computed.
+    stage.relay.rate = 3e7
     connection = stage.post("b", stage.prompt(number))
     until(
         10, "the question waits", lambda: node.report()["pulling"] == 1 or stalls(stage) != stalled

@@ -253,6 +253,28 @@ extension NodeCore {
     return answer(id, .outpaced, at: now)
   }
 
+  /// Of a first block that is not whole so much has come, and the rest comes so fast. A look this early may be wrong, so
+  /// only what is plainly too slow is given up, and remembered.
+  package mutating func paced(
+    _ stream: StreamID, bytesPerSecond: Double, received: Int, at now: LocalInstant
+  ) -> [NodeAction] {
+    guard let span = spans[stream], span.next == 0, !span.isCancelled, bytesPerSecond > 0 else {
+      return []
+    }
+    let rest = Double(span.keys.count * span.bytesOfBlock - received) / bytesPerSecond
+    var actions: [NodeAction] = []
+    for id in waiters.values.filter({ $0.waitsFor == stream }).map(\.id).sorted() {
+      guard let waiter = waiters[id], waiter.wanted.pace > .zero else { continue }
+      let patience = (waiter.wanted.pace * waiter.missing * (1 + limits.regretMax)).inSeconds
+      let whole = (now - waiter.startedAt).inSeconds + rest
+      guard whole > patience * limits.paceDoubt else { continue }
+      members[span.member]?.bytesPerSecond = bytesPerSecond
+      members[span.member]?.measuredAt = now
+      actions += answer(id, .outpaced, at: now)
+    }
+    return actions
+  }
+
   /// Nothing more comes, and nothing more is written.
   ///
   /// - Parameter others: Who is being sent the same, where the member was busy with that.

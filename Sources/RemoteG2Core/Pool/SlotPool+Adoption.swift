@@ -25,6 +25,8 @@ extension SlotPool {
     enter(kept.slot, kept.generation, kept.digests)
     slots[kept.slot.index].standing = kept.use.standing
     slots[kept.slot.index].lastUse = kept.use.lastUse
+    // How often it was used is not written down, and that it was used twice is.
+    if kept.use.standing == .protected { slots[kept.slot.index].uses = 1 }
     if kept.use.standing == .probation { probationCount += 1 }
     listIfEvictable(kept.slot)
   }

@@ -52,6 +52,10 @@ package struct PullMachine: Sendable {
   package private(set) var others: [PeerName] = []
   /// From the question to the first byte of its answer; nil before it.
   package private(set) var firstByteAfter: Duration?
+  /// Bytes of blocks that have come.
+  package private(set) var received = 0
+  /// Until the first block is whole: then blocks say more.
+  private var pace: PullPace?
 
   /// - Parameters:
   ///   - hello: For a connection that is new.
@@ -66,6 +70,7 @@ package struct PullMachine: Sendable {
     self.patience = patience
     askedAt = now
     silence = Silence(since: now)
+    pace = PullPace(limits)
     isWelcomed = hello == nil
     if let hello { outgoing.add(.hello(hello)) }
     for first in stride(from: 0, to: keys.count, by: StreamCodec.keysPerPage) {
@@ -134,6 +139,7 @@ package struct PullMachine: Sendable {
 
   /// So many of the bytes that were needed are where they belong, or dropped.
   package mutating func took(_ count: Int) -> Step {
+    received += count
     switch stage {
     case .frame, .placing: preconditionFailure("bytes of a block came where there is none")
     case .skipping(let left):
@@ -143,6 +149,7 @@ package struct PullMachine: Sendable {
         return .more
       }
       stage = .frame
+      pace = nil
       return .skipped
     case .body(let slot, let generation, let digests, let rank, let done):
       precondition(done + count <= terms.blockBytes)
@@ -152,6 +159,7 @@ package struct PullMachine: Sendable {
       }
       guard rank + 1 < terms.rankCount else {
         stage = .frame
+        pace = nil
         return .blockWhole(slot, generation, digests: digests)
       }
       stage = .body(slot, generation, digests: digests, rank: rank + 1, done: 0)
@@ -162,9 +170,15 @@ package struct PullMachine: Sendable {
   // MARK: Time
 
   /// Bytes have come.
-  package mutating func heard(at now: LocalInstant) {
+  ///
+  /// - Returns: How fast they come, in bytes a second, where that has become known before the first block is whole:
+  ///   ``NodeCore/paced(_:bytesPerSecond:received:at:)`` hears it.
+  @discardableResult
+  package mutating func heard(at now: LocalInstant) -> Double? {
     silence = Silence(since: now)
-    if firstByteAfter == nil { firstByteAfter = now - askedAt }
+    let first = firstByteAfter ?? now - askedAt
+    firstByteAfter = first
+    return pace?.heard(received, firstByteAfter: first, at: now)
   }
 
   /// No byte has come.

@@ -141,6 +141,10 @@ extension Limits {
     /// as its first byte usually takes, if that is longer.
     public var streamStallMin: Duration = .milliseconds(100)
     public var streamStallMax: Duration = .milliseconds(400)
+    /// How fast a member sends is looked at after this time, or after two round trips, if that is longer; before its first
+    /// block is whole it is given up if all would take so many times as long as computing.
+    public var paceSpanMin: Duration = .milliseconds(25)
+    public var paceDoubt = 2.0
     /// A member's speed counts for so long after it was measured.
     public var rateKeptFor: Duration = .seconds(10)
     /// A connection to a node that does not say who it is is closed after this time.
@@ -329,6 +333,10 @@ extension Limits.Values {
       ),
       (feedBeat * 2 < feedSilenceMax, "a feed that lives must not be taken for a silent one"),
       (streamStallMin <= streamStallMax, "a slow member must be given as long as a fast one"),
+      (
+        paceSpanMin > .zero && paceDoubt >= 1,
+        "a member that is as fast as computing must not be given up for its first look"
+      ),
       (stepTokensBesideLoads >= 1, "a prefill must go on beside a load"),
       (stepTokensMax >= 1 && promptTokensMax >= 2, "a request must be able to step"),
     ]

@@ -245,7 +245,12 @@ extension FleetProcess {
         return nil
       case .bytes(let piece):
         hasHeard = true
-        pull.machine.heard(at: now)
+        if let pace = pull.machine.heard(at: now) {
+          let received = pull.machine.received
+          advance { core, now in
+            core.paced(stream, bytesPerSecond: pace, received: received, at: now)
+          }
+        }
         if !pull.hasBegun, let after = pull.machine.firstByteAfter {
           pull.hasBegun = true
           core.answerBegan(stream, after: after)

@@ -100,6 +100,7 @@ final class FleetWorld: World {
       $0.ownRetryMax = .milliseconds(20)
       $0.leaseTTLMax = .seconds(4)
       $0.streamStallMin = .milliseconds(12)
+      $0.paceSpanMin = .milliseconds(2)
       $0.streamStallMax = .milliseconds(50)
       $0.pauseMin = .milliseconds(5)
       $0.strangerMax = .milliseconds(200)
