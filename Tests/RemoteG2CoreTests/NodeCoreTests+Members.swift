@@ -201,24 +201,45 @@ extension `A node` {
     #expect(bench.core.sealedKeys == Set([0, 2, 5, 6].map { Self.keys[$0] }))
   }
 
-  @Test func `evicts what another member has computed, too, before what only it has`() {
-    var bench = Bench(memoryBytes: 2 * 8192)
-    bench.announce("b", Self.keys)
-    // Two blocks that nobody has read here, and that nobody else has any more.
-    for place in 0..<2 {
-      let lease = UInt64(place + 1)
-      bench.want([Self.keys[place], Self.keys[7]], lease: lease, at: Self.at(place))
-      bench.land(bench.pulls[place].stream, 0, at: Self.at(place))
-      bench.take(
-        bench.core.received(.release(lease: lease), from: bench.leader, at: Self.at(place)))
-      bench.take(bench.core.ended(bench.pulls[place].stream, .broken, at: Self.at(place)))
+  /// One of its own engine's blocks is staged by both ranks, committed and sealed.
+  static func save(_ key: BlockKey, _ slot: UInt32, _ ranks: [ConnectionID], in bench: inout Bench)
+    throws
+  {
+    var actions: [NodeAction] = []
+    for rank in ranks {
+      actions += bench.core.received(
+        .staged([StagedBlock(slot: slot, key: key)]), from: rank, at: at(0))
     }
-    let gone = Self.keys[0..<2].map { FeedChange(key: $0, isSealed: false) }
-    #expect(bench.core.heard(.changes(number: 1, gone), from: "b") == true)
+    let commit = LocalMessage.commit([CommittedBlock(key: key, parent: nil)])
+    actions += bench.core.received(commit, from: bench.leader, at: at(0))
+    let copies = actions.compactMap { action -> StageCopy? in
+      if case .local(.copy(let copy), _) = action { copy } else { nil }
+    }
+    let copy = try #require(copies.first)
+    bench.take(bench.core.copied(copy, in: bench.pool, digests: digests(0)))
+  }
+
+  @Test func `evicts what another member has computed, too, before what only it has`() throws {
+    var bench = Bench(memoryBytes: 2 * 8192)
+    var ranks: [ConnectionID] = []
+    for number in 0..<2 {
+      let joined = bench.core.joined(at: Self.at(0))
+      let rank = try #require(joined)
+      ranks.append(rank)
+      let hello = LocalHello(
+        engine: Self.engine, role: .rank(number), fingerprint: Self.terms.fingerprint,
+        stagingSlots: 4, blockBytes: Self.terms.blockBytes)
+      bench.take(bench.core.received(.hello(hello), from: rank, at: Self.at(0)))
+    }
+    for place in 0..<2 { try Self.save(Self.keys[place], UInt32(place), ranks, in: &bench) }
+    #expect(bench.core.sealedKeys == Set(Self.keys[0..<2]))
+    bench.announce("b", [])
+    bench.announce("c", [Self.keys[2]])
     let computed = FeedChange(key: Self.keys[1], isSealed: true)
-    #expect(bench.core.heard(.changes(number: 2, [computed]), from: "b") == true)
-    bench.want([Self.keys[2]], lease: 3, at: Self.at(5))
-    bench.land(bench.pulls[2].stream, 0, at: Self.at(6))
+    #expect(bench.core.heard(.changes(number: 1, [computed]), from: "b") == true)
+    // The older of the two stays, because nobody else has it.
+    bench.want([Self.keys[2]], at: Self.at(5))
+    bench.land(bench.pulls[0].stream, 0, at: Self.at(6))
     #expect(bench.core.sealedKeys == [Self.keys[0], Self.keys[2]])
   }
 
