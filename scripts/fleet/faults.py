@@ -167,8 +167,9 @@ def stopped_with_many_pending(stage, number):
     times = stage.folder / "times-server-b.jsonl"
     times.write_text("")
     node, waiting = stage.nodes["b"], 0
-    # So slow that no answer is whole before the node is stopped, and not so slow that it would rightly be computed.
-    stage.relay.rate = 3e7
+    # As fast as they come until it is known that this is worth waiting for, and then so slow that no answer is whole
+    # before the node is stopped; never silent.
+    stage.relay.rate, stage.relay.slow_after = 2e5, 20 << 20
     asked_for = list(prompts) * 10
     with ThreadPoolExecutor(len(asked_for)) as pool:
         asked = [pool.submit(stage.ask, "b", prompts[other], 4) for other in asked_for]
@@ -182,7 +183,7 @@ def stopped_with_many_pending(stage, number):
         answers = [one.result() for one in asked]
         whole = time.monotonic() - began
     node.signal(signal.SIGCONT)
-    stage.relay.rate = None
+    stage.relay.rate, stage.relay.slow_after = None, 0
     stage.wait_until_connected()
     identical = all(
         answer == stage.golden[other][:4] for (answer, _), other in zip(answers, asked_for)

@@ -17,6 +17,8 @@ class Relay:
         self._is_closing = False
         # Bytes a second from the target; nothing: as fast as they come.
         self.rate = None
+        # So many bytes of a connection pass as fast as they come all the same.
+        self.slow_after = 0
         # Whether nothing passes, and nobody is told.
         self.is_dark = False
         # Bytes to change in what comes from the target, and how many were changed.
@@ -87,10 +89,16 @@ class Relay:
 
     def _pass(self, source, target, is_counted):
         self._hurry()
+        passed = 0
         try:
-            while data := source.recv(self._piece if is_counted else 256 << 10):
-                if self.rate and is_counted:
-                    time.sleep(len(data) / self.rate)
+            while True:
+                rate = self.rate if is_counted and passed >= self.slow_after else None
+                # So much that nobody is silent for long, however slow.
+                if not (data := source.recv(min(64 << 10, max(512, int(rate * 0.01))) if rate else 256 << 10)):
+                    break
+                passed += len(data)
+                if rate:
+                    time.sleep(len(data) / rate)
                     self.slowed += 1
                 fault = self._count(len(data)) if is_counted else None
                 if fault:
@@ -112,11 +120,6 @@ class Relay:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-
-    @property
-    def _piece(self):
-        """So much that nobody is silent for long, however slow."""
-        return min(64 << 10, max(512, int(self.rate * 0.01))) if self.rate else 256 << 10
 
     def _count(self, count):
         with self._lock:
