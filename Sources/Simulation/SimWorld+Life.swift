@@ -97,8 +97,9 @@ extension SimWorld {
     case .enginePause:
       // Sometimes longer than any deadline of anybody.
       let most: Duration = chance.happens(0.2) ? .seconds(5) : .milliseconds(600)
-      let time = chance.duration(.milliseconds(10)...most)
-      if let engine = node.engine { pause(engine, for: time) }
+      if let engine = node.engine {
+        pause(engine, for: chance.duration(.milliseconds(10)...most))
+      }
       stats.pauses += 1
     case .engineGhost: leaveGhost(node)
     case .hostVanish: vanish(node)

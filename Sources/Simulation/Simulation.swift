@@ -36,4 +36,21 @@ package enum Simulation {
     }
     return kept.count { $0() != nil }
   }
+
+  /// The order in which timers ran, of which one was due while the engine was stopped for long, and the other after a
+  /// shorter stop that came meanwhile.
+  package static func timersOfAnEngineStoppedTwice(profile: Profile) -> [String] {
+    let world = SimWorld(seed: 1, profile: profile, bug: nil)
+    defer { world.end() }
+    guard let engine = world.nodes.first?.engine else { return [] }
+    var ran: [String] = []
+    let began = world.now
+    world.pause(engine, for: .milliseconds(50))
+    world.planFor(engine, at: began + 1_000_000) { ran.append("before") }
+    while world.now < began + 2_000_000, world.step() {}
+    world.pause(engine, for: .milliseconds(10))
+    world.planFor(engine, at: began + 20_000_000) { ran.append("after") }
+    while world.now < began + 60_000_000, world.step() {}
+    return ran
+  }
 }

@@ -50,6 +50,30 @@ extension `A node` {
     #expect(!bench.isRefused && bench.cancelled.isEmpty)
   }
 
+  @Test func `judges a question that shares a fetch by its own part of it`() {
+    // Of eight blocks one wants all, and another the first two.
+    func asked() -> Bench {
+      var bench = Bench()
+      bench.announce("b", Self.keys)
+      bench.want(Self.keys, lease: 1, pace: .milliseconds(100), at: Self.at(0))
+      bench.want(
+        Array(Self.keys[0..<2]), lease: 2, pace: .milliseconds(100), at: Self.at(1))
+      #expect(bench.pulls.count == 1 && bench.core.openCounts.questions == 2)
+      return bench
+    }
+    // 60 ms a block: two of them are worth 220 ms.
+    var bench = asked()
+    bench.land(bench.pulls[0].stream, 0, at: Self.at(60))
+    #expect(bench.core.openCounts.questions == 2 && bench.core.shortfalls.isEmpty)
+    // Twice that, within the first block: 164 ms for two.
+    bench = asked()
+    _ = bench.core.arriving(bench.pulls[0].stream, position: 0)
+    let stream = bench.pulls[0].stream
+    bench.take(
+      bench.core.paced(stream, bytesPerSecond: 100_000, received: 5_000, at: Self.at(60)))
+    #expect(bench.core.openCounts.questions == 2 && bench.core.shortfalls.isEmpty)
+  }
+
   @Test func `computes what a slow member would take longer for`() {
     var bench = Bench()
     bench.announce("b", Self.keys)

@@ -45,6 +45,19 @@ import Testing
     #expect(abs(found.rate / (320 * 1_460 / 0.05) - 1) < 0.1, "\(found)")
   }
 
+  @Test(arguments: [40.0, 99, 300])
+  func `is not known of a connection that was silent for a while`(silence: Double) {
+    // 30 MB/s: a packet of 64 KB every 2.2 ms; then nothing, and what comes after it comes as before.
+    var pieces = (0..<24).map { (at: Double($0) * 2.2, bytes: 65_536) }
+    pieces += (0..<200).map { (at: 50.6 + silence + Double($0) * 2.2, bytes: 65_536) }
+    let found = Self.told(pieces, firstByteAfter: .milliseconds(1))
+    // That it is fast was known before.
+    #expect(found.map { $0.after < 51 && $0.rate > 2e7 } ?? true, "\(String(describing: found))")
+    let late = Self.told(
+      pieces.filter { $0.at < 20 || $0.at > 50 }, firstByteAfter: .milliseconds(1))
+    #expect(late.map { $0.rate > 2e7 } ?? true, "\(String(describing: late))")
+  }
+
   @Test func `is not known of what does not come`() {
     #expect(Self.told([(0, 9), (400, 0), (900, 0)], firstByteAfter: .zero) == nil)
   }

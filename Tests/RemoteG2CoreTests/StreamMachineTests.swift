@@ -92,6 +92,28 @@ import Testing
     #expect(Self.give(block, to: &machine) == .ended(.invalid))
   }
 
+  @Test func `knows how fast the first block comes on all ranks together, and no other`() {
+    var machine = Self.pull()
+    _ = Self.give(Self.welcome, to: &machine)
+    var (now, told) = (0, [(at: Int, block: Int, rate: Double)]())
+    for block in 0..<3 {
+      #expect(
+        Self.give(.block(position: block, digests: Self.digests), to: &machine)
+          == .arriving(position: block))
+      _ = machine.place(.write(SlotIndex(block), generation: 2))
+      while true {
+        guard case .body(_, _, _, let left) = machine.need else { break }
+        // 100 bytes a millisecond.
+        let step = machine.took(min(left, 100))
+        now += 1
+        if let rate = machine.heard(at: Self.at(now)) { told.append((now, block, rate)) }
+        if case .blockWhole = step { break }
+      }
+    }
+    #expect(machine.received == 3 * Self.terms.bytesOfAllRanks)
+    #expect(told.map(\.block) == [0] && told.first.map { abs($0.rate - 1e5) < 2e3 } == true)
+  }
+
   @Test func `gives up a member that is silent, and forgives its own lateness once`() {
     var machine = Self.pull()
     #expect(machine.stallsAt == Self.at(100))

@@ -58,10 +58,8 @@ enum SimulationSize {
   }
 
   @Test func `an engine that is stopped twice at once has no timer that sleeps on`() throws {
-    // Its own store was stopped for long, and its client of it slept until the end of the earlier, longer pause.
-    let profile = try #require(Profile.named("swarm"))
-    let outcome = Simulation.run(seed: 42_700, steps: 2000, profile: profile)
-    #expect(outcome.violation == nil)
+    let profile = try #require(Profile.named("calm"))
+    #expect(Simulation.timersOfAnEngineStoppedTwice(profile: profile) == ["before", "after"])
   }
 
   @Test func `no seed breaks an invariant of a fleet of nodes`() {

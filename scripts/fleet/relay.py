@@ -17,7 +17,7 @@ class Relay:
         self._is_closing = False
         # Bytes a second from the target; nothing: as fast as they come.
         self.rate = None
-        # So many bytes of a connection pass as fast as they come all the same.
+        # From then on so many bytes of each connection pass as fast as they come all the same.
         self.slow_after = 0
         # Whether nothing passes, and nobody is told.
         self.is_dark = False
@@ -92,6 +92,8 @@ class Relay:
         passed = 0
         try:
             while True:
+                # Since it is to be slow: nodes keep connections.
+                passed = passed if self.rate else 0
                 rate = self.rate if is_counted and passed >= self.slow_after else None
                 # So much that nobody is silent for long, however slow.
                 if not (data := source.recv(min(64 << 10, max(512, int(rate * 0.01))) if rate else 256 << 10)):

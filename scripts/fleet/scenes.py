@@ -45,18 +45,23 @@ def client_gone(stage, number):
     until(
         10, "the question waits", lambda: node.report()["pulling"] == 1 or stalls(stage) != stalled
     )
-    was_waiting = node.report()["waiting"] == 1
+    report = node.report()
+    was_waiting, pulled = report["waiting"] == 1, report["blocksPulled"]
     connection.close()
     began = time.monotonic()
     until(10, "the question is over", lambda: node.report()["waiting"] == 0)
     over = time.monotonic() - began
+    # Not because all of it had come.
+    until(10, "the pull is over", lambda: node.report()["pulling"] == 0)
+    came = node.report()["blocksPulled"] - pulled
+    is_cancelled = came < BLOCKS - 1
     stage.relay.rate = None
     result = stage.scene("client gone", "b", number, loaded=PREFIX)
     result["fault_proved"] = was_waiting
     # A healthy source that was given up after the client had gone says nothing about that.
     result["has_happened"] = was_waiting and (result["ok"] or stalls(stage) == stalled)
-    result["outcome"] += f"; the question was over {over:.2f} s after the client"
-    result["ok"] = result["ok"] and was_waiting
+    result["outcome"] += f"; the question was over {over:.2f} s after the client, {came} of {BLOCKS} blocks after it"
+    result["ok"] = result["ok"] and was_waiting and is_cancelled
     return result
 
 

@@ -248,9 +248,18 @@ extension NodeCore {
     guard left > 0 else { return answer(id, nil, at: now) }
     guard waiter.wanted.pace > .zero else { return [] }
     let perBlock = (now - span.startedAt) / span.next
-    let whole = now - waiter.startedAt + perBlock * (span.keys.count - span.next)
+    let whole = now - waiter.startedAt + perBlock * blocksToCome(span, waiter)
     guard whole > waiter.wanted.pace * waiter.missing * (1 + limits.regretMax) else { return [] }
     return answer(id, .outpaced, at: now)
+  }
+
+  /// How many blocks must come until a waiter has what it wants of a span: it may want less of it than another.
+  private func blocksToCome(_ span: Span, _ waiter: Waiter) -> Int {
+    let (keys, have) = (waiter.wanted.keys, waiter.pinned.count)
+    guard have < keys.count,
+      let first = span.keys[span.next...].firstIndex(of: keys[have])
+    else { return span.keys.count - span.next }
+    return first - span.next + min(span.keys.count - first, keys.count - have)
   }
 
   /// Of a first block that is not whole so much has come, and the rest comes so fast. A look this early may be wrong, so
@@ -261,11 +270,11 @@ extension NodeCore {
     guard let span = spans[stream], span.next == 0, !span.isCancelled, bytesPerSecond > 0 else {
       return []
     }
-    let rest = Double(span.keys.count * span.bytesOfBlock - received) / bytesPerSecond
     var actions: [NodeAction] = []
     for id in waiters.values.filter({ $0.waitsFor == stream }).map(\.id).sorted() {
       guard let waiter = waiters[id], waiter.wanted.pace > .zero else { continue }
       let patience = (waiter.wanted.pace * waiter.missing * (1 + limits.regretMax)).inSeconds
+      let rest = Double(blocksToCome(span, waiter) * span.bytesOfBlock - received) / bytesPerSecond
       let whole = (now - waiter.startedAt).inSeconds + rest
       guard whole > patience * limits.paceDoubt else { continue }
       members[span.member]?.bytesPerSecond = bytesPerSecond

@@ -141,7 +141,7 @@ extension Limits {
     /// as its first byte usually takes, if that is longer.
     public var streamStallMin: Duration = .milliseconds(100)
     public var streamStallMax: Duration = .milliseconds(400)
-    /// How fast a member sends is looked at after this time, or after two round trips, if that is longer; before its first
+    /// How fast a member sends is looked at after this time, or twice what its first byte took, if that is longer; before its first
     /// block is whole it is given up if all would take so many times as long as computing.
     public var paceSpanMin: Duration = .milliseconds(25)
     public var paceDoubt = 2.0

@@ -245,17 +245,21 @@ extension FleetProcess {
         return nil
       case .bytes(let piece):
         hasHeard = true
-        if let pace = pull.machine.heard(at: now) {
+        let end = follow(take(piece, pull), pull, stream)
+        let pace = pull.machine.heard(at: now)
+        if !pull.hasBegun, let after = pull.machine.firstByteAfter {
+          pull.hasBegun = true
+          core.answerBegan(stream, after: after)
+        }
+        if case .ended(let end) = end { return end }
+        if let pace {
           let received = pull.machine.received
           advance { core, now in
             core.paced(stream, bytesPerSecond: pace, received: received, at: now)
           }
         }
-        if !pull.hasBegun, let after = pull.machine.firstByteAfter {
-          pull.hasBegun = true
-          core.answerBegan(stream, after: after)
-        }
-        if case .ended(let end) = follow(take(piece, pull), pull, stream) { return end }
+        // What a decision has just cancelled is over, and its slot may be another's.
+        guard pulls[stream] === pull else { return nil }
       }
     }
   }
