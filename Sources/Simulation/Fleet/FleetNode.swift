@@ -284,7 +284,8 @@ final class FleetProcess {
   }
 
   private func beginCopy(_ copy: StageCopy, _ number: PoolNumber) {
-    guard let pools = writers[number] else { return }
+    // The pool may make room for another before the copy ends; its bytes are there for whoever still writes them.
+    guard let pools = writers[number], let kept = memory[number] else { return }
     world.beginsWriting(copy.slot, number, self)
     // What each rank staged may outlive its connection.
     let sources = copy.sources.map { staging[$0.connection] }
@@ -301,11 +302,13 @@ final class FleetProcess {
     world.plan(after: world.chance.duration(.microseconds(5)...most)) { [self] in
       node.whenRunning { [self] in
         guard isAlive else { return }
-        let digests = PoolWriter.finish(
-          copy,
-          from: zip(sources, copy.sources).map { memory, source in
-            memory.map { UnsafeRawPointer($0.region.pointer(to: Int(source.slot))) }
-          }, pools)
+        let digests = withExtendedLifetime(kept) {
+          PoolWriter.finish(
+            copy,
+            from: zip(sources, copy.sources).map { memory, source in
+              memory.map { UnsafeRawPointer($0.region.pointer(to: Int(source.slot))) }
+            }, pools)
+        }
         writing[number]?.remove(copy.slot)
         if digests != nil { world.checkSealed(copy.slot, copy.key, self, number) }
         advance { core, _ in core.copied(copy, in: number, digests: digests) }
