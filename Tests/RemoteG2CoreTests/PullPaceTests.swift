@@ -51,8 +51,8 @@ import Testing
     var pieces = (0..<24).map { (at: Double($0) * 2.2, bytes: 65_536) }
     pieces += (0..<200).map { (at: 50.6 + silence + Double($0) * 2.2, bytes: 65_536) }
     let found = Self.told(pieces, firstByteAfter: .milliseconds(1))
-    // That it is fast was known before.
-    #expect(found.map { $0.after < 51 && $0.rate > 2e7 } ?? true, "\(String(describing: found))")
+    #expect(found.map { $0.rate > 2e7 } ?? true, "\(String(describing: found))")
+    // Stopped before its first look, too.
     let late = Self.told(
       pieces.filter { $0.at < 20 || $0.at > 50 }, firstByteAfter: .milliseconds(1))
     #expect(late.map { $0.rate > 2e7 } ?? true, "\(String(describing: late))")
