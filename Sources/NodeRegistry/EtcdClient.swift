@@ -81,23 +81,26 @@ struct EtcdClient: Sendable {
   /// The client's own timeout ends with the head of an answer; this is for all of it.
   private func exchange(_ request: HTTPClientRequest) async throws -> (UInt, Data) {
     let (http, most) = (try connection.http(), limits.registryCallMax)
-    return try await withThrowingTaskGroup(of: (UInt, Data)?.self) { group in
-      group.addTask {
-        let response = try await http.execute(
-          request, timeout: .nanoseconds(most.nanoseconds))
+    // The deadline does not wait for the request to be cancelled: a client that is being shut down may never say so.
+    let (outcomes, tell) = AsyncStream<Result<(UInt, Data), any Error>>.makeStream()
+    let asking = Task {
+      do {
+        let response = try await http.execute(request, timeout: .nanoseconds(most.nanoseconds))
         let body = try await response.body.collect(upTo: Self.bytesMax)
-        return (response.status.code, Data(body.readableBytesView))
-      }
-      group.addTask {
-        try await Task.sleep(for: most)
-        return nil
-      }
-      defer { group.cancelAll() }
-      guard let answer = try await group.next() ?? nil else {
-        throw EtcdFailure(description: "\(request.url) does not answer in time")
-      }
-      return answer
+        tell.yield(.success((response.status.code, Data(body.readableBytesView))))
+      } catch { tell.yield(.failure(error)) }
     }
+    let timer = Task {
+      try await Task.sleep(for: most)
+      tell.finish()
+    }
+    defer {
+      asking.cancel()
+      timer.cancel()
+    }
+    for await outcome in outcomes { return try outcome.get() }
+    // Nothing came: its time is over, or whoever asks has gone.
+    throw EtcdFailure(description: "\(request.url) does not answer in time")
   }
 
   private static func json(_ object: [String: Any]) throws -> Data {

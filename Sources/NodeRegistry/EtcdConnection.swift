@@ -104,16 +104,17 @@ final class EtcdConnection: Sendable {
 
   func http() throws -> HTTPClient {
     do {
-      let files = try Files(access)
-      if let open = state.withLock({ $0.open }), open.files == files { return open.http }
-      let made = HTTPClient(configuration: try configuration(files))
-      let old = state.withLock { state in
-        defer { state = State(open: (files, made)) }
-        return state.open?.http
+      // In one piece: of two calls that found new files at once, one would end what the other has just begun to use.
+      return try state.withLock { state in
+        let files = try Files(access)
+        if let open = state.open, open.files == files { return open.http }
+        let made = HTTPClient(configuration: try configuration(files))
+        let old = state.open?.http
+        state = State(open: (files, made))
+        // What is under way on it fails, and is asked again. Nobody waits for its end.
+        if let old { Task { try? await old.shutdown() } }
+        return made
       }
-      // What is under way on it fails, and is asked again. Nobody waits for its end.
-      if let old { Task { try? await old.shutdown() } }
-      return made
     } catch {
       guard let http = state.withLock({ $0.open?.http }) else { throw error }
       let isNew = state.withLock { state in
